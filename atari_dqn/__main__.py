@@ -1,0 +1,176 @@
+"""python -m atari_dqn COMMAND key=value ...
+
+Commands:
+  train      learn a game, or go on with a run (resume=PATH)
+  evaluate   play whole games with a checkpoint and count the score
+  video      film a game that a checkpoint plays
+  watch      show a checkpoint's games in a window
+  doctor     say what is wrong with this machine, if anything
+
+`python -m atari_dqn COMMAND --cfg job` prints a command's settings; conf/ explains them.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from atari_dqn.errors import RunFailed, UserError
+
+
+def train(composed: Any) -> None:
+    from atari_dqn import config, run
+
+    run.train(config.to_train_config(composed), config.task_overrides())
+
+
+def _player(composed: Any) -> tuple[Any, Any, Any]:
+    """What evaluate, video and watch share: the checked request, the checkpoint, the protocol."""
+    import torch
+    from omegaconf import OmegaConf
+
+    from atari_dqn import config, emulators, machine
+    from atari_dqn.checkpoints import Checkpoint, find
+
+    try:
+        asked = OmegaConf.to_object(composed)
+    except Exception as error:
+        raise UserError(config.explain_value(error)) from None
+    device = machine.choose_device(asked.device)
+    torch.set_num_threads(emulators.cpus())
+    for key, value in (("evaluation.episodes", asked.evaluation.episodes), ("evaluation.num_envs", asked.evaluation.num_envs)):
+        if value < 1:
+            raise UserError(f"{key}={value}: must be at least 1")
+    checkpoint = Checkpoint(find(asked.checkpoint), device)
+    protocol = asked.protocol or checkpoint.config.protocol
+    if not 0 <= protocol.epsilon <= 1:
+        raise UserError(f"protocol.epsilon={protocol.epsilon}: must be from 0 to 1")
+    return asked, checkpoint, protocol
+
+
+def evaluate(composed: Any) -> None:
+    from rich.console import Console
+
+    from atari_dqn import evaluation
+
+    asked, checkpoint, protocol = _player(composed)
+    console = Console(highlight=False)
+    episodes = asked.evaluation.episodes
+    with console.status("") as status:
+        result = evaluation.evaluate(
+            checkpoint,
+            protocol,
+            asked.env.game,
+            episodes,
+            asked.evaluation.num_envs,
+            asked.seed,
+            lambda games: status.update(f"{len(games)} of {episodes} games played, the last one {games[-1].score:g}"),
+        )
+    name = f"{checkpoint.path.stem}-{result['game'].replace('/', '-')}-{protocol.name}.json"
+    output = Path(asked.output) if asked.output else checkpoint.path.parent / name
+    evaluation.report(result, output, console)
+
+
+def video(composed: Any) -> None:
+    from atari_dqn import evaluation
+    from atari_dqn import video as videos
+
+    asked, checkpoint, protocol = _player(composed)
+    env = evaluation.environment(checkpoint.config.env, protocol, asked.env.game)
+    player = evaluation.Player(checkpoint.network, checkpoint.actions, evaluation.actions_of(env))
+    folder = checkpoint.path.parent
+    folder = folder.parent / "videos" if folder.name == "checkpoints" else folder
+    name = f"{checkpoint.path.stem}-{env.game.replace('/', '-')}-seed{asked.seed}.mp4"
+    output = Path(asked.output) if asked.output else folder / name
+    score, seconds = videos.film(player, env, protocol.epsilon, asked.seed, output, asked.max_seconds)
+    print(f"{env.game}: score {score:g} in {seconds:.1f} seconds of play; written: {output}")
+
+
+def watch(composed: Any) -> None:
+    from atari_dqn import evaluation
+    from atari_dqn import video as videos
+
+    asked, checkpoint, protocol = _player(composed)
+    env = evaluation.environment(checkpoint.config.env, protocol, asked.env.game)
+    player = evaluation.Player(checkpoint.network, checkpoint.actions, evaluation.actions_of(env))
+    videos.watch(player, env, protocol.epsilon, asked.seed)
+
+
+COMMANDS: dict[str, Callable[[Any], None]] = {"train": train, "evaluate": evaluate, "video": video, "watch": watch}
+
+
+def hydra_command(command: str, words: list[str]) -> int:
+    """Run a command under Hydra; the exit code."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us, not the screen
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from atari_dqn import config
+
+    words = [config.plain_numbers(word) for word in words]
+    codes = [0]
+
+    def job(composed: Any) -> None:
+        codes.append(guarded(lambda: COMMANDS[command](composed)))
+
+    sys.argv = [f"python -m atari_dqn {command}", *words]
+    try:
+        hydra.main(config_path=str(config.conf_dir()), config_name=command, version_base="1.3")(job)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise config.explain(command, words, error) from None
+    except SystemExit as exit_:  # argparse, for --help and for options that Hydra does not have
+        return 2 if exit_.code else 0
+    return max(codes)
+
+
+def guarded(action: Callable[[], Any]) -> int:
+    """Run `action`; errors become a line for a person and an exit code."""
+    try:
+        action()
+    except UserError as error:
+        print(f"atari_dqn: {error}", file=sys.stderr)
+        return 2
+    except RunFailed as error:
+        if os.environ.get("ATARI_DQN_TRACEBACK"):
+            traceback.print_exception(error)
+        print(f"atari_dqn: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("atari_dqn: interrupted", file=sys.stderr)
+        return 1
+    return 0
+
+
+def main(words: list[str] | None = None) -> int:
+    words = sys.argv[1:] if words is None else words
+    command, rest = (words[0], words[1:]) if words else ("", [])
+    if command in ("", "help", "-h", "--help"):
+        print(__doc__)
+        return 0 if command else 2
+    if command == "--version":
+        import atari_dqn
+
+        print(atari_dqn.__version__)
+        return 0
+    codes = [0]
+
+    def action() -> None:
+        if command == "doctor":
+            from atari_dqn import doctor
+
+            codes.append(doctor.main())
+        elif command in COMMANDS:
+            codes.append(hydra_command(command, rest))
+        else:
+            from atari_dqn.games import suggest
+
+            raise UserError(f"no command is called {command!r}{suggest(command, [*COMMANDS, 'doctor'])}")
+
+    return max(guarded(action), *codes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

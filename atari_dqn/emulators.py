@@ -1,0 +1,204 @@
+"""N games side by side behind one face: reset, send, recv.
+
+The only file that knows of autoreset, lives, no-ops and stickiness.
+"""
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+from ale_py import Action, ALEInterface, LoggerMode, roms
+from ale_py.vector_env import AtariVectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from numpy.typing import NDArray
+
+from atari_dqn import config, wrappers
+from atari_dqn.errors import UserError
+from atari_dqn.games import atari_games, suggest
+from atari_dqn.replay import CUT, ORDINARY, TERMINAL
+
+
+class Game(NamedTuple):
+    """A finished game: its raw score, never clipped and over all lives."""
+
+    env: int
+    score: float
+    length_frames: int
+
+
+class Turn(NamedTuple):
+    """What the N games answered to one action each."""
+
+    frames: NDArray[Any]  # [N, *frame], the newest frame only
+    rewards: NDArray[np.float32]  # [N], raw
+    flags: NDArray[np.uint8]  # [N], of the new state: replay.ORDINARY, TERMINAL or CUT
+    games: list[Game]  # those that ended with this step
+
+
+class Emulators:
+    """N games. After a game's last state its next step ignores the action and shows the next game's first frame.
+
+    Attributes:
+        actions: the meaning of each action, e.g. ("NOOP", "FIRE", "RIGHT", "LEFT").
+    """
+
+    num_envs: int
+    frame_shape: tuple[int, ...]
+    frame_dtype: np.dtype
+    actions: tuple[str, ...]
+
+    def reset(self, seeds: list[int]) -> NDArray[Any]:
+        """Start all games afresh from N seeds; the first frames, [N, *frame]."""
+        raise NotImplementedError  # pragma: no cover
+
+    def send(self, actions: NDArray[np.int64]) -> None:
+        """Set the games moving with one action each, [N]; returns at once where they run on threads."""
+        raise NotImplementedError  # pragma: no cover
+
+    def recv(self) -> Turn:
+        """Wait for what `send` set moving."""
+        raise NotImplementedError  # pragma: no cover
+
+    def close(self) -> None:
+        raise NotImplementedError  # pragma: no cover
+
+
+def cpus() -> int:
+    """CPUs that this process may use (a container's share, not the host's number)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@functools.cache
+def atari_actions(name: str, full: bool) -> tuple[str, ...]:
+    """The meanings of a game's actions, in the order in which its action numbers count them."""
+    ALEInterface.setLoggerMode(LoggerMode.Error)
+    ale = ALEInterface()
+    ale.loadROM(roms.get_rom_path(atari_games()[name]))
+    return tuple(Action(a).name for a in (ale.getLegalActionSet() if full else ale.getMinimalActionSet()))
+
+
+class AtariEmulators(Emulators):
+    """Games in the ALE's own C++ threads, which run while Python goes on."""
+
+    def __init__(self, env: config.Env, num_envs: int) -> None:
+        self.actions = atari_actions(env.game, env.full_action_space)
+        self._envs = AtariVectorEnv(
+            atari_games()[env.game],
+            num_envs,
+            num_threads=min(num_envs, cpus()),
+            stack_num=1,  # stacks are rebuilt from the replay
+            frameskip=env.frame_skip,
+            img_height=env.screen_size,
+            img_width=env.screen_size,
+            repeat_action_probability=env.repeat_action_probability,
+            full_action_space=env.full_action_space,
+            noop_max=env.noop_max,
+            max_num_frames_per_episode=env.max_frames,
+            life_loss_info=env.terminal_on_life_loss,  # a flag; `episodic_life` would restart the game at each life
+            reward_clipping=False,
+            use_fire_reset=False,
+            autoreset_mode=AutoresetMode.NEXT_STEP,
+        )
+        self.num_envs = num_envs
+        self.frame_shape = (env.screen_size, env.screen_size)
+        self.frame_dtype = np.dtype(np.uint8)
+
+    def reset(self, seeds: list[int]) -> NDArray[Any]:
+        frames, info = self._envs.reset(seed=np.array(seeds, np.int64))
+        self._scores = np.zeros(self.num_envs)
+        self._lives = info["lives"].copy()
+        return frames[:, 0]
+
+    def send(self, actions: NDArray[np.int64]) -> None:
+        self._envs.send(actions)
+
+    def recv(self) -> Turn:
+        frames, rewards, terminated, truncated, info = self._envs.recv()
+        lives = info["lives"]
+        # `terminated` is a lost life too. It is the game's end where no life is left (Pong counts none), or where it
+        # came without the loss of one (Adventure).
+        over = truncated | (terminated & ((lives == 0) | (lives >= self._lives)))
+        self._lives = lives.copy()
+        self._scores += rewards
+        games = [Game(int(i), float(self._scores[i]), int(info["episode_frame_number"][i])) for i in over.nonzero()[0]]
+        self._scores[over] = 0
+        return Turn(frames[:, 0], rewards.astype(np.float32), _flags(terminated, truncated), games)
+
+    def close(self) -> None:
+        self._envs.close()
+
+
+def make_single(env: config.Env, on_frame: Callable[[], None] | None = None, **kwargs: Any) -> gymnasium.Env:
+    """One Gymnasium environment whose frames a network can see. Raises UserError where it has none, or no actions."""
+    try:
+        single = gymnasium.make(env.game, disable_env_checker=True, **kwargs)
+    except gymnasium.error.Error as error:
+        hint = suggest(env.game, gymnasium.registry)
+        raise UserError(f"no Gymnasium environment {env.game!r}{hint}: {str(error).splitlines()[0]}") from None
+    except ImportError as error:
+        raise UserError(f"{env.game} needs a package that is not installed: {error}") from None
+    space = single.observation_space
+    if not isinstance(single.action_space, gymnasium.spaces.Discrete):
+        raise UserError(f"{env.game} has actions of kind {single.action_space}; DQN needs discrete ones")
+    if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) > 3:
+        raise UserError(f"{env.game} shows {space}; only vectors and pictures can be learnt from")
+    single = gymnasium.wrappers.TimeLimit(single, env.max_frames)
+    if len(space.shape) == 3:
+        return wrappers.pixels(single, env.frame_skip, env.screen_size, on_frame)
+    return wrappers.FrameSkip(single, env.frame_skip, on_frame) if env.frame_skip > 1 or on_frame else single
+
+
+class GymnasiumEmulators(Emulators):
+    """Any Gymnasium environment with discrete actions, one after another in this thread."""
+
+    def __init__(self, env: config.Env, num_envs: int) -> None:
+        self._envs = SyncVectorEnv(
+            [functools.partial(make_single, env) for _ in range(num_envs)], autoreset_mode=AutoresetMode.NEXT_STEP
+        )
+        space = self._envs.single_observation_space
+        assert isinstance(space, gymnasium.spaces.Box) and space.shape is not None
+        assert isinstance(self._envs.single_action_space, gymnasium.spaces.Discrete)
+        self.num_envs = num_envs
+        self.frame_shape = space.shape
+        self.frame_dtype = np.dtype(np.uint8 if space.dtype == np.uint8 else np.float32)
+        self.actions = tuple(f"ACTION{i}" for i in range(int(self._envs.single_action_space.n)))
+        self._first_action = int(self._envs.single_action_space.start)
+        self._frame_skip = env.frame_skip
+
+    def reset(self, seeds: list[int]) -> NDArray[Any]:
+        frames, _ = self._envs.reset(seed=list(seeds))
+        self._scores = np.zeros(self.num_envs)
+        self._steps = np.zeros(self.num_envs, np.int64)
+        self._ended = np.zeros(self.num_envs, bool)
+        return frames.astype(self.frame_dtype)
+
+    def send(self, actions: NDArray[np.int64]) -> None:
+        self._actions = actions + self._first_action
+
+    def recv(self) -> Turn:
+        frames, rewards, terminated, truncated, _ = self._envs.step(self._actions)
+        self._scores += rewards
+        self._steps = np.where(self._ended, 0, self._steps + 1)  # a game's first frame is not a step
+        over = self._ended = terminated | truncated
+        games = [
+            Game(int(i), float(self._scores[i]), int(self._steps[i]) * self._frame_skip) for i in over.nonzero()[0]
+        ]
+        self._scores[over] = 0
+        return Turn(
+            frames.astype(self.frame_dtype), rewards.astype(np.float32), _flags(terminated, truncated), games
+        )
+
+    def close(self) -> None:
+        self._envs.close()
+
+
+def _flags(terminated: NDArray[np.bool_], truncated: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    return np.where(terminated, TERMINAL, np.where(truncated, CUT, ORDINARY)).astype(np.uint8)
+
+
+def make(env: config.Env, num_envs: int) -> Emulators:
+    """The emulators that a config asks for."""
+    return AtariEmulators(env, num_envs) if env.kind == "atari" else GymnasiumEmulators(env, num_envs)

@@ -1,0 +1,9 @@
+"""The two ways in which a command can end badly."""
+
+
+class UserError(Exception):
+    """Wrong input: one line that says what is wrong and what to do instead. Exit code 2."""
+
+
+class RunFailed(Exception):
+    """A run that could not go on, in a sentence. Exit code 1."""

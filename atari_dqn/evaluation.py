@@ -1,0 +1,216 @@
+"""Play whole games with a network under a published protocol, and count raw scores."""
+
+import dataclasses
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ale_py
+import cv2
+import gymnasium
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+import atari_dqn
+from atari_dqn import emulators, scores, seeding
+from atari_dqn.agent import epsilon_greedy
+from atari_dqn.checkpoints import Checkpoint
+from atari_dqn.config import Env, Protocol
+from atari_dqn.emulators import Game
+from atari_dqn.errors import UserError
+from atari_dqn.games import atari_name
+from atari_dqn.replay import Replay, torch_dtype
+
+
+class Player:
+    """A network at the controls of a game: its actions are matched to the game's by their meaning, FIRE to FIRE.
+
+    Attributes:
+        unmatched: actions that the network knows and the game has not; they are never chosen.
+        unknown: actions that the game has and the network never learnt; they are never played.
+    """
+
+    def __init__(self, network: nn.Module, learnt: Sequence[str], game: Sequence[str]) -> None:
+        self.network = network
+        self.unmatched = tuple(name for name in learnt if name not in game)
+        self.unknown = tuple(name for name in game if name not in learnt)
+        if len(self.unmatched) == len(learnt):
+            raise UserError(f"none of the checkpoint's actions ({', '.join(learnt)}) exists in this game")
+        device = next(network.parameters()).device
+        self._index = torch.tensor([game.index(name) if name in game else -1 for name in learnt], device=device)
+
+    @torch.no_grad()
+    def q_values(self, states: Tensor) -> Tensor:
+        """Q-values [N, A] of the learnt actions; -inf for those that the game has not."""
+        return self.network(states).masked_fill(self._index < 0, -torch.inf)
+
+    def act(self, states: Tensor, epsilon: float, generator: torch.Generator) -> Tensor:
+        """The game's action numbers, int64 [N], for states [N, stack, *frame]."""
+        return self._index[epsilon_greedy(self.q_values(states), epsilon, generator)]
+
+
+def play(
+    player: Player,
+    env: Env,
+    epsilon: float,
+    episodes: int,
+    num_envs: int,
+    seed: int,
+    on_game: Callable[[list[Game]], None] = lambda games: None,
+) -> list[Game]:
+    """Whole games, `episodes` in all, side by side.
+
+    Each emulator has its quota beforehand, so that short games are not counted more often than long ones. A game ends
+    by itself or at env.max_frames, so this returns.
+    """
+    num_envs = min(num_envs, episodes)
+    quota = [episodes // num_envs + (i < episodes % num_envs) for i in range(num_envs)]
+    envs = emulators.make(env, num_envs)
+    try:
+        # The replay of a few rows is the history that the network sees: training and evaluation stack alike.
+        history = Replay(
+            env.frame_stack + 1,
+            num_envs,
+            envs.frame_shape,
+            torch_dtype(envs.frame_dtype),
+            env.frame_stack,
+            next(player.network.parameters()).device,
+        )
+        generator = seeding.generator(history.device, seed, "evaluation actions")
+        history.begin(torch.from_numpy(envs.reset(seeding.derive(seed, "evaluation games", count=num_envs))))
+        played: list[Game] = []
+        while any(quota):
+            actions = player.act(history.newest_stack(), epsilon, generator).cpu()
+            envs.send(actions.numpy())
+            turn = envs.recv()
+            history.write(actions, *map(torch.from_numpy, (turn.rewards, turn.frames, turn.flags)))
+            for game in turn.games:
+                if quota[game.env]:
+                    quota[game.env] -= 1
+                    played.append(game)
+                    on_game(played)
+        return played
+    finally:
+        envs.close()
+
+
+def environment(trained: Env, protocol: Protocol, game: str | None) -> Env:
+    """The games to evaluate on: preprocessing as trained, starts and ends as the protocol says, lives ignored."""
+    changes: dict[str, Any] = {"terminal_on_life_loss": False, "goals": []}
+    for key in ("repeat_action_probability", "noop_max", "max_frames"):
+        if getattr(protocol, key) is not None:
+            changes[key] = getattr(protocol, key)
+    if game is not None:
+        if trained.kind == "atari":
+            changes["game"] = atari_name(game)
+        elif game.lower() not in (trained.game.lower(), trained.game.lower().partition("-v")[0]):
+            raise UserError(f"this checkpoint learnt {trained.game}, not from Atari's screen; it cannot play {game}")
+    return dataclasses.replace(trained, **changes)
+
+
+def actions_of(env: Env) -> tuple[str, ...]:
+    """The meanings of a game's actions."""
+    if env.kind == "atari":
+        return emulators.atari_actions(env.game, env.full_action_space)
+    envs = emulators.make(env, 1)
+    envs.close()
+    return envs.actions
+
+
+def summary(game: str, results: Sequence[float]) -> dict[str, Any]:
+    """Mean, sd, median, min and max of raw scores, and the mean in terms of a human's where the game has numbers."""
+    mean = statistics.fmean(results)
+    return {
+        "episodes": len(results),
+        "mean": mean,
+        "sd": statistics.stdev(results) if len(results) > 1 else 0.0,
+        "median": statistics.median(results),
+        "min": min(results),
+        "max": max(results),
+        "human_normalised": scores.human_normalised(game, mean),
+    }
+
+
+def evaluate(
+    checkpoint: Checkpoint,
+    protocol: Protocol,
+    game: str | None,
+    episodes: int,
+    num_envs: int,
+    seed: int,
+    on_game: Callable[[list[Game]], None] = lambda games: None,
+) -> dict[str, Any]:
+    """Evaluate a checkpoint; everything that another needs to judge or repeat the numbers, as plain data."""
+    env = environment(checkpoint.config.env, protocol, game)
+    player = Player(checkpoint.network, checkpoint.actions, actions_of(env))
+    started = time.perf_counter()
+    played = play(player, env, protocol.epsilon, episodes, num_envs, seed, on_game)
+    return {
+        "game": env.game,
+        "checkpoint": str(checkpoint.path),
+        "trained_on": checkpoint.config.env.game,
+        "trained_agent_steps": checkpoint.agent_steps,
+        "trained_frames": checkpoint.agent_steps * env.frame_skip,
+        "preset": checkpoint.config.preset,
+        "protocol": dataclasses.asdict(protocol) | {
+            key: getattr(env, key)
+            for key in (
+                "repeat_action_probability", "noop_max", "max_frames", "frame_skip", "frame_stack", "screen_size",
+                "full_action_space",
+            )
+        } | {"terminal_on_life_loss": False, "fire_reset": False, "seed": seed, "num_envs": min(num_envs, episodes)},
+        "actions": list(checkpoint.actions),
+        "actions_not_in_game": list(player.unmatched),
+        "actions_never_learnt": list(player.unknown),
+        "returns": [g.score for g in played],
+        "lengths_frames": [g.length_frames for g in played],
+        "cut_off": sum(g.length_frames >= env.max_frames for g in played),
+        "summary": summary(env.game, [g.score for g in played]),
+        "human_normalised_source": scores.SOURCE,
+        "seconds": round(time.perf_counter() - started, 3),
+        "versions": {
+            "atari_dqn": atari_dqn.__version__, "torch": torch.__version__, "gymnasium": gymnasium.__version__,
+            "ale_py": ale_py.__version__, "opencv": cv2.__version__,
+        },
+    }  # fmt: skip
+
+
+def table(result: dict[str, Any]) -> Table:
+    """The result as a table of one row, 80 columns wide at most."""
+    numbers, protocol = result["summary"], result["protocol"]
+    view = Table(
+        title=f"{result['game']}: {numbers['episodes']} games, protocol {protocol['name']} (epsilon {protocol['epsilon']:g})",
+        caption=f"human-normalised by {scores.SOURCE}" if numbers["human_normalised"] is not None else None,
+    )
+    for column in ("mean", "sd", "median", "min", "max", "human-normalised"):
+        view.add_column(column, justify="right")
+    normalised = numbers["human_normalised"]
+    view.add_row(
+        *(f"{numbers[key]:,.1f}" for key in ("mean", "sd", "median", "min", "max")),
+        "no numbers" if normalised is None else f"{normalised:.1%}",
+    )
+    return view
+
+
+def report(result: dict[str, Any], output: Path, console: Console) -> None:
+    """Print the table and what a reader must know beside it; write the JSON."""
+    console.print(table(result))
+    for key, text in (
+        ("actions_not_in_game", "learnt actions that this game has not, never chosen"),
+        ("actions_never_learnt", "actions of this game that were never learnt, never played"),
+    ):
+        if result[key]:
+            console.print(f"{text}: {', '.join(result[key])}", soft_wrap=True)
+    if result["cut_off"]:
+        frames = result["protocol"]["max_frames"]
+        console.print(f"{result['cut_off']} games were cut off at {frames:,} frames and count with their score so far")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output.with_name(f".{output.name}.tmp")
+    temporary.write_text(json.dumps(result, indent=1) + "\n")
+    temporary.replace(output)
+    console.print(f"written: {output}", soft_wrap=True)

@@ -1,0 +1,66 @@
+"""Nature's RMSProp, which no library has, and torch's own optimisers by name."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from atari_dqn.errors import UserError
+from atari_dqn.games import suggest
+
+FUSED = ("Adam", "AdamW", "SGD", "Adagrad")  # torch's one-kernel versions, on CPU and GPU
+
+
+class NatureRMSProp(torch.optim.Optimizer):
+    """The optimiser of the Nature paper's released code (Graves 2013, eq. 40), for gradients *summed* over the batch.
+
+    g <- d g + (1 - d) dw;  v <- d v + (1 - d) dw^2;  w <- w - lr dw / sqrt(v - g^2 + eps)
+
+    The square root covers eps, unlike torch's RMSprop(centered=True). There is no momentum on the step: the paper's
+    "gradient momentum 0.95" is the decay of g.
+    """
+
+    def __init__(
+        self, params: Iterable[Tensor], lr: float = 2.5e-4, decay: float = 0.95, eps: float = 0.01
+    ) -> None:
+        super().__init__(params, {"lr": lr, "decay": decay, "eps": eps})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            for p in params:
+                if not self.state[p]:
+                    self.state[p] = {"mean": torch.zeros_like(p), "square": torch.zeros_like(p)}
+            grads = [p.grad for p in params]
+            means = [self.state[p]["mean"] for p in params]
+            squares = [self.state[p]["square"] for p in params]
+            decay = group["decay"]
+            torch._foreach_lerp_(means, grads, 1 - decay)
+            torch._foreach_mul_(squares, decay)
+            torch._foreach_addcmul_(squares, grads, grads, 1 - decay)
+            scales = torch._foreach_addcmul(squares, means, means, -1)  # v - g^2
+            torch._foreach_clamp_min_(scales, 0)  # which rounding can push below 0
+            torch._foreach_add_(scales, group["eps"])
+            torch._foreach_sqrt_(scales)
+            torch._foreach_addcdiv_(params, grads, scales, -group["lr"])
+
+
+def build(name: str, params: Iterable[Tensor], learning_rate: float, arguments: dict[str, Any]) -> torch.optim.Optimizer:
+    """The optimiser called `name`: NatureRMSProp or any of torch.optim."""
+    known: dict[str, Any] = {
+        key: value
+        for key, value in vars(torch.optim).items()
+        if isinstance(value, type) and issubclass(value, torch.optim.Optimizer) and key != "Optimizer"
+    }
+    known["NatureRMSProp"] = NatureRMSProp
+    if name not in known:
+        raise UserError(f"no optimizer is called {name!r}{suggest(name, known)}; known: {', '.join(sorted(known))}")
+    if name in FUSED:
+        arguments = {"fused": True} | arguments
+    try:
+        optimizer: torch.optim.Optimizer = known[name](params, lr=learning_rate, **arguments)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"optimizer.arguments do not suit {name}: {error}") from None
+    return optimizer

@@ -1,0 +1,386 @@
+"""A training run: its folder, its parts put together, and the loop driven with everything that watches it."""
+
+import contextlib
+import datetime
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import omegaconf
+import torch
+from rich.console import Console
+
+from atari_dqn import checkpoints, emulators, evaluation, machine, networks, optimizers, seeding, trackers, video
+from atari_dqn.agent import Agent
+from atari_dqn.checkpoints import Checkpoint
+from atari_dqn.config import TrainConfig, as_plain, to_train_config, to_yaml
+from atari_dqn.errors import RunFailed, UserError
+from atari_dqn.replay import BYTES_BESIDE_FRAME, Replay, torch_dtype
+from atari_dqn.training import Record, due, play_and_learn
+
+# What may be changed when a run goes on; anything else would make it another run.
+RESUMABLE = ("total_steps", "device", "evaluation", "checkpoint", "logger")
+
+
+class Run:
+    """One training run in its folder, from a fresh start or from its latest checkpoint."""
+
+    def __init__(self, config: TrainConfig, folder: Path, console: Console, resumed: Checkpoint | None = None) -> None:
+        self.config, self.folder, self.console = config, folder, console
+        self.device = machine.choose_device(config.device)
+        if self.device.type == "cpu":
+            torch.set_num_threads(emulators.cpus())
+        self.emulators = emulators.make(config.env, config.num_envs)
+        try:
+            self.replay = self._make_replay()
+            self.agent = self._make_agent()
+        except BaseException:
+            self.emulators.close()
+            raise
+        self.explore = seeding.generator(self.device, config.seed, "exploration")
+        self.draw = seeding.generator(self.device, config.seed, "replay")
+        self.agent_steps, self.updates, self.seconds_before, self.games = 0, 0, 0.0, 0
+        self.best_score: float | None = None
+        recent: list[float] = []
+        if resumed:
+            recent = self._restore(resumed.content)
+        reached = [goal for goal in config.env.goals if self.agent_steps and goal.note in self._reached_notes]
+        self.goals = trackers.Goals([g for g in config.env.goals if g not in reached], recent)
+        self.trackers: list[trackers.Tracker] = []
+
+    def _make_replay(self) -> Replay:
+        config, envs = self.config, self.emulators
+        dtype = torch_dtype(envs.frame_dtype)
+        # A run shorter than its capacity never fills more than its length.
+        rows = min(-(-config.replay.capacity // config.num_envs), config.total_steps // config.num_envs + 2)
+        rows = max(rows, config.env.frame_stack + config.agent.n_step + 1)
+        frame_bytes = torch.Size(envs.frame_shape).numel() * dtype.itemsize
+        text = machine.check_replay_fits(rows * config.num_envs, frame_bytes + BYTES_BESIDE_FRAME, self.device)
+        self.console.print(text, soft_wrap=True)
+        return Replay(rows, config.num_envs, envs.frame_shape, dtype, config.env.frame_stack, self.device)
+
+    def _make_agent(self) -> Agent:
+        config, envs = self.config, self.emulators
+        torch.manual_seed(seeding.derive(config.seed, "network")[0])
+        num_actions = len(envs.actions)
+        online = networks.build(
+            config.network.name, config.network.hidden, envs.frame_shape, config.env.frame_stack, num_actions
+        ).to(self.device)
+        optimizer = optimizers.build(
+            config.optimizer.name, online.parameters(), config.optimizer.learning_rate, config.optimizer.arguments
+        )
+        return Agent(online, num_actions, optimizer, config.agent.loss, config.agent.reduction)
+
+    # ------------------------------------------------------------------------------------------------ saving, resuming
+
+    _reached_notes: tuple[str, ...] = ()
+
+    def save(self, name: str) -> None:
+        """Write checkpoints/<name>.pt."""
+        content = {
+            "config": as_plain(self.config),
+            "actions": list(self.emulators.actions),
+            "frame_shape": list(self.emulators.frame_shape),
+            "frame_dtype": self.emulators.frame_dtype.name,
+            "agent_steps": self.agent_steps,
+            "updates": self.updates,
+            "seconds": self.seconds,
+            "games": self.games,
+            "recent_returns": list(self.goals.recent),
+            "goals_reached": list(self._reached_notes),
+            "best_score": self.best_score,
+            "online": self.agent.online.state_dict(),
+            "target": self.agent.target.state_dict(),
+            "optimizer": self.agent.optimizer.state_dict(),
+            "generators": {"exploration": self.explore.get_state(), "replay": self.draw.get_state()},
+        }
+        checkpoints.save(self.folder / "checkpoints" / f"{name}.pt", content)
+
+    def _restore(self, content: dict[str, Any]) -> list[float]:
+        try:
+            self.agent.online.load_state_dict(content["online"])
+            self.agent.target.load_state_dict(content["target"])
+            self.agent.optimizer.load_state_dict(content["optimizer"])
+            self.explore.set_state(content["generators"]["exploration"])
+            self.draw.set_state(content["generators"]["replay"])
+            self.agent_steps, self.updates = int(content["agent_steps"]), int(content["updates"])
+            self.seconds_before, self.games = float(content["seconds"]), int(content["games"])
+            self.best_score = content["best_score"]
+            self._reached_notes = tuple(content["goals_reached"])
+            return [float(score) for score in content["recent_returns"]]
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"the checkpoint does not fit its own config ({' '.join(str(error).split())[:120]})") from None
+
+    # ------------------------------------------------------------------------------------------------ the run
+
+    @property
+    def seconds(self) -> float:
+        """Training time since step 0, over all resumes."""
+        return self.seconds_before + time.perf_counter() - self._started
+
+    def _row(self, **more: Any) -> trackers.Row:
+        return {
+            "frames": self.agent_steps * self.config.env.frame_skip,
+            "agent_steps": self.agent_steps,
+            "updates": self.updates,
+            "seconds": round(self.seconds, 3),
+        } | more
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+    def go(self) -> None:
+        """Train to the end, a goal, or a signal that asks to stop. Raises RunFailed."""
+        config = self.config
+        self._started = time.perf_counter()
+        display = trackers.Display(
+            self.console, config.env.game, config.total_steps, config.env.frame_skip, self.agent_steps
+        )
+        self.trackers = [trackers.CsvFiles(self.folder, self.agent_steps)]
+        if config.logger.tensorboard:
+            frames = self.agent_steps * config.env.frame_skip
+            self.trackers.append(
+                trackers.Guarded("TensorBoard", lambda: trackers.TensorBoard(self.folder, frames), self._say)
+            )
+        if config.logger.wandb != "off":
+            logger = config.logger
+            make = lambda: trackers.WandB(self.folder, logger.wandb, logger.project, as_plain(config), self._say)  # noqa: E731
+            self.trackers.append(trackers.Guarded("W&B", make, self._say))
+        self.trackers.append(display)
+        loop = play_and_learn(
+            self.emulators,
+            self.replay,
+            self.agent,
+            config,
+            self.explore,
+            self.draw,
+            seeding.derive(config.seed, "games", self.agent_steps, count=config.num_envs),
+            self.agent_steps,
+            self.updates,
+        )
+        self._since = (self.agent_steps, time.perf_counter())
+        ended = "done"
+        try:
+            with stop_signals() as stopped:
+                for record in loop:
+                    if self._see(record):
+                        ended = "goal"
+                        break
+                    if stopped.is_set():
+                        ended = "stopped"
+                        break
+            if ended != "stopped":
+                self._evaluate()
+            self.save("latest")
+        except UserError:
+            raise
+        except Exception as error:
+            raise RunFailed(self._failure(error)) from error
+        finally:
+            for tracker in reversed(self.trackers):
+                tracker.close()
+            self.emulators.close()
+        steps = f"{self.agent_steps:,} agent steps in {trackers.hours(self.seconds)}"
+        if ended == "stopped":
+            self._say(f"stopped on request after {steps}; go on with `make resume RUN={self.folder}`")
+        else:
+            self._say(f"done: {steps}; play it with `make evaluate CKPT={self.folder}/checkpoints/best.pt`")
+
+    def _failure(self, error: Exception) -> str:
+        latest = self.folder / "checkpoints" / "latest.pt"
+        kept = f"go on from its last checkpoint with `make resume RUN={self.folder}`" if latest.exists() else "no checkpoint was written yet"
+        what = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.strerror else str(error)
+        return f"the run failed after {self.agent_steps:,} agent steps: {what or type(error).__name__}; {kept}"
+
+    def _see(self, record: Record) -> bool:
+        """Tell the trackers what happened; True where a goal says that the run is over."""
+        config, before = self.config, self.agent_steps
+        self.agent_steps, self.updates = record.agent_steps, record.updates
+        over = False
+        for tracker in self.trackers:
+            tracker.turn(record)
+        for game in record.games:
+            self.games += 1
+            row = self._row(**{"return": game.score, "length_frames": game.length_frames, "env": game.env})
+            for tracker in self.trackers:
+                tracker.episode(row)
+            for goal, mean in self.goals.add(game):
+                self._reached_notes = (*self._reached_notes, goal.note)
+                self._say(
+                    f"{goal.note}: mean return {mean:.1f} over {goal.games} consecutive games "
+                    f"after {self.agent_steps:,} agent steps, {trackers.hours(self.seconds)}"
+                )
+                over = over or goal.stop
+        if due(config.logger.every_steps, before, self.agent_steps) or over:
+            self._measure(record.epsilon)
+        last = over or self.agent_steps >= config.total_steps
+        if due(config.evaluation.every_steps, before, self.agent_steps) and not last:
+            self._evaluate()
+        if due(config.checkpoint.every_steps, before, self.agent_steps) and not last:
+            self.save("latest")
+        return over
+
+    def _measure(self, epsilon: float) -> None:
+        losses = self.agent.losses()
+        if losses.updates and not torch.isfinite(torch.tensor([losses.loss, losses.q_mean])).all():
+            raise RunFailed(f"the loss is {losses.loss} and the mean Q-value {losses.q_mean}: learning diverged")
+        steps, then = self._since
+        now = time.perf_counter()
+        self._since = (self.agent_steps, now)
+        row = self._row(
+            epsilon=epsilon,
+            loss=losses.loss,
+            q_mean=losses.q_mean,
+            grad_norm=self.agent.gradient_norm(),
+            return_mean=self.goals.mean,
+            games=self.games,
+            frames_per_second=(self.agent_steps - steps) * self.config.env.frame_skip / (now - then),
+        )
+        for tracker in self.trackers:
+            tracker.metrics(row)
+
+    def _evaluate(self) -> None:
+        """Play whole games with the online network, film one, and keep the network if it is the best so far."""
+        config = self.config
+        env = evaluation.environment(config.env, config.protocol, None)
+        player = evaluation.Player(self.agent.online, self.emulators.actions, self.emulators.actions)
+        seed = seeding.derive(config.seed, "evaluation", self.agent_steps)[0]
+        games = evaluation.play(
+            player, env, config.protocol.epsilon, config.evaluation.episodes, config.evaluation.num_envs, seed
+        )
+        numbers = evaluation.summary(env.game, [game.score for game in games])
+        best = self.best_score is None or numbers["mean"] > self.best_score
+        row = self._row(protocol=config.protocol.name, best=int(best), **numbers)
+        for tracker in self.trackers:
+            tracker.evaluation(row)
+        if best:
+            self.best_score = numbers["mean"]
+            self.save("best")
+        self._say(
+            f"evaluation at {self.agent_steps:,} agent steps: mean {numbers['mean']:.1f}, sd {numbers['sd']:.1f}, "
+            f"{numbers['episodes']} games" + (" (best so far)" if best else "")
+        )
+        if config.evaluation.video_seconds:
+            path = self.folder / "videos" / f"step{self.agent_steps}.mp4"
+            video.film(player, env, config.protocol.epsilon, seed, path, config.evaluation.video_seconds)
+            for tracker in self.trackers:
+                tracker.video(path, row)
+        self._since = (self.agent_steps, time.perf_counter())  # frames/s is the loop's
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[threading.Event]:
+    """An event that SIGINT, SIGTERM or SIGUSR1 sets. A second SIGINT interrupts at once."""
+    stopped = threading.Event()
+
+    def stop(number: int, frame: Any) -> None:
+        stopped.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    wanted = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+    before = {number: signal.signal(number, stop) for number in wanted}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# ---------------------------------------------------------------------------------------------------- folders, commands
+
+
+def make_folder(config: TrainConfig) -> Path:
+    """The run's own new folder."""
+    if config.run_dir is not None:
+        folder = Path(config.run_dir)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(
+                f"run_dir={folder} is there already; choose another, or go on with it: `make resume RUN={folder}`"
+            )
+        folders = iter([folder])
+    else:
+        stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+        game = config.env.game.replace("/", "-")
+        name = f"runs/{game}-{config.preset}-seed{config.seed}-{stamp}"
+        folders = (Path(name + (f"-{i}" if i > 1 else "")) for i in range(1, 1000))
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=config.run_dir is not None)
+            (folder / "checkpoints").mkdir()
+            (folder / "videos").mkdir()
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UserError(f"cannot make the run's folder {folder}: {error.strerror}; set run_dir=PATH") from None
+        return folder
+    raise UserError("no free name for the run's folder; set run_dir=PATH")
+
+
+def find_run(config: TrainConfig) -> Path | None:
+    """The folder that resume= means; None where resume=auto finds nothing to go on with."""
+    if config.resume != "auto":
+        folder = Path(config.resume or "")
+        if not (folder / "checkpoints" / "latest.pt").is_file():
+            raise UserError(f"resume={folder}: not a run with a checkpoint (checkpoints/latest.pt)")
+        return folder
+    pattern = f"{config.env.game.replace('/', '-')}-{config.preset}-seed{config.seed}-*"
+    candidates = [Path(config.run_dir)] if config.run_dir else sorted(Path("runs").glob(pattern), reverse=True)
+    for folder in candidates:
+        if (folder / "checkpoints" / "latest.pt").is_file():
+            return folder
+    return None
+
+
+def resumed_config(folder: Path, overrides: list[str]) -> TrainConfig:
+    """The run's own config.yaml with what may be changed on top."""
+    allowed = []
+    for override in overrides:
+        key = override.split("=")[0].lstrip("+")
+        if key in ("resume", "run_dir", "hydra") or key.startswith("hydra."):
+            continue
+        if key.split(".")[0] not in RESUMABLE:
+            raise UserError(f"{key} cannot be changed when a run goes on; only {', '.join(RESUMABLE)} can")
+        allowed.append(override)
+    try:
+        saved = omegaconf.OmegaConf.load(folder / "config.yaml")
+        return to_train_config(omegaconf.OmegaConf.merge(saved, omegaconf.OmegaConf.from_dotlist(allowed)))
+    except (OSError, omegaconf.errors.OmegaConfBaseException, ValueError) as error:
+        raise UserError(f"cannot read {folder}/config.yaml: {' '.join(str(error).split())[:150]}") from None
+
+
+def train(config: TrainConfig, overrides: list[str]) -> None:
+    """Start a run, or go on with one. `overrides` are the words that were typed."""
+    console = Console(highlight=False)
+    folder = find_run(config) if config.resume else None
+    if folder:
+        given = overrides if config.resume != "auto" else []
+        config = resumed_config(folder, given)
+        checkpoint = Checkpoint(folder / "checkpoints" / "latest.pt")
+        if checkpoint.agent_steps >= config.total_steps:
+            console.print(
+                f"{folder} is finished: {checkpoint.agent_steps:,} agent steps; total_steps=... makes it longer",
+                soft_wrap=True,
+            )
+            return
+        run = Run(config, folder, console, checkpoint)
+        console.print(f"going on in {folder} after {checkpoint.agent_steps:,} agent steps", soft_wrap=True)
+    else:
+        config.resume = None
+        run = prepare(config, console)
+    run.go()
+
+
+def prepare(config: TrainConfig, console: Console) -> Run:
+    """A fresh run. Its folder is made only when all its parts could be."""
+    run = Run(config, Path(), console)
+    try:
+        run.folder = make_folder(config)
+        (run.folder / "config.yaml").write_text(to_yaml(config))
+    except BaseException:
+        run.emulators.close()
+        raise
+    console.print(f"run: {run.folder}", soft_wrap=True)
+    return run
