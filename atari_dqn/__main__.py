@@ -15,9 +15,13 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from atari_dqn.errors import RunFailed, UserError
+
+if TYPE_CHECKING:  # the real imports are slow, and wait until a command needs them
+    from atari_dqn import config
+    from atari_dqn.checkpoints import Checkpoint
 
 
 def train(composed: Any) -> None:
@@ -26,28 +30,17 @@ def train(composed: Any) -> None:
     run.train(config.to_train_config(composed), config.task_overrides())
 
 
-def _player(composed: Any) -> tuple[Any, Any, Any]:
-    """What evaluate, video and watch share: the checked request, the checkpoint, the protocol."""
+def _asked(composed: Any) -> "tuple[config.PlayConfig, Checkpoint, config.Protocol]":
+    """What evaluate, video and watch share: the checked request, its checkpoint, its protocol."""
     import torch
-    from omegaconf import OmegaConf
 
-    from atari_dqn import config, emulators, machine
-    from atari_dqn.checkpoints import Checkpoint, find
+    from atari_dqn import checkpoints, config, emulators, machine
 
-    try:
-        asked = OmegaConf.to_object(composed)
-    except Exception as error:
-        raise UserError(config.explain_value(error)) from None
+    asked = config.to_play_config(composed)
     device = machine.choose_device(asked.device)
     torch.set_num_threads(emulators.cpus())
-    for key, value in (("evaluation.episodes", asked.evaluation.episodes), ("evaluation.num_envs", asked.evaluation.num_envs)):
-        if value < 1:
-            raise UserError(f"{key}={value}: must be at least 1")
-    checkpoint = Checkpoint(find(asked.checkpoint), device)
-    protocol = asked.protocol or checkpoint.config.protocol
-    if not 0 <= protocol.epsilon <= 1:
-        raise UserError(f"protocol.epsilon={protocol.epsilon}: must be from 0 to 1")
-    return asked, checkpoint, protocol
+    checkpoint = checkpoints.Checkpoint(checkpoints.find(asked.checkpoint), device)
+    return asked, checkpoint, asked.protocol or checkpoint.config.protocol
 
 
 def evaluate(composed: Any) -> None:
@@ -55,7 +48,7 @@ def evaluate(composed: Any) -> None:
 
     from atari_dqn import evaluation
 
-    asked, checkpoint, protocol = _player(composed)
+    asked, checkpoint, protocol = _asked(composed)
     console = Console(highlight=False)
     episodes = asked.evaluation.episodes
     with console.status("") as status:
@@ -69,17 +62,15 @@ def evaluate(composed: Any) -> None:
             lambda games: status.update(f"{len(games)} of {episodes} games played, the last one {games[-1].score:g}"),
         )
     name = f"{checkpoint.path.stem}-{result['game'].replace('/', '-')}-{protocol.name}.json"
-    output = Path(asked.output) if asked.output else checkpoint.path.parent / name
-    evaluation.report(result, output, console)
+    evaluation.report(result, Path(asked.output) if asked.output else checkpoint.path.parent / name, console)
 
 
 def video(composed: Any) -> None:
     from atari_dqn import evaluation
     from atari_dqn import video as videos
 
-    asked, checkpoint, protocol = _player(composed)
-    env = evaluation.environment(checkpoint.config.env, protocol, asked.env.game)
-    player = evaluation.Player(checkpoint.network, checkpoint.actions, evaluation.actions_of(env))
+    asked, checkpoint, protocol = _asked(composed)
+    env, player = evaluation.seat(checkpoint, protocol, asked.env.game)
     folder = checkpoint.path.parent
     folder = folder.parent / "videos" if folder.name == "checkpoints" else folder
     name = f"{checkpoint.path.stem}-{env.game.replace('/', '-')}-seed{asked.seed}.mp4"
@@ -92,9 +83,8 @@ def watch(composed: Any) -> None:
     from atari_dqn import evaluation
     from atari_dqn import video as videos
 
-    asked, checkpoint, protocol = _player(composed)
-    env = evaluation.environment(checkpoint.config.env, protocol, asked.env.game)
-    player = evaluation.Player(checkpoint.network, checkpoint.actions, evaluation.actions_of(env))
+    asked, checkpoint, protocol = _asked(composed)
+    env, player = evaluation.seat(checkpoint, protocol, asked.env.game)
     videos.watch(player, env, protocol.epsilon, asked.seed)
 
 

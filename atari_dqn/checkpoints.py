@@ -1,4 +1,4 @@
-"""Checkpoints: one file that holds a network with all that is needed to play or train on, and nothing that runs code."""
+"""Checkpoints: one file with all that is needed to play or to train on, and nothing in it that runs code."""
 
 import os
 import zipfile
@@ -52,7 +52,8 @@ class Checkpoint:
         except UserError as error:
             raise UserError(f"{path} does not hold a usable checkpoint: {error}") from None
         except Exception as error:
-            raise UserError(f"{path} does not hold a usable checkpoint: {type(error).__name__} ({_short(error)})") from None
+            kind = type(error).__name__
+            raise UserError(f"{path} does not hold a usable checkpoint: {kind} ({_short(error)})") from None
 
     def _network(self) -> nn.Module:
         # Built without memory, so that a tampered size costs nothing before the weights have been compared with it.

@@ -212,18 +212,37 @@ def to_train_config(composed: Any) -> TrainConfig:
     return config
 
 
+def to_play_config(composed: Any) -> PlayConfig:
+    """A checked PlayConfig from what Hydra composed."""
+    try:
+        config: PlayConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]
+    except omegaconf.errors.OmegaConfBaseException as error:
+        raise UserError(explain_value(error)) from None
+    between("evaluation.episodes", config.evaluation.episodes, 1)
+    between("evaluation.num_envs", config.evaluation.num_envs, 1)
+    between("max_seconds", config.max_seconds, 0)
+    between("seed", config.seed, 0)
+    if config.protocol:
+        between("protocol.epsilon", config.protocol.epsilon, 0, 1)
+    return config
+
+
+def one_of(key: str, value: str, options: tuple[str, ...]) -> None:
+    """Raise UserError where `value` is none of `options`."""
+    if value not in options:
+        raise UserError(f"{key}={value}: must be one of {', '.join(options)}{suggest(value, options)}")
+
+
+def between(key: str, value: float, low: float, high: float = math.inf) -> None:
+    """Raise UserError where `value` is outside low..high."""
+    if not low <= value <= high:
+        limits = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+        raise UserError(f"{key}={value:g}: must be {limits}")
+
+
 def check(config: TrainConfig) -> None:
     """Raise UserError for the first value out of its range, and for values that contradict each other."""
     env, replay, update, exploration = config.env, config.replay, config.update, config.exploration
-
-    def one_of(key: str, value: str, options: tuple[str, ...]) -> None:
-        if value not in options:
-            raise UserError(f"{key}={value}: must be one of {', '.join(options)}{suggest(value, options)}")
-
-    def between(key: str, value: float, low: float, high: float = math.inf) -> None:
-        if not low <= value <= high:
-            limits = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
-            raise UserError(f"{key}={value:g}: must be {limits}")
 
     one_of("env.kind", env.kind, ("atari", "gymnasium"))
     one_of("agent.loss", config.agent.loss, ("huber", "squared"))
@@ -273,7 +292,7 @@ def _leaves(node: Any, prefix: str = "") -> Iterator[str]:
         path = f"{prefix}{key}"
         yield path
         value = None if OmegaConf.is_missing(node, key) else node._get_node(key)
-        if OmegaConf.is_dict(value) and not value._is_none():
+        if isinstance(value, omegaconf.DictConfig) and not value._is_none():
             yield from _leaves(value, f"{path}.")
 
 
@@ -308,7 +327,7 @@ def explain(command: str, overrides: list[str], error: BaseException) -> UserErr
         if override.startswith("-"):
             return UserError(f"unknown option {override!r}; settings are written key=value")
         match = re.match(r"[+~]*([^=@]+)(?:@[^=]*)?=?(.*)", override)
-        if not match or "=" not in override and not override.startswith("~"):
+        if not match or ("=" not in override and not override.startswith("~")):
             return UserError(f"cannot read {override!r}; settings are written key=value, e.g. seed=2")
         key, value = match.groups()
         if key.startswith("hydra"):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
-from ale_py import Action, ALEInterface, LoggerMode, roms
+from ale_py import ALEInterface, LoggerMode, roms
 from ale_py.vector_env import AtariVectorEnv
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
@@ -77,7 +77,7 @@ def atari_actions(name: str, full: bool) -> tuple[str, ...]:
     ALEInterface.setLoggerMode(LoggerMode.Error)
     ale = ALEInterface()
     ale.loadROM(roms.get_rom_path(atari_games()[name]))
-    return tuple(Action(a).name for a in (ale.getLegalActionSet() if full else ale.getMinimalActionSet()))
+    return tuple(action.name for action in (ale.getLegalActionSet() if full else ale.getMinimalActionSet()))
 
 
 class AtariEmulators(Emulators):
@@ -187,9 +187,7 @@ class GymnasiumEmulators(Emulators):
             Game(int(i), float(self._scores[i]), int(self._steps[i]) * self._frame_skip) for i in over.nonzero()[0]
         ]
         self._scores[over] = 0
-        return Turn(
-            frames.astype(self.frame_dtype), rewards.astype(np.float32), _flags(terminated, truncated), games
-        )
+        return Turn(frames.astype(self.frame_dtype), rewards.astype(np.float32), _flags(terminated, truncated), games)
 
     def close(self) -> None:
         self._envs.close()

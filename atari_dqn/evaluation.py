@@ -122,6 +122,12 @@ def actions_of(env: Env) -> tuple[str, ...]:
     return envs.actions
 
 
+def seat(checkpoint: Checkpoint, protocol: Protocol, game: str | None) -> tuple[Env, Player]:
+    """A checkpoint's network at the controls of `game` (None: the one it learnt), under a protocol."""
+    env = environment(checkpoint.config.env, protocol, game)
+    return env, Player(checkpoint.network, checkpoint.actions, actions_of(env))
+
+
 def summary(game: str, results: Sequence[float]) -> dict[str, Any]:
     """Mean, sd, median, min and max of raw scores, and the mean in terms of a human's where the game has numbers."""
     mean = statistics.fmean(results)
@@ -146,8 +152,7 @@ def evaluate(
     on_game: Callable[[list[Game]], None] = lambda games: None,
 ) -> dict[str, Any]:
     """Evaluate a checkpoint; everything that another needs to judge or repeat the numbers, as plain data."""
-    env = environment(checkpoint.config.env, protocol, game)
-    player = Player(checkpoint.network, checkpoint.actions, actions_of(env))
+    env, player = seat(checkpoint, protocol, game)
     started = time.perf_counter()
     played = play(player, env, protocol.epsilon, episodes, num_envs, seed, on_game)
     return {
@@ -184,7 +189,8 @@ def table(result: dict[str, Any]) -> Table:
     """The result as a table of one row, 80 columns wide at most."""
     numbers, protocol = result["summary"], result["protocol"]
     view = Table(
-        title=f"{result['game']}: {numbers['episodes']} games, protocol {protocol['name']} (epsilon {protocol['epsilon']:g})",
+        title=f"{result['game']}: {numbers['episodes']} games, "
+        f"protocol {protocol['name']} (epsilon {protocol['epsilon']:g})",
         caption=f"human-normalised by {scores.SOURCE}" if numbers["human_normalised"] is not None else None,
     )
     for column in ("mean", "sd", "median", "min", "max", "human-normalised"):

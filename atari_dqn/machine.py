@@ -8,15 +8,15 @@ import torch
 from atari_dqn.errors import UserError
 
 
-def cgroup_headroom() -> int | None:
+def cgroup_headroom(root: Path = Path("/sys/fs/cgroup")) -> int | None:
     """Bytes that this process' control group may still take (a container's or a job's limit); None without a limit."""
     for limit_file, used_file, cache_key in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "inactive_file"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes", "total_inactive_file"),
-    ):  # fmt: skip
+        ("memory.max", "memory.current", "inactive_file"),  # version 2, then version 1
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+    ):
         try:
-            limit, used = Path(limit_file).read_text().strip(), int(Path(used_file).read_text())
-            stat = dict(line.split() for line in Path(limit_file).with_name("memory.stat").read_text().splitlines())
+            limit, used = (root / limit_file).read_text().strip(), int((root / used_file).read_text())
+            stat = dict(line.split() for line in (root / limit_file).with_name("memory.stat").read_text().splitlines())
         except (OSError, ValueError):
             continue
         if limit == "max" or int(limit) > 1 << 60:
@@ -65,8 +65,9 @@ def check_replay_fits(steps: int, bytes_per_step: int, device: torch.device) -> 
     room = available - 1_000_000_000  # for networks, torch and emulators
     if needed > room and needed > 50_000_000:
         fits = max(0, room // bytes_per_step)
-        fits = int(f"{fits:.2g}".partition("e")[0].replace(".", "")) * 10 ** max(0, len(str(fits)) - 2) if fits > 99 else fits
-        remedy = f"the largest that fits is replay.capacity={fits} (REPLAY={fits})" if fits else "free some memory first"
+        unit = 10 ** max(0, len(str(fits)) - 2)
+        fits = fits // unit * unit
+        remedy = f"the largest that fits is replay.capacity={fits} (REPLAY={fits})" if fits else "free some memory"
         raise UserError(
             f"a replay of {steps:,} agent steps takes {gigabytes(needed)}, but only {gigabytes(available)} of memory "
             f"is available on {device} and 1 GB is kept for the rest; {remedy}"

@@ -1,5 +1,6 @@
 """Q-networks: a state in, one value for each action out."""
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -24,7 +25,7 @@ class NatureCNN(nn.Module):
         with torch.no_grad():
             features = self.convolutions(torch.zeros(1, stack, *frame_shape)).numel()
         self.head = nn.Sequential(nn.Linear(features, 512), nn.ReLU(), nn.Linear(512, num_actions))
-        self.to(memory_format=torch.channels_last)  # a third faster on a CPU
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster on a CPU
 
     def forward(self, states: Tensor) -> Tensor:
         """Q-values [B, A]."""
@@ -39,7 +40,7 @@ class MLP(nn.Module):
         super().__init__()
         sizes = [stack * int(torch.Size(frame_shape).numel()), *hidden]
         layers: list[nn.Module] = []
-        for width_in, width_out in zip(sizes, sizes[1:], strict=False):
+        for width_in, width_out in itertools.pairwise(sizes):
             layers += [nn.Linear(width_in, width_out), nn.ReLU()]
         self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], num_actions))
 
@@ -54,6 +55,6 @@ def build(name: str, hidden: Sequence[int], frame_shape: Sequence[int], stack: i
         return MLP(frame_shape, stack, num_actions, hidden)
     if name == "nature_cnn":
         if len(frame_shape) != 2 or min(frame_shape) < 36:
-            raise UserError(f"network nature_cnn needs pictures of 36x36 or more, not frames of shape {frame_shape}; use network=mlp")
+            raise UserError(f"network=nature_cnn needs pictures of 36x36 or more, not {frame_shape}; use network=mlp")
         return NatureCNN(frame_shape, stack, num_actions)
     raise UserError(f"no network is called {name!r}; known: nature_cnn, mlp")

@@ -21,9 +21,7 @@ class NatureRMSProp(torch.optim.Optimizer):
     "gradient momentum 0.95" is the decay of g.
     """
 
-    def __init__(
-        self, params: Iterable[Tensor], lr: float = 2.5e-4, decay: float = 0.95, eps: float = 0.01
-    ) -> None:
+    def __init__(self, params: Iterable[Tensor], lr: float = 2.5e-4, decay: float = 0.95, eps: float = 0.01) -> None:
         super().__init__(params, {"lr": lr, "decay": decay, "eps": eps})
 
     @torch.no_grad()
@@ -47,7 +45,9 @@ class NatureRMSProp(torch.optim.Optimizer):
             torch._foreach_addcdiv_(params, grads, scales, -group["lr"])
 
 
-def build(name: str, params: Iterable[Tensor], learning_rate: float, arguments: dict[str, Any]) -> torch.optim.Optimizer:
+def build(
+    name: str, params: Iterable[Tensor], learning_rate: float, arguments: dict[str, Any]
+) -> torch.optim.Optimizer:
     """The optimiser called `name`: NatureRMSProp or any of torch.optim."""
     known: dict[str, Any] = {
         key: value

@@ -55,7 +55,8 @@ class Replay:
             raise ValueError(f"a replay of {rows} rows cannot hold a stack of {stack} and its successor")
         self.rows, self.num_envs, self.frame_shape, self.stack_size = rows, num_envs, tuple(frame_shape), stack
         self.device = torch.device(device)
-        self.frames = torch.empty(rows, num_envs, *frame_shape, dtype=frame_dtype, device=device)
+        # Filled at once, so that the memory is really taken now and not page by page, until there is none, hours later.
+        self.frames = torch.empty(rows, num_envs, *frame_shape, dtype=frame_dtype, device=device).zero_()
         self.actions = torch.zeros(rows, num_envs, dtype=torch.uint8, device=device)
         self.rewards = torch.zeros(rows, num_envs, dtype=torch.float32, device=device)
         # What was never written counts as cut off, so that the first stacks are padded with zeros.

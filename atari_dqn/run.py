@@ -44,12 +44,10 @@ class Run:
         self.draw = seeding.generator(self.device, config.seed, "replay")
         self.agent_steps, self.updates, self.seconds_before, self.games = 0, 0, 0.0, 0
         self.best_score: float | None = None
-        recent: list[float] = []
-        if resumed:
-            recent = self._restore(resumed.content)
-        reached = [goal for goal in config.env.goals if self.agent_steps and goal.note in self._reached_notes]
-        self.goals = trackers.Goals([g for g in config.env.goals if g not in reached], recent)
+        self.goals = trackers.Goals(config.env.goals)
         self.trackers: list[trackers.Tracker] = []
+        if resumed:
+            self._restore(resumed.content)
 
     def _make_replay(self) -> Replay:
         config, envs = self.config, self.emulators
@@ -76,8 +74,6 @@ class Run:
 
     # ------------------------------------------------------------------------------------------------ saving, resuming
 
-    _reached_notes: tuple[str, ...] = ()
-
     def save(self, name: str) -> None:
         """Write checkpoints/<name>.pt."""
         content = {
@@ -90,7 +86,7 @@ class Run:
             "seconds": self.seconds,
             "games": self.games,
             "recent_returns": list(self.goals.recent),
-            "goals_reached": list(self._reached_notes),
+            "goals_reached": self.goals.reached,
             "best_score": self.best_score,
             "online": self.agent.online.state_dict(),
             "target": self.agent.target.state_dict(),
@@ -99,7 +95,7 @@ class Run:
         }
         checkpoints.save(self.folder / "checkpoints" / f"{name}.pt", content)
 
-    def _restore(self, content: dict[str, Any]) -> list[float]:
+    def _restore(self, content: dict[str, Any]) -> None:
         try:
             self.agent.online.load_state_dict(content["online"])
             self.agent.target.load_state_dict(content["target"])
@@ -109,10 +105,11 @@ class Run:
             self.agent_steps, self.updates = int(content["agent_steps"]), int(content["updates"])
             self.seconds_before, self.games = float(content["seconds"]), int(content["games"])
             self.best_score = content["best_score"]
-            self._reached_notes = tuple(content["goals_reached"])
-            return [float(score) for score in content["recent_returns"]]
+            self.goals.reached = [str(note) for note in content["goals_reached"]]
+            self.goals.recent.extend(float(score) for score in content["recent_returns"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise UserError(f"the checkpoint does not fit its own config ({' '.join(str(error).split())[:120]})") from None
+            reason = " ".join(str(error).split())[:120]
+            raise UserError(f"the checkpoint does not fit its own config ({reason})") from None
 
     # ------------------------------------------------------------------------------------------------ the run
 
@@ -147,8 +144,13 @@ class Run:
             )
         if config.logger.wandb != "off":
             logger = config.logger
-            make = lambda: trackers.WandB(self.folder, logger.wandb, logger.project, as_plain(config), self._say)  # noqa: E731
-            self.trackers.append(trackers.Guarded("W&B", make, self._say))
+            self.trackers.append(
+                trackers.Guarded(
+                    "W&B",
+                    lambda: trackers.WandB(self.folder, logger.wandb, logger.project, as_plain(config), self._say),
+                    self._say,
+                )
+            )
         self.trackers.append(display)
         loop = play_and_learn(
             self.emulators,
@@ -191,7 +193,9 @@ class Run:
 
     def _failure(self, error: Exception) -> str:
         latest = self.folder / "checkpoints" / "latest.pt"
-        kept = f"go on from its last checkpoint with `make resume RUN={self.folder}`" if latest.exists() else "no checkpoint was written yet"
+        kept = "no checkpoint was written yet"
+        if latest.exists():
+            kept = f"go on from its last checkpoint with `make resume RUN={self.folder}`"
         what = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.strerror else str(error)
         return f"the run failed after {self.agent_steps:,} agent steps: {what or type(error).__name__}; {kept}"
 
@@ -208,7 +212,6 @@ class Run:
             for tracker in self.trackers:
                 tracker.episode(row)
             for goal, mean in self.goals.add(game):
-                self._reached_notes = (*self._reached_notes, goal.note)
                 self._say(
                     f"{goal.note}: mean return {mean:.1f} over {goal.games} consecutive games "
                     f"after {self.agent_steps:,} agent steps, {trackers.hours(self.seconds)}"

@@ -5,6 +5,7 @@ import csv
 import math
 import netrc
 import os
+import secrets
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -175,7 +176,7 @@ class WandB(Tracker):
             say("W&B: no login on this machine (`wandb login` makes one), so this run is recorded offline")
             self._offline = True
         id_file = folder / "wandb_id"
-        run_id = id_file.read_text().strip() if id_file.exists() else wandb.util.generate_id()
+        run_id = id_file.read_text().strip() if id_file.exists() else secrets.token_hex(4)
         id_file.write_text(run_id + "\n")
 
         def init(offline: bool) -> Any:
@@ -302,13 +303,17 @@ def compact(number: float) -> str:
 
 
 class Goals:
-    """Watches the mean return of consecutive training games, and tells when a goal is reached."""
+    """Watches the mean return of consecutive training games, and tells when a goal is reached.
 
-    def __init__(self, goals: list[Goal], recent: list[float]) -> None:
-        self._goals = list(goals)
-        self.recent: collections.deque[float] = collections.deque(
-            recent, maxlen=max([100, *(goal.games for goal in goals)])
-        )
+    Attributes:
+        recent: returns of the last games.
+        reached: notes of the goals that were told of.
+    """
+
+    def __init__(self, goals: list[Goal]) -> None:
+        self._goals = goals
+        self.recent: collections.deque[float] = collections.deque(maxlen=max([100, *(goal.games for goal in goals)]))
+        self.reached: list[str] = []
 
     @property
     def mean(self) -> float:
@@ -320,9 +325,10 @@ class Goals:
         """The goals that this game completes, each with the mean that did it."""
         self.recent.append(game.score)
         reached = []
-        for goal in list(self._goals):
+        for goal in self._goals:
             last = list(self.recent)[-goal.games :]
-            if len(last) == goal.games and (mean := sum(last) / goal.games) >= goal.score:
-                self._goals.remove(goal)
+            mean = sum(last) / goal.games
+            if goal.note not in self.reached and len(last) == goal.games and mean >= goal.score:
+                self.reached.append(goal.note)
                 reached.append((goal, mean))
         return reached

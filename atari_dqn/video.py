@@ -133,7 +133,8 @@ class Window(Screen):
         os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
         import pygame  # slow to load, and wanted here only
 
-        self._pygame, self._title, self._surface, self.closed = pygame, title, None, False
+        self._pygame, self._title, self.closed = pygame, title, False
+        self._surface: Any = None
         remedy = "`make video CKPT=...` writes an mp4 instead"
         if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             raise UserError(f"there is no display to open a window on; {remedy}")

@@ -1,0 +1,86 @@
+# Deep Q-learning on Atari. `make help` lists what can be done; every target sets up what it needs.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+
+GAME ?= Breakout
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+RUN_PYTHON := $(BIN)/python -m atari_dqn
+
+# The first Python from 3.10 to 3.13 that is found; PYTHON=... names another.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10 python; do \
+	"$$p" -c 'import sys; raise SystemExit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo "$$p"; break; }; done)
+
+is_cartpole := $(filter cartpole cartpole-v1,$(shell printf %s '$(GAME)' | tr A-Z a-z))
+# CartPole is learnt from numbers with an MLP; every other game from its screen.
+ENV := $(if $(is_cartpole),env=cartpole,env=atari 'env.game=$(GAME)')
+LOGGER := $(if $(WANDB),'logger.wandb=$(WANDB)')
+TRAIN := $(if $(PRESET),'preset=$(PRESET)') $(if $(SEED),'seed=$(SEED)') $(if $(STEPS),'total_steps=$(STEPS)') \
+	$(if $(REPLAY),'replay.capacity=$(REPLAY)') $(LOGGER)
+# With a checkpoint, GAME counts only where it was typed: the default is the game that was learnt.
+PLAY = $(if $(CKPT),'checkpoint=$(CKPT)',$(error CKPT=... is missing: a .pt file or a folder in runs/)) \
+	$(if $(filter command line environment,$(origin GAME)),'env.game=$(GAME)') $(if $(PROTOCOL),'protocol=$(PROTOCOL)') \
+	$(if $(SEED),'seed=$(SEED)') $(if $(EPISODES),'evaluation.episodes=$(EPISODES)')
+
+.PHONY: help setup doctor train resume evaluate video watch test check clean lock
+
+help:  ## this list
+	@echo 'make TARGET VARIABLE=value ...'
+	@echo
+	@sed -n 's/^\([a-z-]*\):[^#]*##  *\(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-11s%s\n", $$1, $$2}'
+	@echo
+	@echo 'Variables:'
+	@echo '  GAME      CartPole, or any Atari game in any case      (Breakout)'
+	@echo '  SEED      a whole number                               (1)'
+	@echo '  PRESET    a file in conf/preset: default, nature       (default)'
+	@echo '  STEPS     agent steps to train, e.g. 20k               (10M; CartPole 150k)'
+	@echo '  REPLAY    replay capacity in agent steps, e.g. 200k    (1M = 7.06 GB)'
+	@echo '  RUN       a folder in runs/, for resume'
+	@echo '  CKPT      a .pt file or a folder in runs/, for evaluate, video and watch'
+	@echo '  EPISODES  whole games to evaluate                      (30)'
+	@echo '  PROTOCOL  a file in conf/protocol: nature, greedy      (as the run evaluated)'
+	@echo '  WANDB     online | offline | off                       (online if logged in)'
+	@echo '  ARGS      any settings of conf/: ARGS="key=value key=value"'
+
+$(READY): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo 'make: no Python from 3.10 to 3.13 found; install one, or name it: PYTHON=/path/to/python3.12'; exit 2; }
+	@echo "setting up $(VENV) with $$($(PYTHON) --version); this takes a minute or two, once"
+	@$(PYTHON) -m venv $(VENV) || { echo 'make: this Python cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv'; exit 2; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+setup: $(READY)  ## make .venv with the locked versions (the other targets do this by themselves)
+
+doctor: $(READY)  ## say what is wrong with this machine, if anything
+	@$(RUN_PYTHON) doctor
+
+train: $(READY)  ## learn GAME; SEED, PRESET, STEPS, REPLAY, WANDB, ARGS
+	@$(RUN_PYTHON) train $(ENV) $(TRAIN) $(ARGS)
+
+resume: $(READY)  ## go on with RUN from its latest checkpoint; STEPS makes it longer
+	@$(RUN_PYTHON) train $(if $(RUN),'resume=$(RUN)',$(error RUN=... is missing: a folder in runs/)) \
+		$(if $(STEPS),'total_steps=$(STEPS)') $(LOGGER) $(ARGS)
+
+evaluate: $(READY)  ## play whole games with CKPT, on GAME if given; EPISODES, PROTOCOL, ARGS="output=PATH"
+	@$(RUN_PYTHON) evaluate $(PLAY) $(ARGS)
+
+video: $(READY)  ## film a game that CKPT plays, to an mp4; GAME, SEED, ARGS="output=PATH max_seconds=60"
+	@$(RUN_PYTHON) video $(PLAY) $(ARGS)
+
+watch: $(READY)  ## watch CKPT play in a window; GAME, SEED
+	@$(RUN_PYTHON) watch $(PLAY) $(ARGS)
+
+test: $(READY)  ## run the tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY)  ## lint, format and types
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+lock: $(READY)  ## (developers) pin the newest versions that pyproject.toml allows
+	@$(BIN)/python benchmarks/lock.py
+
+clean:  ## remove .venv and caches; runs/ stays
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	find atari_dqn tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
