@@ -28,7 +28,7 @@ PLAY = $(if $(CKPT),'checkpoint=$(CKPT)',$(error CKPT=... is missing: a .pt file
 help:  ## this list
 	@echo 'make TARGET VARIABLE=value ...'
 	@echo
-	@sed -n 's/^\([a-z-]*\):[^#]*##  *\(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-11s%s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):[^#]*##  *\(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-12s%s\n", $$1, $$2}'
 	@echo
 	@echo 'Variables:'
 	@echo '  GAME      CartPole, or any Atari game in any case      (Breakout)'
@@ -78,8 +78,13 @@ test: $(READY)  ## run the tests
 check: $(READY)  ## lint, format and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-lock: $(READY)  ## (developers) pin the newest versions that pyproject.toml allows
-	@$(BIN)/python benchmarks/lock.py
+lock: $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@{ echo '# What was tested, for Python 3.10 to 3.13. Made by `make lock`.'; \
+	echo '# CUDA packages are left out: torch names its own where its build needs them.'; \
+	echo 'torch==2.13.0' | $(BIN)/uv pip compile pyproject.toml - --quiet --extra dev --universal --python-version 3.10 \
+	--no-header --no-annotate --no-emit-index-url --no-emit-find-links | grep -vE '^(cuda|nvidia|triton)'; } > requirements.lock.tmp
+	@mv requirements.lock.tmp requirements.lock
 
 clean:  ## remove .venv and caches; runs/ stays
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache *.egg-info
