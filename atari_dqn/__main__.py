@@ -32,14 +32,12 @@ def train(composed: Any) -> None:
 
 def _asked(composed: Any) -> "tuple[config.PlayConfig, Checkpoint, config.Protocol]":
     """What evaluate, video and watch share: the checked request, its checkpoint, its protocol."""
-    import torch
-
-    from atari_dqn import checkpoints, config, emulators, machine
+    from atari_dqn import checkpoints, config, machine, networks
 
     asked = config.to_play_config(composed)
     device = machine.choose_device(asked.device)
-    torch.set_num_threads(emulators.cpus())
     checkpoint = checkpoints.Checkpoint(checkpoints.find(asked.checkpoint), device)
+    networks.set_threads(checkpoint.config.network.name)
     return asked, checkpoint, asked.protocol or checkpoint.config.protocol
 
 
@@ -91,6 +89,9 @@ def watch(composed: Any) -> None:
 COMMANDS: dict[str, Callable[[Any], None]] = {"train": train, "evaluate": evaluate, "video": video, "watch": watch}
 
 
+HYDRA_OPTIONS = ("-h", "--help", "--hydra-help", "-c", "--cfg", "--resolve", "-m", "--multirun", "-i", "--info")
+
+
 def hydra_command(command: str, words: list[str]) -> int:
     """Run a command under Hydra; the exit code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us, not the screen
@@ -101,6 +102,9 @@ def hydra_command(command: str, words: list[str]) -> int:
     from atari_dqn import config
 
     words = [config.plain_numbers(word) for word in words]
+    for word in words:
+        if word.startswith("-") and word.split("=")[0] not in HYDRA_OPTIONS:
+            raise UserError(f"unknown option {word!r}; settings are written key=value, e.g. seed=2")
     codes = [0]
 
     def job(composed: Any) -> None:

@@ -317,6 +317,8 @@ def explain_value(error: BaseException) -> str:
         return f"{key}={match[1]}: must be {wanted.get(match[2], match[2])}"
     if isinstance(error, omegaconf.errors.MissingMandatoryValue):
         return f"{key or text} must be given"
+    if "is not in struct" in text:
+        return f"no setting is called {key!r}; a new one is written with a plus, +{key}=..."
     return f"{key}: {text}" if key and key not in text else text
 
 
@@ -324,8 +326,6 @@ def explain(command: str, overrides: list[str], error: BaseException) -> UserErr
     """The one line that a person should read instead of Hydra's exception."""
     keys, groups = known_keys(command)
     for override in overrides:
-        if override.startswith("-"):
-            return UserError(f"unknown option {override!r}; settings are written key=value")
         match = re.match(r"[+~]*([^=@]+)(?:@[^=]*)?=?(.*)", override)
         if not match or ("=" not in override and not override.startswith("~")):
             return UserError(f"cannot read {override!r}; settings are written key=value, e.g. seed=2")

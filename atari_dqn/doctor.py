@@ -25,7 +25,7 @@ def python() -> Finding:
 def torch() -> Finding:
     import torch
 
-    from atari_dqn.emulators import cpus
+    from atari_dqn.machine import cpus
 
     (torch.ones(2, 2) @ torch.ones(2, 2)).sum().item()
     if torch.cuda.is_available():
@@ -67,7 +67,12 @@ def opencv() -> Finding:
 
     wheels = [
         name
-        for name in ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
+        for name in (
+            "opencv-python",
+            "opencv-python-headless",
+            "opencv-contrib-python",
+            "opencv-contrib-python-headless",
+        )
         if any(importlib.metadata.distributions(name=name))
     ]
     small = cv2.resize(np.full((210, 160), 7, np.uint8), (84, 84), interpolation=cv2.INTER_AREA)

@@ -4,7 +4,6 @@ The only file that knows of autoreset, lives, no-ops and stickiness.
 """
 
 import functools
-import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from atari_dqn import config, wrappers
 from atari_dqn.errors import UserError
 from atari_dqn.games import atari_games, suggest
+from atari_dqn.machine import cpus
 from atari_dqn.replay import CUT, ORDINARY, TERMINAL
 
 
@@ -26,7 +26,11 @@ class Game(NamedTuple):
 
     env: int
     score: float
-    length_frames: int
+    length_frames: int  # agent steps * frame skip; the no-op start not counted
+    cut: bool  # by a time limit
+
+
+NEVER = 2**31 - 1  # frames
 
 
 class Turn(NamedTuple):
@@ -66,11 +70,6 @@ class Emulators:
         raise NotImplementedError  # pragma: no cover
 
 
-def cpus() -> int:
-    """CPUs that this process may use (a container's share, not the host's number)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @functools.cache
 def atari_actions(name: str, full: bool) -> tuple[str, ...]:
     """The meanings of a game's actions, in the order in which its action numbers count them."""
@@ -78,6 +77,29 @@ def atari_actions(name: str, full: bool) -> tuple[str, ...]:
     ale = ALEInterface()
     ale.loadROM(roms.get_rom_path(atari_games()[name]))
     return tuple(action.name for action in (ale.getLegalActionSet() if full else ale.getMinimalActionSet()))
+
+
+class Scoreboard:
+    """Raw scores and lengths of N games in play; knows that the step after a game's end is the next game's first."""
+
+    def __init__(self, num_envs: int, frame_skip: int) -> None:
+        self._scores, self._steps = np.zeros(num_envs), np.zeros(num_envs, np.int64)
+        self._ended = np.zeros(num_envs, bool)
+        self._frame_skip = frame_skip
+
+    def step(self, rewards: NDArray[Any]) -> NDArray[np.int64]:
+        """Count a step in each game; their lengths in frames."""
+        self._scores = np.where(self._ended, 0, self._scores + rewards)
+        self._steps = np.where(self._ended, 0, self._steps + 1)
+        return self._steps * self._frame_skip
+
+    def end(self, over: NDArray[np.bool_], cut: NDArray[np.bool_]) -> list[Game]:
+        """The games that end with this step."""
+        self._ended = over
+        return [
+            Game(int(i), float(self._scores[i]), int(self._steps[i]) * self._frame_skip, bool(cut[i]))
+            for i in over.nonzero()[0]
+        ]
 
 
 class AtariEmulators(Emulators):
@@ -96,19 +118,20 @@ class AtariEmulators(Emulators):
             repeat_action_probability=env.repeat_action_probability,
             full_action_space=env.full_action_space,
             noop_max=env.noop_max,
-            max_num_frames_per_episode=env.max_frames,
+            max_num_frames_per_episode=NEVER,  # its own cut repeats the frame before the last
             life_loss_info=env.terminal_on_life_loss,  # a flag; `episodic_life` would restart the game at each life
             reward_clipping=False,
             use_fire_reset=False,
             autoreset_mode=AutoresetMode.NEXT_STEP,
         )
-        self.num_envs = num_envs
+        self.num_envs, self._frame_skip, self._max_frames = num_envs, env.frame_skip, env.max_frames
         self.frame_shape = (env.screen_size, env.screen_size)
         self.frame_dtype = np.dtype(np.uint8)
 
     def reset(self, seeds: list[int]) -> NDArray[Any]:
         frames, info = self._envs.reset(seed=np.array(seeds, np.int64))
-        self._scores = np.zeros(self.num_envs)
+        self._scoreboard = Scoreboard(self.num_envs, self._frame_skip)
+        self._cut = np.zeros(self.num_envs, bool)
         self._lives = info["lives"].copy()
         return frames[:, 0]
 
@@ -116,16 +139,18 @@ class AtariEmulators(Emulators):
         self._envs.send(actions)
 
     def recv(self) -> Turn:
-        frames, rewards, terminated, truncated, info = self._envs.recv()
+        frames, rewards, terminated, _, info = self._envs.recv()
+        if self._cut.any():  # by us, at the step before; the emulator has gone on
+            frames, info = self._envs.reset(options={"reset_mask": self._cut})
+            rewards, terminated = np.where(self._cut, 0, rewards), terminated & ~self._cut
         lives = info["lives"]
         # `terminated` is a lost life too. It is the game's end where no life is left (Pong counts none), or where it
         # came without the loss of one (Adventure).
-        over = truncated | (terminated & ((lives == 0) | (lives >= self._lives)))
+        over = terminated & ((lives == 0) | (lives >= self._lives))
         self._lives = lives.copy()
-        self._scores += rewards
-        games = [Game(int(i), float(self._scores[i]), int(info["episode_frame_number"][i])) for i in over.nonzero()[0]]
-        self._scores[over] = 0
-        return Turn(frames[:, 0], rewards.astype(np.float32), _flags(terminated, truncated), games)
+        self._cut = (self._scoreboard.step(rewards) >= self._max_frames) & ~over
+        games = self._scoreboard.end(over | self._cut, self._cut)
+        return Turn(frames[:, 0], rewards.astype(np.float32), _flags(terminated, self._cut), games)
 
     def close(self) -> None:
         self._envs.close()
@@ -170,9 +195,7 @@ class GymnasiumEmulators(Emulators):
 
     def reset(self, seeds: list[int]) -> NDArray[Any]:
         frames, _ = self._envs.reset(seed=list(seeds))
-        self._scores = np.zeros(self.num_envs)
-        self._steps = np.zeros(self.num_envs, np.int64)
-        self._ended = np.zeros(self.num_envs, bool)
+        self._scoreboard = Scoreboard(self.num_envs, self._frame_skip)
         return frames.astype(self.frame_dtype)
 
     def send(self, actions: NDArray[np.int64]) -> None:
@@ -180,13 +203,8 @@ class GymnasiumEmulators(Emulators):
 
     def recv(self) -> Turn:
         frames, rewards, terminated, truncated, _ = self._envs.step(self._actions)
-        self._scores += rewards
-        self._steps = np.where(self._ended, 0, self._steps + 1)  # a game's first frame is not a step
-        over = self._ended = terminated | truncated
-        games = [
-            Game(int(i), float(self._scores[i]), int(self._steps[i]) * self._frame_skip) for i in over.nonzero()[0]
-        ]
-        self._scores[over] = 0
+        self._scoreboard.step(rewards)
+        games = self._scoreboard.end(terminated | truncated, truncated)
         return Turn(frames.astype(self.frame_dtype), rewards.astype(np.float32), _flags(terminated, truncated), games)
 
     def close(self) -> None:

@@ -174,7 +174,7 @@ def evaluate(
         "actions_never_learnt": list(player.unknown),
         "returns": [g.score for g in played],
         "lengths_frames": [g.length_frames for g in played],
-        "cut_off": sum(g.length_frames >= env.max_frames for g in played),
+        "cut_off": sum(g.cut for g in played),
         "summary": summary(env.game, [g.score for g in played]),
         "human_normalised_source": scores.SOURCE,
         "seconds": round(time.perf_counter() - started, 3),

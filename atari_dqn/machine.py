@@ -1,11 +1,17 @@
-"""What this machine has: memory, a device."""
+"""What this machine has: CPUs, memory, a device."""
 
+import os
 from pathlib import Path
 
 import psutil
 import torch
 
 from atari_dqn.errors import UserError
+
+
+def cpus() -> int:
+    """CPUs that this process may use (a container's share, not the host's number)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cgroup_headroom(root: Path = Path("/sys/fs/cgroup")) -> int | None:

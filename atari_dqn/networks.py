@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from atari_dqn.errors import UserError
+from atari_dqn.machine import cpus
 
 
 class NatureCNN(nn.Module):
@@ -47,6 +48,11 @@ class MLP(nn.Module):
     def forward(self, states: Tensor) -> Tensor:
         """Q-values [B, A]."""
         return self.layers(states.flatten(1).to(torch.float32))
+
+
+def set_threads(name: str) -> None:
+    """Let torch use as many CPU threads as the network called `name` gains from; an MLP is too small to share."""
+    torch.set_num_threads(1 if name == "mlp" else cpus())
 
 
 def build(name: str, hidden: Sequence[int], frame_shape: Sequence[int], stack: int, num_actions: int) -> nn.Module:

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import functools
 import signal
 import threading
 import time
@@ -11,6 +12,7 @@ from typing import Any
 
 import omegaconf
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from rich.console import Console
 
 from atari_dqn import checkpoints, emulators, evaluation, machine, networks, optimizers, seeding, trackers, video
@@ -31,12 +33,11 @@ class Run:
     def __init__(self, config: TrainConfig, folder: Path, console: Console, resumed: Checkpoint | None = None) -> None:
         self.config, self.folder, self.console = config, folder, console
         self.device = machine.choose_device(config.device)
-        if self.device.type == "cpu":
-            torch.set_num_threads(emulators.cpus())
+        networks.set_threads(config.network.name)
         self.emulators = emulators.make(config.env, config.num_envs)
         try:
-            self.replay = self._make_replay()
             self.agent = self._make_agent()
+            self._replay_rows = self._plan_replay()
         except BaseException:
             self.emulators.close()
             raise
@@ -49,16 +50,23 @@ class Run:
         if resumed:
             self._restore(resumed.content)
 
-    def _make_replay(self) -> Replay:
+    def _plan_replay(self) -> int:
+        """Rows of the replay. Says what they take; raises UserError where the machine has not got it."""
         config, envs = self.config, self.emulators
-        dtype = torch_dtype(envs.frame_dtype)
         # A run shorter than its capacity never fills more than its length.
         rows = min(-(-config.replay.capacity // config.num_envs), config.total_steps // config.num_envs + 2)
         rows = max(rows, config.env.frame_stack + config.agent.n_step + 1)
-        frame_bytes = torch.Size(envs.frame_shape).numel() * dtype.itemsize
+        frame_bytes = torch.Size(envs.frame_shape).numel() * envs.frame_dtype.itemsize
         text = machine.check_replay_fits(rows * config.num_envs, frame_bytes + BYTES_BESIDE_FRAME, self.device)
         self.console.print(text, soft_wrap=True)
-        return Replay(rows, config.num_envs, envs.frame_shape, dtype, config.env.frame_stack, self.device)
+        return rows
+
+    @functools.cached_property
+    def replay(self) -> Replay:
+        """The memory, taken at first use: after all that could be wrong was found to be right."""
+        envs, stack = self.emulators, self.config.env.frame_stack
+        dtype = torch_dtype(envs.frame_dtype)
+        return Replay(self._replay_rows, envs.num_envs, envs.frame_shape, dtype, stack, self.device)
 
     def _make_agent(self) -> Agent:
         config, envs = self.config, self.emulators
@@ -339,17 +347,16 @@ def find_run(config: TrainConfig) -> Path | None:
 
 def resumed_config(folder: Path, overrides: list[str]) -> TrainConfig:
     """The run's own config.yaml with what may be changed on top."""
-    allowed = []
-    for override in overrides:
-        key = override.split("=")[0].lstrip("+")
-        if key in ("resume", "run_dir", "hydra") or key.startswith("hydra."):
-            continue
-        if key.split(".")[0] not in RESUMABLE:
-            raise UserError(f"{key} cannot be changed when a run goes on; only {', '.join(RESUMABLE)} can")
-        allowed.append(override)
     try:
         saved = omegaconf.OmegaConf.load(folder / "config.yaml")
-        return to_train_config(omegaconf.OmegaConf.merge(saved, omegaconf.OmegaConf.from_dotlist(allowed)))
+        for override in OverridesParser.create().parse_overrides(overrides):
+            key = override.key_or_group
+            if key in ("resume", "run_dir"):
+                continue
+            if key.split(".")[0] not in RESUMABLE:
+                raise UserError(f"{key} cannot be changed when a run goes on; only {', '.join(RESUMABLE)} can")
+            omegaconf.OmegaConf.update(saved, key, override.value())
+        return to_train_config(saved)
     except (OSError, omegaconf.errors.OmegaConfBaseException, ValueError) as error:
         raise UserError(f"cannot read {folder}/config.yaml: {' '.join(str(error).split())[:150]}") from None
 

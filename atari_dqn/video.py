@@ -102,7 +102,7 @@ def play_one(player: Player, env: Env, epsilon: float, seed: int, screen: Screen
 
     game = single_game(env, on_frame)
     try:
-        screen.fps = int(game.metadata.get("render_fps") or 30)
+        screen.fps = 60 if env.kind == "atari" else int(game.metadata.get("render_fps") or 30)
         device = next(player.network.parameters()).device
         generator = seeding.generator(device, seed, "video actions")
         first_action = int(getattr(game.action_space, "start", 0))

@@ -1,0 +1,50 @@
+"""Helpers that the tests share: running commands as a person does, small runs, probe environments."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import gymnasium
+import pytest
+from rich.console import Console
+
+from atari_dqn import config, run
+
+ROOT = Path(__file__).parent.parent
+QUIET = ["logger.wandb=off", "logger.tensorboard=false", "evaluation.video_seconds=0"]
+
+gymnasium.register("Probe/Chain-v0", entry_point="probes:Chain")
+gymnasium.register("Probe/Memory-v0", entry_point="probes:Memory")
+
+
+@pytest.fixture(autouse=True)
+def _no_accounts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test may find a person's W&B login, or a screen."""
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run `python -m atari_dqn ...` in a folder of its own."""
+
+    def run_command(*words: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "atari_dqn", *words],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "80"},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    return run_command
+
+
+def small_run(folder: Path, *overrides: str) -> run.Run:
+    """A fresh run in this process, without logs or videos."""
+    composed = config.compose("train", [*overrides, *QUIET, f"run_dir={folder}"])
+    return run.prepare(config.to_train_config(composed), Console(quiet=True))

@@ -1,0 +1,403 @@
+"""Whole commands, as a person types them: what they leave behind, and what they say when something is wrong."""
+
+import csv
+import itertools
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+import wandb_reader
+from conftest import ROOT
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from atari_dqn import __main__, checkpoints, config
+from atari_dqn.errors import UserError
+
+TINY = [
+    "env.game=Breakout", "total_steps=600", "replay.warmup_steps=200", "logger.every_steps=100",
+    "evaluation.every_steps=400", "evaluation.episodes=2", "evaluation.video_seconds=2", "checkpoint.every_steps=200",
+    "protocol.max_frames=1200", "num_envs=2",
+]  # fmt: skip
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with open(path) as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def breakout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a short Breakout run with everything on, W&B offline."""
+    folder = tmp_path_factory.mktemp("breakout")
+    done = subprocess.run(
+        [sys.executable, "-m", "atari_dqn", "train", *TINY, "run_dir=run"],
+        cwd=folder,
+        env={k: v for k, v in os.environ.items() if k != "WANDB_API_KEY"}
+        | {"PYTHONPATH": str(ROOT), "NETRC": str(folder / "none")},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    (folder / "output.txt").write_text(done.stdout + done.stderr)
+    return folder / "run"
+
+
+def test_a_run_leaves_all_its_files(breakout):
+    names = {str(p.relative_to(breakout)) for p in breakout.rglob("*") if p.is_file()}
+    assert {
+        "config.yaml", "metrics.csv", "episodes.csv", "evaluations.csv", "checkpoints/latest.pt",
+        "checkpoints/best.pt", "videos/step400.mp4", "videos/step600.mp4",
+    } <= names  # fmt: skip
+    assert not [name for name in names if "tmp" in name.split("/")[-1]]
+    metrics = rows(breakout / "metrics.csv")
+    assert [row["agent_steps"] for row in metrics] == ["100", "200", "300", "400", "500", "600"]
+    assert [row["frames"] for row in metrics] == ["400", "800", "1200", "1600", "2000", "2400"]
+    assert metrics[1]["updates"] == "0" and metrics[-1]["updates"] == "100"
+    assert np.isnan(float(metrics[0]["loss"])) and all(float(metrics[-1][k]) for k in ("loss", "grad_norm"))
+    games = rows(breakout / "episodes.csv")
+    assert games and {"return", "length_frames", "env", "frames", "agent_steps", "updates", "seconds"} <= set(games[0])
+    evaluations = rows(breakout / "evaluations.csv")
+    assert [row["agent_steps"] for row in evaluations] == ["400", "600"] and evaluations[0]["episodes"] == "2"
+    said = (breakout.parent / "output.txt").read_text()
+    assert "no login on this machine" in said and "wandb sync" in said and "done: 600 agent steps" in said
+    assert "replay: 604 agent steps take" in said and "Traceback" not in said
+
+
+def test_wandb_wrote_metrics_config_and_videos(breakout):
+    history, settings, videos = wandb_reader.read(breakout)
+    measured = [row for row in history if "train/loss" in row]
+    assert [row["frames"] for row in measured] == [400, 800, 1200, 1600, 2000, 2400]
+    assert measured[-1]["train/updates"] == 100
+    assert [row["frames"] for row in history if "evaluation/mean" in row] == [1600, 2400]
+    assert len([row for row in history if "episode/return" in row]) == len(rows(breakout / "episodes.csv"))
+    assert settings["env"]["game"] == "Breakout" and settings["replay"]["capacity"] == 1_000_000
+    assert len(videos) == 2 and videos[0].stat().st_size > 1000
+
+
+def test_tensorboard_wrote_the_same(breakout):
+    events = EventAccumulator(str(breakout / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/epsilon")] == [400, 800, 1200, 1600, 2000, 2400]
+
+
+def test_videos_are_h264_at_native_speed(breakout):
+    with av.open(str(breakout / "videos" / "step600.mp4")) as film:
+        stream = film.streams.video[0]
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+        assert stream.average_rate == 60 and (stream.width, stream.height) == (320, 420)
+        pictures = [frame.to_ndarray(format="rgb24") for frame in film.decode(stream)]
+    assert len(pictures) == 2 * 60
+    colours = pictures[60].reshape(-1, 3).astype(int)
+    assert (np.ptp(colours, axis=1) > 60).mean() > 0.05  # Breakout's wall is red, orange, green, blue
+    assert any((a != b).any() for a, b in itertools.pairwise(pictures))
+
+
+def test_evaluate_prints_a_table_and_writes_json(breakout, command, tmp_path):
+    done = command(
+        "evaluate", f"checkpoint={breakout}", "evaluation.episodes=3", "protocol=nature", "output=out/e.json"
+    )
+    assert done.returncode == 0, done.stderr
+    for column in ("mean", "sd", "median", "min", "max", "human"):
+        assert column in done.stdout
+    assert max(len(line) for line in done.stdout.splitlines() if "written" not in line) <= 80
+    result = json.loads((tmp_path / "out/e.json").read_text())
+    assert result["game"] == "Breakout" and len(result["returns"]) == 3 == len(result["lengths_frames"])
+    assert result["summary"]["mean"] == pytest.approx(np.mean(result["returns"]))
+    assert result["summary"]["human_normalised"] == pytest.approx((result["summary"]["mean"] - 1.7) / (30.5 - 1.7))
+    assert result["protocol"]["epsilon"] == 0.05 and result["protocol"]["max_frames"] == 18_000
+    assert result["protocol"]["noop_max"] == 30 and result["protocol"]["repeat_action_probability"] == 0
+
+
+def test_another_game_is_played_by_the_actions_meanings(breakout, command, tmp_path):
+    done = command(
+        "evaluate", f"checkpoint={breakout}", "env.game=freeway", "evaluation.episodes=1", "protocol.name=short",
+        "protocol.epsilon=0", "protocol.max_frames=400", "output=e.json", "protocol=nature",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "this game has not, never chosen: FIRE, RIGHT, LEFT" in done.stdout  # Freeway: NOOP, UP, DOWN
+    assert "never learnt, never played: UP, DOWN" in done.stdout
+    result = json.loads((tmp_path / "e.json").read_text())
+    assert result["game"] == "Freeway" and result["trained_on"] == "Breakout"
+    assert result["lengths_frames"] == [400] and result["cut_off"] == 1 and result["returns"] == [0.0]
+
+
+def test_video_of_a_checkpoint_and_of_another_game(breakout, command, tmp_path):
+    for game in ("Breakout", "Pong"):
+        name = f"{game}.mp4"
+        done = command(
+            "video",
+            f"checkpoint={breakout}/checkpoints/latest.pt",
+            f"env.game={game}",
+            f"output={name}",
+            "max_seconds=3",
+        )
+        assert done.returncode == 0, done.stderr
+        with av.open(str(tmp_path / name)) as film:
+            assert sum(1 for _ in film.decode(video=0)) == 180
+
+
+def test_watch_without_a_display_says_so(breakout, command):
+    done = command("watch", f"checkpoint={breakout}")
+    assert done.returncode == 2
+    assert "no display" in done.stderr and "make video" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_watch_shows_the_game_in_a_window(breakout, monkeypatch):
+    """SDL's own dummy screen: a real pygame window that nobody sees. Esc is pressed after 20 pictures."""
+    import pygame
+
+    from atari_dqn import video
+
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    shown = []
+    original = video.Window.show
+
+    def show(window, picture):
+        shown.append(picture)
+        if len(shown) == 20:
+            pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=pygame.K_ESCAPE))
+        return original(window, picture)
+
+    monkeypatch.setattr(video.Window, "show", show)
+    assert __main__.main(["watch", f"checkpoint={breakout}"]) == 0
+    assert len(shown) == 20 and shown[0].shape == (210, 160, 3)
+
+
+def test_a_checkpoint_plays_as_it_did_in_training(breakout):
+    """Network and preprocessing come from the file: the same actions on the same states as the saved weights give."""
+    checkpoint = checkpoints.Checkpoint(breakout / "checkpoints" / "latest.pt")
+    content = torch.load(breakout / "checkpoints" / "latest.pt", weights_only=True)
+    assert content["config"] == config.as_plain(checkpoint.config)
+    assert checkpoint.actions == ("NOOP", "FIRE", "RIGHT", "LEFT") and checkpoint.agent_steps == 600
+    states = torch.randint(0, 256, (5, 4, 84, 84), dtype=torch.uint8)
+    x = states.float() / 255
+    weights = content["online"]
+    for i, stride in ((0, 4), (2, 2), (4, 1)):
+        x = torch.nn.functional.conv2d(
+            x, weights[f"convolutions.{i}.weight"], weights[f"convolutions.{i}.bias"], stride
+        ).relu()
+    x = (x.flatten(1) @ weights["head.0.weight"].T + weights["head.0.bias"]).relu()
+    torch.testing.assert_close(checkpoint.network(states), x @ weights["head.2.weight"].T + weights["head.2.bias"])
+
+
+def test_resume_goes_on_where_it_stopped(breakout, command, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(breakout, run)
+    with open(run / "metrics.csv", "a") as file:  # as a run that was killed after its last checkpoint leaves it
+        file.write("9999,9999,9,9,0,0,0,0,0,0,0\n")
+    done = command("train", f"resume={run}", "total_steps=1000", "logger.wandb=off")
+    assert done.returncode == 0, done.stderr
+    assert "going on in" in done.stdout and "after 600 agent steps" in done.stdout
+    steps = [int(row["agent_steps"]) for row in rows(run / "metrics.csv")]
+    assert steps == [100, 200, 300, 400, 500, 600, 700, 800, 900, 1000]
+    seconds = [float(row["seconds"]) for row in rows(run / "metrics.csv")]
+    assert seconds == sorted(seconds)
+    before = torch.load(breakout / "checkpoints" / "latest.pt", weights_only=True)
+    after = torch.load(run / "checkpoints" / "latest.pt", weights_only=True)
+    # The memory fills again for 200 steps (its saving is another story), then the updates go on: 200 / 4 of them.
+    assert (before["updates"], after["updates"], after["agent_steps"]) == (100, 150, 1000)
+    step = lambda content: next(iter(content["optimizer"]["state"].values()))["step"].item()  # noqa: E731
+    assert (step(before), step(after)) == (100, 150)
+    again = command("train", f"resume={run}", "logger.wandb=off")
+    assert again.returncode == 0 and "is finished" in again.stdout
+    refused = command("train", f"resume={run}", "agent.discount=0.5")
+    assert refused.returncode == 2 and "cannot be changed" in refused.stderr
+
+
+def test_sigterm_saves_and_says_how_to_go_on(tmp_path):
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "atari_dqn",
+            "train",
+            "env=cartpole",
+            "total_steps=10M",
+            "run_dir=run",
+            "logger.wandb=off",
+        ],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    metrics = tmp_path / "run" / "metrics.csv"
+    deadline = time.time() + 120
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) > 3):
+        assert time.time() < deadline and process.poll() is None
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert re.search(r"stopped on request after [\d,]+ agent steps.*make resume RUN=run", output)
+    assert checkpoints.Checkpoint(tmp_path / "run" / "checkpoints" / "latest.pt").agent_steps > 2000
+
+
+# ----------------------------------------------------------------------------------------------------- wrong input
+
+GOOD = "@"  # stands for a good checkpoint
+
+WRONG = [
+    (["train", "env.game=Breakot"], "did you mean Breakout?"),
+    (["train", "env.game=Doom"], "no Atari game is called 'Doom'"),
+    (["train", "env.game=CartPole"], "use env=cartpole"),
+    (["train", "env=gymnasium", "env.game=Acrobat-v1"], "did you mean Acrobot-v1?"),
+    (["train", "env=gymnasium", "env.game=Pendulum-v1"], "discrete"),
+    (["train", "env=cartpol"], "did you mean cartpole?"),
+    (["train", "preset=natur"], "did you mean nature?"),
+    (["train", "network=resnet"], "known: mlp, nature_cnn"),
+    (["train", "network=mlp", "env=cartpole", "network.name=cnn"], "no network is called 'cnn'"),
+    (["train", "env=cartpole", "network=nature_cnn"], "use network=mlp"),
+    (["train", "optimizer.name=Adem"], "did you mean Adam?"),
+    (["train", "+optimizer.arguments.momentun=1"], "optimizer.arguments do not suit Adam"),
+    (["train", "optimizer.learning_rate=0"], "must be above 0"),
+    (["train", "replay.capasity=5"], "did you mean replay.capacity?"),
+    (["train", "sed=5"], "did you mean seed?"),
+    (["train", "seed=abc"], "seed=abc: must be a whole number"),
+    (["train", "seed=-1"], "seed=-1: must be at least 0"),
+    (["train", "seed"], "settings are written key=value"),
+    (["train", "--seed", "3"], "unknown option '--seed'"),
+    (["train", "agent.discount=1.5"], "must be from 0 to 1"),
+    (["train", "agent.loss=hubert"], "did you mean huber?"),
+    (["train", "total_steps=0"], "must be at least 1"),
+    (["train", "total_steps=many"], "must be a whole number"),
+    (["train", "replay.capacity=1k"], "replay.warmup_steps=10000 can never be reached"),
+    (["train", "replay.capacity=3", "replay.warmup_steps=1"], "replay.capacity=3: must be at least"),
+    (["train", "replay.capacity=1000M", "total_steps=1000M"], "REPLAY="),
+    (["train", "device=tpu"], "device=tpu"),
+    (["train", "logger.wandb=maybe"], "online, offline, off"),
+    (["train", "resume=nowhere"], "not a run with a checkpoint"),
+    (["train", "run_dir=/proc/run"], "cannot make the run's folder"),
+    (["evaluate"], "checkpoint must be given"),
+    (["evaluate", "checkpoint=nowhere.pt"], "there is no checkpoint nowhere.pt"),
+    (["evaluate", GOOD, "env.game=Breakot"], "did you mean Breakout?"),
+    (["evaluate", GOOD, "evaluation.episodes=0"], "must be at least 1"),
+    (["evaluate", GOOD, "protocol=machad"], "no such protocol"),
+    (["video", GOOD, "env.game=CartPole"], "no Atari game is called 'CartPole'"),
+    (["trian"], "did you mean train?"),
+]
+
+
+@pytest.mark.parametrize(("words", "line"), WRONG, ids=[" ".join(words) for words, _ in WRONG])
+def test_wrong_input_gets_one_line_and_exit_2(words, line, breakout, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    good = f"checkpoint={breakout}/checkpoints/best.pt"
+    code = __main__.main([good if word == GOOD else word for word in words])
+    errors = capsys.readouterr().err
+    assert code == 2
+    assert line in errors and errors.count("\n") == 1 and "Traceback" not in errors, errors
+    assert not list(tmp_path.iterdir())  # nothing half-made
+
+
+def test_bad_checkpoints_are_refused_in_one_line(breakout, tmp_path):
+    whole = (breakout / "checkpoints" / "latest.pt").read_bytes()
+    content = torch.load(breakout / "checkpoints" / "latest.pt", weights_only=True)
+
+    class Foreign:
+        def __reduce__(self):
+            return os.system, ("touch " + str(tmp_path / "owned"),)
+
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 0xFF
+    small = {k: v[:1] for k, v in content["online"].items()}
+    poisoned = content["online"] | {"head.2.bias": torch.full((4,), float("nan"))}
+    huge = content["config"] | {"network": {"name": "mlp", "hidden": [10**9, 10**9]}}
+    cases = {
+        "cut short": whole[: len(whole) // 2],
+        "empty": b"",
+        "a bit flipped": bytes(flipped),
+        "text": b"hello",
+        "another program's": {"model": torch.zeros(3)},
+        "a list": [1, 2],
+        "code": Foreign(),
+        "an older format": content | {"version": 0},
+        "no config": {k: v for k, v in content.items() if k != "config"},
+        "wrong shapes": content | {"online": small},
+        "not finite": content | {"online": poisoned},
+        "huge layers": content | {"config": huge},
+        "no such game": content | {"config": content["config"] | {"env": content["config"]["env"] | {"game": "Doom"}}},
+        "other actions": content | {"actions": ["NOOP"]},
+        "weights are text": content | {"online": "hello"},
+    }
+    for name, case in cases.items():
+        path = tmp_path / "bad.pt"
+        path.write_bytes(case) if isinstance(case, bytes) else torch.save(case, path)
+        with pytest.raises(UserError) as refusal:
+            checkpoints.Checkpoint(path)
+        assert "\n" not in str(refusal.value) and str(path) in str(refusal.value), name
+    assert not (tmp_path / "owned").exists()
+
+
+# ----------------------------------------------------------------------------------------------------- every config
+
+PRESETS = sorted(path.stem for path in (ROOT / "conf" / "preset").glob("*.yaml"))
+ENVS = sorted(path.stem for path in (ROOT / "conf" / "env").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("env", ENVS)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_config_composes_and_learns_a_few_steps(env, preset, tmp_path):
+    from conftest import small_run
+
+    run = small_run(
+        tmp_path / "run", f"env={env}", f"preset={preset}", "total_steps=160", "replay.warmup_steps=80",
+        "evaluation.episodes=1", "protocol.max_frames=100",
+    )  # fmt: skip
+    run.go()
+    assert run.agent_steps == 160 and run.updates > 0
+    assert checkpoints.Checkpoint(tmp_path / "run" / "checkpoints" / "best.pt").config.preset == preset
+
+
+def test_nature_preset_has_the_released_codes_constants():
+    nature = config.to_train_config(config.compose("train", ["preset=nature"]))
+    assert (nature.replay.capacity, nature.replay.warmup_steps, nature.total_steps) == (10**6, 50_000, 50 * 10**6)
+    assert (nature.update.period_steps, nature.update.batch_size, nature.update.target_period_steps) == (4, 32, 10_000)
+    assert (nature.exploration.end, nature.exploration.decay_steps) == (0.1, 10**6)
+    assert (nature.optimizer.name, nature.optimizer.learning_rate) == ("NatureRMSProp", 2.5e-4)
+    assert nature.optimizer.arguments == {"decay": 0.95, "eps": 0.01} and nature.agent.reduction == "sum"
+
+
+def test_numbers_as_people_write_them():
+    assert config.plain_numbers("replay.capacity=200k") == "replay.capacity=200000"
+    assert config.plain_numbers("total_steps=1.5M") == "total_steps=1500000"
+    assert config.plain_numbers("total_steps=1e6") == "total_steps=1000000"
+    assert config.plain_numbers("env.game=2k") == "env.game=2k"
+    assert config.plain_numbers("total_steps=0.5") == "total_steps=0.5"
+
+
+def test_every_module_imports():
+    import importlib
+    import pkgutil
+
+    import atari_dqn
+
+    names = [module.name for module in pkgutil.iter_modules(atari_dqn.__path__)]
+    assert len(names) > 15
+    for name in names:
+        importlib.import_module(f"atari_dqn.{name}")
+
+
+def test_doctor_finds_this_machine_fit(command):
+    done = command("doctor")
+    assert done.returncode == 0, done.stdout
+    assert "The main job can run here" in done.stdout and "Breakout" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_make_help_lists_every_target():
+    done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    for target in ("train", "resume", "evaluate", "video", "watch", "doctor", "test", "check", "clean"):
+        assert re.search(rf"^  {target} ", done.stdout, re.MULTILINE)

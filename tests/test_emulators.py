@@ -1,0 +1,160 @@
+"""The ALE's C++ path against the readable wrappers; lives, cuts, ends and scores."""
+
+import numpy as np
+import pytest
+
+from atari_dqn import config, emulators, wrappers
+from atari_dqn.errors import UserError
+from atari_dqn.games import atari_games, atari_name
+from atari_dqn.replay import CUT, ORDINARY, TERMINAL
+
+
+def atari(*overrides: str) -> config.Env:
+    return config.to_train_config(config.compose("train", list(overrides))).env
+
+
+@pytest.mark.parametrize("game", ["Pong", "Breakout", "Seaquest", "MsPacman", "Qbert"])
+def test_cpp_frames_equal_the_wrappers(game):
+    """Same seeds, same actions, 1200 agent steps: equal frames, rewards, ends and stacks."""
+    env = atari(f"env.game={game}", "env.noop_max=0", "env.terminal_on_life_loss=false", "env.max_frames=2000")
+    envs = emulators.make(env, 1)
+    oracle = wrappers.atari(game, noop_max=0, max_frames=2000)
+    rng = np.random.default_rng(5)
+    frames = envs.reset([7])
+    stack, _ = oracle.reset(seed=7)
+    assert (frames[0] == stack[-1]).all() and (stack[:-1] == 0).all()
+    rewards, over, ends = 0.0, False, 0
+    for _ in range(1200):
+        action = int(rng.integers(len(envs.actions)))
+        envs.send(np.array([action]))
+        turn = envs.recv()
+        if over:  # the step after an end only shows the next game
+            stack, _ = oracle.reset()
+            over = False
+            assert turn.rewards[0] == 0 and turn.flags[0] == ORDINARY
+        else:
+            stack, reward, terminated, truncated, _ = oracle.step(action)
+            over = terminated or truncated
+            assert turn.rewards[0] == reward
+            assert turn.flags[0] == (TERMINAL if terminated else CUT if truncated else ORDINARY)
+            rewards += abs(reward)
+            ends += over
+        if not over or turn.flags[0] == CUT:  # (at game over the C++ path repeats the frame before; nothing reads it)
+            assert (turn.frames[0] == stack[-1]).all()
+    assert ends >= 2 and rewards > 0
+    envs.close()
+    oracle.close()
+
+
+def test_a_breakout_game_has_five_lives_and_one_score():
+    envs = emulators.make(atari("env.game=Breakout"), 2)
+    envs.reset([1, 2])
+    rng = np.random.default_rng(0)
+    lives_lost, rewards, games = np.zeros(2, int), np.zeros(2), []
+    while len(games) < 4:
+        envs.send(rng.integers(4, size=2))
+        turn = envs.recv()
+        rewards += turn.rewards
+        lives_lost += turn.flags == TERMINAL
+        for game in turn.games:
+            assert game.score == rewards[game.env] and lives_lost[game.env] == 5
+            assert game.length_frames > 400
+            rewards[game.env], lives_lost[game.env] = 0, 0
+            games.append(game)
+    assert any(game.score > 0 for game in games)
+    envs.close()
+
+
+@pytest.mark.parametrize("life_loss", ["true", "false"])
+def test_pong_and_adventure_end_where_the_emulator_starts_anew(life_loss):
+    """Pong counts no lives; Adventure can end without losing one."""
+    for game, steps in (("Pong", 2500), ("Adventure", 1500)):
+        envs = emulators.make(atari(f"env.game={game}", f"env.terminal_on_life_loss={life_loss}"), 4)
+        envs.reset([1, 2, 3, 4])
+        rng = np.random.default_rng(0)
+        ended, restarts, frame = 0, 0, np.zeros(4)
+        for _ in range(steps):
+            envs.send(rng.integers(len(envs.actions), size=4))
+            frames, _, terminated, truncated, info = envs._envs.recv()
+            envs._envs.recv = lambda answer=(frames, _, terminated, truncated, info): answer
+            ended += len(envs.recv().games)
+            del envs._envs.recv
+            restarts += int((info["episode_frame_number"] < frame).sum())
+            frame = info["episode_frame_number"].copy()
+        assert ended >= restarts > (game == "Pong") * 2 and ended - restarts <= 4
+        envs.close()
+
+
+def test_cut_games_are_flagged_as_cut_and_counted():
+    envs = emulators.make(atari("env.game=Pong", "env.max_frames=400"), 3)
+    envs.reset([1, 2, 3])
+    for step in range(1, 202):
+        envs.send(np.zeros(3, np.int64))
+        turn = envs.recv()
+        assert (turn.flags == (CUT if step % 101 == 100 else ORDINARY)).all()  # step 101 shows the next game
+        assert [g.length_frames for g in turn.games] == ([400] * 3 if step % 101 == 100 else [])
+    envs.close()
+
+
+def test_no_stickiness_unless_asked():
+    """Two games with equal seeds stay equal; with stickiness, other seeds diverge from them."""
+
+    def play(probability: float, seed: int) -> np.ndarray:
+        envs = emulators.make(
+            atari("env.game=Breakout", f"env.repeat_action_probability={probability}", "env.noop_max=0"), 1
+        )
+        frames, rng = [envs.reset([seed])], np.random.default_rng(0)
+        for _ in range(150):
+            envs.send(rng.integers(4, size=1))
+            frames.append(envs.recv().frames)
+        envs.close()
+        return np.array(frames)
+
+    assert (play(0, 1) == play(0, 2)).all()
+    assert (play(0.25, 1) == play(0.25, 1)).all()
+    assert (play(0.25, 1) != play(0.25, 2)).any()
+
+
+def test_noop_starts_are_0_to_29_frames():
+    envs = emulators.make(atari("env.game=Breakout"), 16)
+    envs.reset(list(range(16)))
+    starts: set[int] = set()
+    for seeds in range(6):
+        envs._envs.reset(seed=np.arange(seeds * 16, seeds * 16 + 16))
+        envs.send(np.zeros(16, np.int64))
+        info = envs._envs.recv()[4]
+        starts |= set((info["frame_number"] - 4).tolist())
+    envs.close()
+    assert min(starts) >= 0 and max(starts) <= 29
+
+
+def test_cartpole_counts_whole_games_and_bootstraps_from_the_time_limit():
+    env = config.to_train_config(config.compose("train", ["env=cartpole"])).env
+    envs = emulators.make(env, 2)
+    frames = envs.reset([1, 2])
+    assert frames.shape == (2, 4) and frames.dtype == np.float32
+    games, cuts = [], 0
+    for _ in range(1100):  # pushing against the pole's fall balances it for the whole 500 steps
+        angle, speed = frames[:, 2], frames[:, 3]
+        envs.send((angle + 0.5 * speed > 0).astype(np.int64))
+        turn = envs.recv()
+        frames, cuts = turn.frames, cuts + int((turn.flags == CUT).sum())
+        games += turn.games
+    assert [(g.score, g.length_frames) for g in games] == [(500, 500)] * 4 and cuts == 4
+    envs.close()
+
+
+def test_any_case_of_any_game_is_understood():
+    assert len(atari_games()) > 100
+    for typed in ("Breakout", "breakout", "BREAKOUT", "ALE/Breakout-v5", "BreakoutNoFrameskip-v4"):
+        assert atari_name(typed) == "Breakout"
+    assert atari_name("ms_pacman") == atari_name("mspacman") == "MsPacman"
+    with pytest.raises(UserError, match=r"did you mean Breakout\?"):
+        atari_name("Breakot")
+    with pytest.raises(UserError, match="no Atari game"):
+        atari_name("Doom")
+
+
+def test_action_meanings():
+    assert emulators.atari_actions("Breakout", False) == ("NOOP", "FIRE", "RIGHT", "LEFT")
+    assert len(emulators.atari_actions("Breakout", True)) == 18

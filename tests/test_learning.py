@@ -1,0 +1,162 @@
+"""Targets, optimisers, the network, the schedule of the loop; and probes whose optimum is known."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from conftest import small_run
+from probes import Chain, Memory
+
+from atari_dqn import networks, targets
+from atari_dqn.agent import epsilon_greedy
+from atari_dqn.config import Exploration
+from atari_dqn.optimizers import NatureRMSProp
+from atari_dqn.training import due, epsilon_at, play_and_learn
+
+
+def test_dqn_target_by_hand():
+    r_t = torch.tensor([1.0, -1.0, 0.5])
+    discount_t = torch.tensor([0.9, 0.0, 0.81])  # going on, terminal, a two-step transition
+    q_target_t = torch.tensor([[2.0, 3.0], [50.0, 60.0], [-1.0, -2.0]])
+    assert targets.dqn(r_t, discount_t, q_target_t).tolist() == pytest.approx([3.7, -1.0, -0.31])
+
+
+def test_huber_gradient_is_the_clipped_error():
+    q = torch.tensor([0.0, 0.0, 0.0, 0.0], requires_grad=True)
+    targets.loss("huber", "sum", q, torch.tensor([0.3, -0.4, 5.0, -7.0])).backward()
+    assert q.grad.tolist() == pytest.approx([-0.3, 0.4, -1.0, 1.0])  # not divided by the batch
+
+
+def test_nature_rmsprop_equals_a_numpy_transcription():
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=(5, 3)).astype(np.float32)
+    parameter = torch.nn.Parameter(torch.from_numpy(w.copy()))
+    optimizer = NatureRMSProp([parameter], lr=2.5e-4, decay=0.95, eps=0.01)
+    g, v, w = np.zeros((5, 3)), np.zeros((5, 3)), w.astype(np.float64)
+    for scale in [1, 1e-4, 30, 0, 1, 1, 0.1, 5, 1, 1]:
+        dw = rng.normal(size=(5, 3)) * scale
+        parameter.grad = torch.from_numpy(dw.astype(np.float32))
+        optimizer.step()
+        g = 0.95 * g + 0.05 * dw
+        v = 0.95 * v + 0.05 * dw**2
+        w -= 2.5e-4 * dw / np.sqrt(v - g**2 + 0.01)
+    np.testing.assert_allclose(parameter.detach().numpy(), w, rtol=1e-5, atol=1e-7)
+
+
+def test_nature_rmsprop_survives_equal_gradients():
+    """v - g^2 tends to 0 and rounding takes it below."""
+    parameter = torch.nn.Parameter(torch.zeros(100))
+    optimizer = NatureRMSProp([parameter], eps=1e-12)
+    for _ in range(2000):
+        parameter.grad = torch.full((100,), 1234.567)
+        optimizer.step()
+    assert torch.isfinite(parameter).all()
+
+
+def test_nature_network_has_the_papers_shape():
+    network = networks.build("nature_cnn", [], (84, 84), 4, 18)
+    assert [tuple(p.shape) for p in network.parameters() if p.ndim > 1] == [
+        (32, 4, 8, 8), (64, 32, 4, 4), (64, 64, 3, 3), (512, 3136), (18, 512),
+    ]  # fmt: skip
+    states = torch.randint(0, 256, (3, 4, 84, 84), dtype=torch.uint8)
+    plain = torch.nn.functional.relu(network.convolutions[0](states.float() / 255))
+    for layer in list(network.convolutions)[2:]:
+        plain = layer(plain)
+    torch.testing.assert_close(network(states), network.head(plain.flatten(1)))
+
+
+def test_epsilon_is_drawn_for_each_game_apart():
+    q_values = torch.zeros(4000, 4)
+    q_values[:, 2] = 1
+    actions = epsilon_greedy(q_values, 0.4, torch.Generator().manual_seed(0))
+    shares = torch.bincount(actions, minlength=4) / 4000
+    assert shares.tolist() == pytest.approx([0.1, 0.1, 0.7, 0.1], abs=0.03)
+    q_values[:, 3] = -torch.inf  # not available: never chosen
+    assert 3 not in epsilon_greedy(q_values, 1.0, torch.Generator().manual_seed(0))
+
+
+def test_epsilon_schedule():
+    nature = Exploration(start=1.0, end=0.1, decay_steps=1_000_000)
+    at = [epsilon_at(step, 50_000, nature) for step in (0, 50_000, 550_000, 1_050_000, 50_000_000)]
+    assert at == pytest.approx([1.0, 1.0, 0.55, 0.1, 0.1])
+
+
+@pytest.mark.parametrize("num_envs", [1, 3, 8, 10])
+def test_updates_and_target_copies_are_due_by_agent_steps_whatever_the_number_of_games(num_envs):
+    for every in (1, 4, 100):
+        turns = [due(every, step, step + num_envs) for step in range(0, 1200, num_envs)]
+        assert list(itertools.accumulate(turns)) == [(i + 1) * num_envs // every for i in range(len(turns))]
+
+
+def test_the_target_network_is_copied_on_the_exact_step(tmp_path):
+    run = small_run(
+        tmp_path / "run", "env=cartpole", "num_envs=2", "total_steps=1_000", "replay.warmup_steps=100",
+        "update.target_period_steps=150", "update.period_steps=4", "agent.n_step=1",
+    )  # fmt: skip
+    loop = play_and_learn(run.emulators, run.replay, run.agent, run.config, run.explore, run.draw, [1, 2])
+    before, copied_at, updates = flat(run.agent.target).clone(), [], {}
+    for record in loop:
+        target = flat(run.agent.target)
+        if not torch.equal(target, before):
+            copied_at.append(record.agent_steps)
+            assert torch.equal(target, flat(run.agent.online))
+            before = target.clone()
+        updates[record.agent_steps] = record.updates
+    assert copied_at == [150, 300, 450, 600, 750, 900]
+    # No update before the memory holds 100 steps; then one in 4, whatever the number of games.
+    assert updates[100] == 0 and updates[104] == 1 and updates[1000] == (1000 - 100) // 4
+    assert run.agent.target.training is True and not any(p.requires_grad for p in run.agent.target.parameters())
+
+
+def q_table(run, states: np.ndarray) -> np.ndarray:
+    return run.agent.online(torch.from_numpy(states)).detach().numpy()
+
+
+def test_chain_values_equal_the_table(tmp_path):
+    discount = 0.8
+    run = small_run(
+        tmp_path / "run", "env=gymnasium", "env.game=Probe/Chain-v0", "num_envs=4", "total_steps=16_000",
+        "replay.warmup_steps=500", "replay.capacity=8_000", "update.period_steps=4", "update.target_period_steps=100",
+        f"agent.discount={discount}", "exploration.end=0.6", "exploration.decay_steps=1_000",
+        "optimizer.learning_rate=2e-3", "network.hidden=[32]", "evaluation.episodes=2", "seed=3",
+    )  # fmt: skip
+    run.go()
+    learnt = q_table(run, np.eye(Chain.ROOMS, dtype=np.float32)[:, None])
+    optimal = Chain.optimal_values(discount)
+    np.testing.assert_allclose(learnt, optimal, atol=0.04)
+
+
+def test_memory_probe_is_learnt_from_pixels(tmp_path):
+    run = small_run(
+        tmp_path / "run", "env=gymnasium", "env.game=Probe/Memory-v0", "network=nature_cnn", "env.frame_stack=2",
+        "num_envs=4", "total_steps=3_000", "replay.warmup_steps=200", "replay.capacity=4_000", "agent.discount=0.9",
+        "update.target_period_steps=100", "exploration.decay_steps=500", "exploration.end=0.5",
+        "optimizer.learning_rate=3e-4", "evaluation.episodes=20",
+    )  # fmt: skip
+    run.go()
+    blank, left, right = (Memory.picture(side) for side in (None, 0, 1))
+    empty = np.zeros_like(blank)
+    values = q_table(run, np.array([[left, blank], [right, blank], [empty, left], [empty, right]]))
+    # The optimum: the right answer is worth 1, the wrong one -1; the bar before it 0.9, whatever is pressed.
+    np.testing.assert_allclose(values, [[1, -1], [-1, 1], [0.9, 0.9], [0.9, 0.9]], atol=0.15)
+    assert run.best_score == 1.0  # all games of the evaluation
+
+
+def flat(network: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
+
+
+def weights(folder, *overrides: str) -> torch.Tensor:
+    run = small_run(
+        folder, "env.game=Pong", "total_steps=1_600", "replay.warmup_steps=800", "evaluation.episodes=1",
+        "protocol.max_frames=400", *overrides,
+    )  # fmt: skip
+    run.go()
+    return flat(run.agent.online)
+
+
+def test_one_seed_one_result_to_the_bit(tmp_path):
+    first, again = weights(tmp_path / "a", "seed=1"), weights(tmp_path / "b", "seed=1")
+    assert torch.equal(first, again)
+    assert not torch.equal(first, weights(tmp_path / "c", "seed=2"))

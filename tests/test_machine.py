@@ -1,0 +1,63 @@
+"""Memory: what is there, what a container leaves, and refusing in time."""
+
+import re
+
+import pytest
+import torch
+
+from atari_dqn import machine, scores, trackers
+from atari_dqn.config import Goal
+from atari_dqn.emulators import Game
+from atari_dqn.errors import UserError
+
+
+def test_a_replay_that_cannot_fit_names_the_largest_that_does(monkeypatch):
+    monkeypatch.setattr(machine, "available_memory", lambda device: 4_000_000_000)
+    with pytest.raises(UserError, match=r"takes 7\.06 GB, but only 4\.00 GB") as refusal:
+        machine.check_replay_fits(1_000_000, 7_062, torch.device("cpu"))
+    largest = int(re.search(r"REPLAY=(\d+)", str(refusal.value))[1])
+    assert largest == 420_000  # 3 GB / 7062, to two digits
+    assert "420,000" in machine.check_replay_fits(largest, 7_062, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_containers_limit_counts(tmp_path, version):
+    folder, limit, used, cache = {
+        1: (tmp_path / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        2: (tmp_path, "memory.max", "memory.current", "inactive_file"),
+    }[version]
+    assert machine.cgroup_headroom(tmp_path) is None
+    folder.mkdir(exist_ok=True)
+    (folder / limit).write_text("8000000000\n")
+    (folder / used).write_text("3000000000\n")
+    (folder / "memory.stat").write_text(f"anon 5\n{cache} 1000000000\n")
+    assert machine.cgroup_headroom(tmp_path) == 6_000_000_000
+    (folder / limit).write_text("max\n" if version == 2 else f"{2**63 - 4096}\n")
+    assert machine.cgroup_headroom(tmp_path) is None
+
+
+def test_human_normalised_scores():
+    assert len(scores.random_and_human()) == 57
+    assert scores.human_normalised("Breakout", 1.7) == 0 and scores.human_normalised("Breakout", 30.5) == 1
+    assert scores.human_normalised("CartPole-v1", 500) is None
+
+
+def test_goals_need_consecutive_games_and_are_told_once():
+    goals = trackers.Goals([Goal(score=10, games=3, note="ten"), Goal(score=20, games=2, note="twenty", stop=True)])
+    told = [
+        [goal.note for goal, _ in goals.add(Game(0, score, 1, False))] for score in (30, 9, 9, 0, 10, 20, 20, 20, 20)
+    ]
+    assert told == [[], [], ["ten"], [], [], [], ["twenty"], [], []]
+
+
+def test_a_failing_tracker_is_told_once_and_stops_nothing():
+    class Failing(trackers.Tracker):
+        def metrics(self, row):
+            raise ConnectionError("no network")
+
+    said = []
+    tracker = trackers.Guarded("W&B", Failing, said.append)
+    for _ in range(3):
+        tracker.metrics({})
+    tracker.close()
+    assert len(said) == 1 and "W&B failed" in said[0] and "no network" in said[0]
