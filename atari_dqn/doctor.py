@@ -121,7 +121,9 @@ def wandb() -> Finding:
 
 
 def display() -> Finding:
-    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+    from atari_dqn.video import has_display
+
+    if not has_display():
         return WARN, "none, so no `make watch`; `make video` needs none"
     return GOOD, "there"
 

@@ -191,7 +191,6 @@ def table(result: dict[str, Any]) -> Table:
     view = Table(
         title=f"{result['game']}: {numbers['episodes']} games, "
         f"protocol {protocol['name']} (epsilon {protocol['epsilon']:g})",
-        caption=f"human-normalised by {scores.SOURCE}" if numbers["human_normalised"] is not None else None,
     )
     for column in ("mean", "sd", "median", "min", "max", "human-normalised"):
         view.add_column(column, justify="right")
@@ -206,6 +205,8 @@ def table(result: dict[str, Any]) -> Table:
 def report(result: dict[str, Any], output: Path, console: Console) -> None:
     """Print the table and what a reader must know beside it; write the JSON."""
     console.print(table(result))
+    if result["summary"]["human_normalised"] is not None:
+        console.print(f"human-normalised: {scores.SOURCE}", soft_wrap=True)
     for key, text in (
         ("actions_not_in_game", "learnt actions that this game has not, never chosen"),
         ("actions_never_learnt", "actions of this game that were never learnt, never played"),

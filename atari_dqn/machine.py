@@ -58,8 +58,8 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def gigabytes(number: float) -> str:
-    return f"{number / 1e9:.2f} GB"
+def memory_size(number: float) -> str:
+    return f"{number / 1e9:.2f} GB" if number > 1e8 else f"{number / 1e6:.1f} MB"
 
 
 def check_replay_fits(steps: int, bytes_per_step: int, device: torch.device) -> str:
@@ -75,7 +75,8 @@ def check_replay_fits(steps: int, bytes_per_step: int, device: torch.device) -> 
         fits = fits // unit * unit
         remedy = f"the largest that fits is replay.capacity={fits} (REPLAY={fits})" if fits else "free some memory"
         raise UserError(
-            f"a replay of {steps:,} agent steps takes {gigabytes(needed)}, but only {gigabytes(available)} of memory "
-            f"is available on {device} and 1 GB is kept for the rest; {remedy}"
+            f"a replay of {steps:,} agent steps takes {memory_size(needed)}, but only {memory_size(available)} "
+            f"of memory is available on {device} and 1 GB is kept for the rest; {remedy}"
         )
-    return f"replay: {steps:,} agent steps take {gigabytes(needed)} of the {gigabytes(available)} available on {device}"
+    there = f"{memory_size(available)} available on {device}"
+    return f"replay: {steps:,} agent steps take {memory_size(needed)} of the {there}"

@@ -65,6 +65,11 @@ class Mp4(Screen):
             self._temporary.unlink(missing_ok=True)
 
 
+def has_display() -> bool:
+    """Whether a window could be opened; only on Linux is the answer sometimes no."""
+    return not sys.platform.startswith("linux") or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
+
+
 def enlarge(picture: np.ndarray) -> np.ndarray:
     """Small screens twice as large, and even sizes, which H.264 needs."""
     if picture.shape[0] < 300:
@@ -87,6 +92,9 @@ def single_game(env: Env, on_frame: Callable[[], None] | None) -> gymnasium.Env:
             render_mode="rgb_array",
             on_frame=on_frame,
         )
+    if not has_display():  # SDL would look for one, and complain
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+        os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
     game = emulators.make_single(env, on_frame, render_mode="rgb_array")
     return gymnasium.wrappers.FrameStackObservation(game, env.frame_stack, padding_type="zero")
 
@@ -136,7 +144,7 @@ class Window(Screen):
         self._pygame, self._title, self.closed = pygame, title, False
         self._surface: Any = None
         remedy = "`make video CKPT=...` writes an mp4 instead"
-        if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        if not has_display():
             raise UserError(f"there is no display to open a window on; {remedy}")
         try:
             pygame.display.init()
