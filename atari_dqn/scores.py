@@ -4,7 +4,7 @@ import csv
 import functools
 import importlib.resources
 
-SOURCE = "random and human scores of Wang et al. 2016, Table 2 (57 games, no-op starts)"
+SOURCE = "Wang et al. 2016, Table 2 (57 games, no-op starts)"
 
 
 @functools.cache

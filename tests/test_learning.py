@@ -66,6 +66,14 @@ def test_nature_network_has_the_papers_shape():
     torch.testing.assert_close(network(states), network.head(plain.flatten(1)))
 
 
+@pytest.mark.parametrize("stack", [1, 4])
+def test_scaled_states_are_the_plain_ones(stack):
+    states = torch.randint(0, 256, (5, stack, 84, 84), dtype=torch.uint8)
+    scaled = networks.scaled(states)
+    assert scaled.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(scaled, states.float() * (1 / 255))
+
+
 def test_epsilon_is_drawn_for_each_game_apart():
     q_values = torch.zeros(4000, 4)
     q_values[:, 2] = 1
