@@ -206,7 +206,7 @@ def report(result: dict[str, Any], output: Path, console: Console) -> None:
     """Print the table and what a reader must know beside it; write the JSON."""
     console.print(table(result))
     if result["summary"]["human_normalised"] is not None:
-        console.print(f"human-normalised: random and human of {scores.SOURCE}", soft_wrap=True)
+        console.print(f"human-normalised by {scores.SOURCE}", soft_wrap=True)
     for key, text in (
         ("actions_not_in_game", "learnt actions that this game has not, never chosen"),
         ("actions_never_learnt", "actions of this game that were never learnt, never played"),
