@@ -41,26 +41,41 @@ def _asked(composed: Any) -> "tuple[config.PlayConfig, Checkpoint, config.Protoc
     return asked, checkpoint, asked.protocol or checkpoint.config.protocol
 
 
+def _output(asked: str | None, default: Path) -> Path:
+    """Where a result goes; raises UserError before the work is done, not after, where it cannot be written."""
+    path = Path(asked) if asked else default
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {path.parent}: {error.strerror}; set output=PATH") from None
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UserError(f"cannot write to {path}; set output=PATH to a file in a folder of yours")
+    return path
+
+
 def evaluate(composed: Any) -> None:
     from rich.console import Console
 
     from atari_dqn import evaluation
 
     asked, checkpoint, protocol = _asked(composed)
+    env, player = evaluation.seat(checkpoint, protocol, asked.env.game)
+    name = f"{checkpoint.path.stem}-{env.game.replace('/', '-')}-{protocol.name}.json"
+    output = _output(asked.output, checkpoint.path.parent / name)
     console = Console(highlight=False)
     episodes = asked.evaluation.episodes
     with console.status("") as status:
         result = evaluation.evaluate(
             checkpoint,
             protocol,
-            asked.env.game,
+            env,
+            player,
             episodes,
             asked.evaluation.num_envs,
             asked.seed,
             lambda games: status.update(f"{len(games)} of {episodes} games played, the last one {games[-1].score:g}"),
         )
-    name = f"{checkpoint.path.stem}-{result['game'].replace('/', '-')}-{protocol.name}.json"
-    evaluation.report(result, Path(asked.output) if asked.output else checkpoint.path.parent / name, console)
+    evaluation.report(result, output, console)
 
 
 def video(composed: Any) -> None:
@@ -72,7 +87,7 @@ def video(composed: Any) -> None:
     folder = checkpoint.path.parent
     folder = folder.parent / "videos" if folder.name == "checkpoints" else folder
     name = f"{checkpoint.path.stem}-{env.game.replace('/', '-')}-seed{asked.seed}.mp4"
-    output = Path(asked.output) if asked.output else folder / name
+    output = _output(asked.output, folder / name)
     score, seconds = videos.film(player, env, protocol.epsilon, asked.seed, output, asked.max_seconds)
     print(f"{env.game}: score {score:g} in {seconds:.1f} seconds of play; written: {output}")
 

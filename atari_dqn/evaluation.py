@@ -145,14 +145,14 @@ def summary(game: str, results: Sequence[float]) -> dict[str, Any]:
 def evaluate(
     checkpoint: Checkpoint,
     protocol: Protocol,
-    game: str | None,
+    env: Env,
+    player: Player,
     episodes: int,
     num_envs: int,
     seed: int,
     on_game: Callable[[list[Game]], None] = lambda games: None,
 ) -> dict[str, Any]:
-    """Evaluate a checkpoint; everything that another needs to judge or repeat the numbers, as plain data."""
-    env, player = seat(checkpoint, protocol, game)
+    """Evaluate a checkpoint, seated by `seat`; all that another needs to judge or repeat the numbers, as plain data."""
     started = time.perf_counter()
     played = play(player, env, protocol.epsilon, episodes, num_envs, seed, on_game)
     return {
@@ -216,7 +216,6 @@ def report(result: dict[str, Any], output: Path, console: Console) -> None:
     if result["cut_off"]:
         frames = result["protocol"]["max_frames"]
         console.print(f"{result['cut_off']} games were cut off at {frames:,} frames and count with their score so far")
-    output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.with_name(f".{output.name}.tmp")
     temporary.write_text(json.dumps(result, indent=1) + "\n")
     temporary.replace(output)

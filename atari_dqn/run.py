@@ -345,8 +345,8 @@ def find_run(config: TrainConfig) -> Path | None:
     return None
 
 
-def resumed_config(folder: Path, overrides: list[str]) -> TrainConfig:
-    """The run's own config.yaml with what may be changed on top."""
+def resumed_config(folder: Path, overrides: list[str], strict: bool) -> TrainConfig:
+    """The run's own config.yaml with what may be changed on top; other changes are refused, or ignored if not strict."""
     try:
         saved = omegaconf.OmegaConf.load(folder / "config.yaml")
         for override in OverridesParser.create().parse_overrides(overrides):
@@ -354,6 +354,8 @@ def resumed_config(folder: Path, overrides: list[str]) -> TrainConfig:
             if key in ("resume", "run_dir"):
                 continue
             if key.split(".")[0] not in RESUMABLE:
+                if not strict:
+                    continue
                 raise UserError(f"{key} cannot be changed when a run goes on; only {', '.join(RESUMABLE)} can")
             omegaconf.OmegaConf.update(saved, key, override.value())
         return to_train_config(saved)
@@ -366,8 +368,7 @@ def train(config: TrainConfig, overrides: list[str]) -> None:
     console = Console(highlight=False)
     folder = find_run(config) if config.resume else None
     if folder:
-        given = overrides if config.resume != "auto" else []
-        config = resumed_config(folder, given)
+        config = resumed_config(folder, overrides, strict=config.resume != "auto")
         checkpoint = Checkpoint(folder / "checkpoints" / "latest.pt")
         if checkpoint.agent_steps >= config.total_steps:
             console.print(

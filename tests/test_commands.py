@@ -287,6 +287,8 @@ WRONG = [
     (["evaluate", GOOD, "evaluation.episodes=0"], "must be at least 1"),
     (["evaluate", GOOD, "protocol=machad"], "no such protocol"),
     (["video", GOOD, "env.game=CartPole"], "no Atari game is called 'CartPole'"),
+    (["evaluate", GOOD, "output=/proc/here/e.json"], "cannot make the folder /proc/here"),
+    (["video", GOOD, "output=/"], "cannot write to /"),
     (["trian"], "did you mean train?"),
 ]
 
