@@ -23,7 +23,7 @@ PLAY = $(if $(CKPT),'checkpoint=$(CKPT)',$(error CKPT=... is missing: a .pt file
 	$(if $(filter command line environment,$(origin GAME)),'env.game=$(GAME)') $(if $(PROTOCOL),'protocol=$(PROTOCOL)') \
 	$(if $(SEED),'seed=$(SEED)') $(if $(EPISODES),'evaluation.episodes=$(EPISODES)')
 
-.PHONY: help setup doctor train resume evaluate video watch test check clean lock
+.PHONY: help setup doctor games train resume evaluate video watch test check clean lock
 
 help:  ## this list
 	@echo 'make TARGET VARIABLE=value ...'
@@ -55,6 +55,9 @@ setup: $(READY)  ## make .venv with the locked versions (the other targets do th
 
 doctor: $(READY)  ## say what is wrong with this machine, if anything
 	@$(RUN_PYTHON) doctor
+
+games: $(READY)  ## list the games that GAME can name
+	@$(RUN_PYTHON) games
 
 train: $(READY)  ## learn GAME; SEED, PRESET, STEPS, REPLAY, WANDB, ARGS
 	@$(RUN_PYTHON) train $(ENV) $(TRAIN) $(ARGS)

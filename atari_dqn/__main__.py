@@ -5,6 +5,7 @@ Commands:
   evaluate   play whole games with a checkpoint and count the score
   video      film a game that a checkpoint plays
   watch      show a checkpoint's games in a window
+  games      list the games that can be learnt
   doctor     say what is wrong with this machine, if anything
 
 `python -m atari_dqn COMMAND --cfg job` prints a command's settings; conf/ explains them.
@@ -25,20 +26,20 @@ if TYPE_CHECKING:  # the real imports are slow, and wait until a command needs t
 
 
 def train(composed: Any) -> None:
-    from atari_dqn import config, run
+    from atari_dqn import launch, settings
 
-    run.train(config.to_train_config(composed), config.task_overrides())
+    launch.train(settings.to_train_config(composed), settings.task_overrides())
 
 
 def _asked(composed: Any) -> "tuple[config.PlayConfig, Checkpoint, config.Protocol]":
     """What evaluate, video and watch share: the checked request, its checkpoint, its protocol."""
-    from atari_dqn import checkpoints, config, machine, networks
+    from atari_dqn import checkpoints, machine, networks, settings
 
-    asked = config.to_play_config(composed)
+    asked = settings.to_play_config(composed)
     device = machine.choose_device(asked.device)
     checkpoint = checkpoints.Checkpoint(checkpoints.find(asked.checkpoint), device)
     networks.set_threads(checkpoint.config.network.name)
-    return asked, checkpoint, asked.protocol or checkpoint.config.protocol
+    return asked, checkpoint, settings.merge_protocol(asked.protocol, checkpoint.config.protocol)
 
 
 def _output(asked: str | None, default: Path) -> Path:
@@ -73,7 +74,9 @@ def evaluate(composed: Any) -> None:
             episodes,
             asked.evaluation.num_envs,
             asked.seed,
-            lambda games: status.update(f"{len(games)} of {episodes} games played, the last one {games[-1].score:g}"),
+            lambda games: status.update(
+                f"{len(games)} of {episodes} games played, the last one {games[-1].score:.10g}"
+            ),
         )
     evaluation.report(result, output, console)
 
@@ -89,7 +92,7 @@ def video(composed: Any) -> None:
     name = f"{checkpoint.path.stem}-{env.game.replace('/', '-')}-seed{asked.seed}.mp4"
     output = _output(asked.output, folder / name)
     score, seconds = videos.film(player, env, protocol.epsilon, asked.seed, output, asked.max_seconds)
-    print(f"{env.game}: score {score:g} in {seconds:.1f} seconds of play; written: {output}")
+    print(f"{env.game}: score {score:.10g} in {seconds:.1f} seconds of play; written: {output}")
 
 
 def watch(composed: Any) -> None:
@@ -114,9 +117,9 @@ def hydra_command(command: str, words: list[str]) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from atari_dqn import config
+    from atari_dqn import config, settings
 
-    words = [config.plain_numbers(word) for word in words]
+    words = [settings.as_hydra_reads(word) for word in words]
     for word in words:
         if word.startswith("-") and word.split("=")[0] not in HYDRA_OPTIONS:
             raise UserError(f"unknown option {word!r}; settings are written key=value, e.g. seed=2")
@@ -129,7 +132,7 @@ def hydra_command(command: str, words: list[str]) -> int:
     try:
         hydra.main(config_path=str(config.conf_dir()), config_name=command, version_base="1.3")(job)()
     except (HydraException, OmegaConfBaseException) as error:
-        raise config.explain(command, words, error) from None
+        raise settings.explain(command, words, error) from None
     except SystemExit as exit_:  # argparse, for --help and for options that Hydra does not have
         return 2 if exit_.code else 0
     return max(codes)
@@ -150,6 +153,17 @@ def guarded(action: Callable[[], Any]) -> int:
     except KeyboardInterrupt:
         print("atari_dqn: interrupted", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # whoever read our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if os.environ.get("ATARI_DQN_TRACEBACK"):
+            traceback.print_exception(error)
+        text = " ".join(str(error).split())[:300]
+        print(
+            f"atari_dqn: unforeseen {type(error).__name__}: {text} (ATARI_DQN_TRACEBACK=1 shows where)", file=sys.stderr
+        )
+        return 1
     return 0
 
 
@@ -167,7 +181,11 @@ def main(words: list[str] | None = None) -> int:
     codes = [0]
 
     def action() -> None:
-        if command == "doctor":
+        if command == "games":
+            from atari_dqn.games import atari_games
+
+            print("CartPole", *sorted(atari_games()), sep="\n")
+        elif command == "doctor":
             from atari_dqn import doctor
 
             codes.append(doctor.main())
@@ -176,7 +194,7 @@ def main(words: list[str] | None = None) -> int:
         else:
             from atari_dqn.games import suggest
 
-            raise UserError(f"no command is called {command!r}{suggest(command, [*COMMANDS, 'doctor'])}")
+            raise UserError(f"no command is called {command!r}{suggest(command, [*COMMANDS, 'doctor', 'games'])}")
 
     return max(guarded(action), *codes)
 

@@ -16,7 +16,7 @@ def epsilon_greedy(q_values: Tensor, epsilon: float, generator: torch.Generator)
     Actions whose value is -inf are not available and never chosen.
     """
     random = torch.rand(q_values.shape[0], generator=generator, device=q_values.device) < epsilon
-    available = (q_values > -torch.inf).float()
+    available = (q_values != -torch.inf).float()
     anything = torch.multinomial(available, 1, generator=generator).squeeze(1)
     return torch.where(random, anything, q_values.argmax(1))
 

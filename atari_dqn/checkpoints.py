@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from atari_dqn import config as configs
-from atari_dqn import networks
+from atari_dqn import networks, settings
 from atari_dqn.errors import UserError
 
 FORMAT = "atari_dqn checkpoint"
@@ -43,11 +42,13 @@ class Checkpoint:
         self.path = path
         self.content = _read(path)
         try:
-            self.config = configs.to_train_config(self.content["config"])
+            self.config = settings.to_train_config(self.content["config"])
             self.actions = tuple(str(name) for name in self.content["actions"])
             self.frame_shape = tuple(int(size) for size in self.content["frame_shape"])
-            self.frame_dtype = {"uint8": torch.uint8, "float32": torch.float32}[self.content["frame_dtype"]]
-            self.agent_steps, self.updates = int(self.content["agent_steps"]), int(self.content["updates"])
+            self.frame_dtype = str(self.content["frame_dtype"])
+            self.agent_steps = int(self.content["agent_steps"])
+            if len(set(self.actions)) < len(self.actions):
+                raise ValueError("its actions are not distinct")
             self.network = self._network().to(device)
         except UserError as error:
             raise UserError(f"{path} does not hold a usable checkpoint: {error}") from None

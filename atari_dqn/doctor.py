@@ -37,9 +37,9 @@ def emulator() -> Finding:
     import ale_py
     import numpy as np
 
-    from atari_dqn import config, emulators, games
+    from atari_dqn import emulators, games, settings
 
-    env = config.compose("train", []).env
+    env = settings.compose("train", []).env
     envs = emulators.make(env, 2)
     envs.reset([1, 2])
     envs.send(np.zeros(2, np.int64))
@@ -47,7 +47,10 @@ def emulator() -> Finding:
     envs.close()
     if frames.shape != (2, 84, 84) or not frames.any():
         return BAD, f"ale-py {ale_py.__version__} shows no picture; reinstall with `make clean setup`"
-    return GOOD, f"ale-py {ale_py.__version__} plays {env.game}; {len(games.atari_games())} games (listed below)"
+    return (
+        GOOD,
+        f"ale-py {ale_py.__version__} plays {env.game}; {len(games.atari_games())} games (`make games` lists them)",
+    )
 
 
 def roms() -> Finding:
@@ -89,17 +92,17 @@ def video() -> Finding:
 
 
 def replay() -> Finding:
-    from atari_dqn import config, machine
+    from atari_dqn import machine, settings
     from atari_dqn.errors import UserError
     from atari_dqn.replay import BYTES_BESIDE_FRAME
 
-    capacity = config.compose("train", []).replay.capacity
+    capacity = settings.compose("train", []).replay.capacity
     try:
         return GOOD, machine.check_replay_fits(
             capacity, 84 * 84 + BYTES_BESIDE_FRAME, machine.choose_device("auto")
         ).removeprefix("replay: ")
     except UserError as error:
-        return WARN, str(error)
+        return BAD, str(error)
 
 
 def disk() -> Finding:
@@ -157,10 +160,5 @@ def main() -> int:
         console.print(Text.assemble((f"{state:>4}", colour), f"  {name:<14}", lines[0]))
         for line in lines[1:]:
             console.print(Text(" " * 20 + line))
-    if not failed:
-        from atari_dqn.games import atari_games
-
-        console.print("\nGAME= can be CartPole, or, in any case:")
-        console.print(", ".join(sorted(atari_games())), style="dim")
     console.print("\nSomething is wrong; mend what is marked BAD." if failed else "\nThe main job can run here.")
     return int(failed)

@@ -124,6 +124,7 @@ class AtariEmulators(Emulators):
             use_fire_reset=False,
             autoreset_mode=AutoresetMode.NEXT_STEP,
         )
+        self._life_loss = env.terminal_on_life_loss
         self.num_envs, self._frame_skip, self._max_frames = num_envs, env.frame_skip, env.max_frames
         self.frame_shape = (env.screen_size, env.screen_size)
         self.frame_dtype = np.dtype(np.uint8)
@@ -144,9 +145,11 @@ class AtariEmulators(Emulators):
             frames, info = self._envs.reset(options={"reset_mask": self._cut})
             rewards, terminated = np.where(self._cut, 0, rewards), terminated & ~self._cut
         lives = info["lives"]
-        # `terminated` is a lost life too. It is the game's end where no life is left (Pong counts none), or where it
-        # came without the loss of one (Adventure).
-        over = terminated & ((lives == 0) | (lives >= self._lives))
+        over = terminated
+        if self._life_loss:
+            # Then it is a lost life too. It is the game's end where no life is left (Pong counts none), or where it
+            # came without the loss of one (Adventure).
+            over = terminated & ((lives == 0) | (lives >= self._lives))
         self._lives = lives.copy()
         self._cut = (self._scoreboard.step(rewards) >= self._max_frames) & ~over
         games = self._scoreboard.end(over | self._cut, self._cut)

@@ -62,8 +62,9 @@ def play(
     num_envs: int,
     seed: int,
     on_game: Callable[[list[Game]], None] = lambda games: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> list[Game]:
-    """Whole games, `episodes` in all, side by side.
+    """Whole games, `episodes` in all, side by side; fewer only if `stop` says so.
 
     Each emulator has its quota beforehand, so that short games are not counted more often than long ones. A game ends
     by itself or at env.max_frames, so this returns.
@@ -84,7 +85,7 @@ def play(
         generator = seeding.generator(history.device, seed, "evaluation actions")
         history.begin(torch.from_numpy(envs.reset(seeding.derive(seed, "evaluation games", count=num_envs))))
         played: list[Game] = []
-        while any(quota):
+        while any(quota) and not stop():
             actions = player.act(history.newest_stack(), epsilon, generator).cpu()
             envs.send(actions.numpy())
             turn = envs.recv()
@@ -102,7 +103,9 @@ def play(
 def environment(trained: Env, protocol: Protocol, game: str | None) -> Env:
     """The games to evaluate on: preprocessing as trained, starts and ends as the protocol says, lives ignored."""
     changes: dict[str, Any] = {"terminal_on_life_loss": False, "goals": []}
-    for key in ("repeat_action_probability", "noop_max", "max_frames"):
+    # Gymnasium's own environments know neither stickiness nor no-op starts.
+    keys = ("repeat_action_probability", "noop_max", "max_frames") if trained.kind == "atari" else ("max_frames",)
+    for key in keys:
         if getattr(protocol, key) is not None:
             changes[key] = getattr(protocol, key)
     if game is not None:
@@ -113,19 +116,16 @@ def environment(trained: Env, protocol: Protocol, game: str | None) -> Env:
     return dataclasses.replace(trained, **changes)
 
 
-def actions_of(env: Env) -> tuple[str, ...]:
-    """The meanings of a game's actions."""
-    if env.kind == "atari":
-        return emulators.atari_actions(env.game, env.full_action_space)
-    envs = emulators.make(env, 1)
-    envs.close()
-    return envs.actions
-
-
 def seat(checkpoint: Checkpoint, protocol: Protocol, game: str | None) -> tuple[Env, Player]:
     """A checkpoint's network at the controls of `game` (None: the one it learnt), under a protocol."""
     env = environment(checkpoint.config.env, protocol, game)
-    return env, Player(checkpoint.network, checkpoint.actions, actions_of(env))
+    envs = emulators.make(env, 1)
+    envs.close()
+    if (envs.frame_shape, envs.frame_dtype.name) != (checkpoint.frame_shape, checkpoint.frame_dtype):
+        raise UserError(
+            f"{checkpoint.path} learnt from frames {checkpoint.frame_shape}, not {env.game}'s {envs.frame_shape}"
+        )
+    return env, Player(checkpoint.network, checkpoint.actions, envs.actions)
 
 
 def summary(game: str, results: Sequence[float]) -> dict[str, Any]:

@@ -40,5 +40,5 @@ def atari_name(typed: str) -> str:
     for name in atari_games():
         if name.lower() == key:
             return name
-    hint = suggest(key, atari_games())
-    raise UserError(f"no Atari game is called {typed!r}{hint}; `make doctor` lists all {len(atari_games())}")
+    hint = suggest(key, [*atari_games(), "CartPole"])
+    raise UserError(f"no Atari game is called {typed!r}{hint}; `make games` lists all {len(atari_games())}")

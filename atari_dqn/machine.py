@@ -1,6 +1,7 @@
 """What this machine has: CPUs, memory, a device."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -8,27 +9,58 @@ import torch
 
 from atari_dqn.errors import UserError
 
-
-def cpus() -> int:
-    """CPUs that this process may use (a container's share, not the host's number)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+CGROUPS, OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
-def cgroup_headroom(root: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes that this process' control group may still take (a container's or a job's limit); None without a limit."""
-    for limit_file, used_file, cache_key in (
-        ("memory.max", "memory.current", "inactive_file"),  # version 2, then version 1
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
-    ):
+def limits(controller: str, version2: str, version1: str, root: Path, own: Path) -> Iterator[tuple[Path, str]]:
+    """Each (folder, limit) that a control group of this process or one above it sets: a container's, a job's."""
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in [*lines, "0::/", f"0:{controller}:/"]:
+        _, controllers, path = line.split(":", 2)
+        top, name = (root, version2) if not controllers else (root / controller, version1)
+        if controllers and controller not in controllers.split(","):
+            continue
+        folder = top / path.strip("/")
+        for group in (folder, *(f for f in folder.parents if f == top or top in f.parents)):
+            try:
+                yield group, (group / name).read_text().strip()
+            except OSError:
+                continue
+
+
+def cpus(root: Path = CGROUPS, own: Path = OWN) -> int:
+    """CPUs that this process may use: its affinity, or a container's smaller quota; never the host's number."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for folder, limit in limits("cpu", "cpu.max", "cpu.cfs_quota_us", root, own):
         try:
-            limit, used = (root / limit_file).read_text().strip(), int((root / used_file).read_text())
-            stat = dict(line.split() for line in (root / limit_file).with_name("memory.stat").read_text().splitlines())
+            quota, *period = limit.split()
+            microseconds = int(period[0] if period else (folder / "cpu.cfs_period_us").read_text())
+            if quota != "max" and int(quota) > 0:
+                count = min(count, max(1, int(quota) // microseconds))
         except (OSError, ValueError):
             continue
+    return count
+
+
+def cgroup_headroom(root: Path = CGROUPS, own: Path = OWN) -> int | None:
+    """Bytes that this process' control groups may still take; None without a limit."""
+    rooms = []
+    for folder, limit in limits("memory", "memory.max", "memory.limit_in_bytes", root, own):
         if limit == "max" or int(limit) > 1 << 60:
-            return None
-        return int(limit) - used + int(stat.get(cache_key, 0))  # file cache is given back when asked for
-    return None
+            continue
+        used, cache = ("memory.current", "inactive_file")
+        if not (folder / used).exists():
+            used, cache = ("memory.usage_in_bytes", "total_inactive_file")
+        try:
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            # File cache is given back when asked for.
+            rooms.append(int(limit) - int((folder / used).read_text()) + int(stat.get(cache, 0)))
+        except (OSError, ValueError):
+            continue
+    return min(rooms, default=None)
 
 
 def available_memory(device: torch.device) -> int:
@@ -62,10 +94,10 @@ def memory_size(number: float) -> str:
     return f"{number / 1e9:.2f} GB" if number > 1e8 else f"{number / 1e6:.1f} MB"
 
 
-def check_replay_fits(steps: int, bytes_per_step: int, device: torch.device) -> str:
+def check_replay_fits(steps: int, bytes_per_step: int, device: torch.device, least: int = 1) -> str:
     """A sentence on the memory that a replay of `steps` agent steps takes and what the machine has.
 
-    Raises UserError, naming the largest capacity that fits, where that is too little.
+    Raises UserError where that is too little, naming the largest capacity that fits if that is `least` steps or more.
     """
     needed, available = steps * bytes_per_step, available_memory(device)
     room = available - 1_000_000_000  # for networks, torch and emulators
@@ -73,7 +105,9 @@ def check_replay_fits(steps: int, bytes_per_step: int, device: torch.device) -> 
         fits = max(0, room // bytes_per_step)
         unit = 10 ** max(0, len(str(fits)) - 2)
         fits = fits // unit * unit
-        remedy = f"the largest that fits is replay.capacity={fits} (REPLAY={fits})" if fits else "free some memory"
+        remedy = (
+            f"the largest that fits is replay.capacity={fits} (REPLAY={fits})" if fits >= least else "free some memory"
+        )
         raise UserError(
             f"a replay of {steps:,} agent steps takes {memory_size(needed)}, but only {memory_size(available)} "
             f"of memory is available on {device} and 1 GB is kept for the rest; {remedy}"

@@ -11,7 +11,9 @@ from atari_dqn.machine import cpus
 
 
 def scaled(states: Tensor) -> Tensor:
-    """uint8 stacks [B, C, H, W] as floats from 0 to 1 in channels-last order."""
+    """uint8 stacks [B, C, H, W] as floats from 0 to 1 in channels-last order. Floats are taken as they are."""
+    if states.dtype != torch.uint8:
+        return states.to(torch.float32).contiguous(memory_format=torch.channels_last)
     if states.shape[1] == 4 and states.device.type == "cpu":
         # Four planes of bytes into one of little-endian words: the same numbers in a third of the time.
         planes = states.to(torch.int32)

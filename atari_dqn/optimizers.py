@@ -9,6 +9,7 @@ from torch import Tensor
 from atari_dqn.errors import UserError
 from atari_dqn.games import suggest
 
+UNSUITED = ("Optimizer", "LBFGS", "SparseAdam")  # want closures or sparse gradients
 FUSED = ("Adam", "AdamW", "SGD", "Adagrad")  # torch's one-kernel versions, on CPU and GPU
 
 
@@ -52,7 +53,7 @@ def build(
     known: dict[str, Any] = {
         key: value
         for key, value in vars(torch.optim).items()
-        if isinstance(value, type) and issubclass(value, torch.optim.Optimizer) and key != "Optimizer"
+        if isinstance(value, type) and issubclass(value, torch.optim.Optimizer) and key not in UNSUITED
     }
     known["NatureRMSProp"] = NatureRMSProp
     if name not in known:

@@ -76,7 +76,8 @@ class Replay:
     def begin(self, frames: Tensor) -> None:
         """Append the first states of all games, [N, *frame]."""
         if self.written:
-            self.flags[(self.written - 1) % self.rows] = CUT
+            newest = self.flags[(self.written - 1) % self.rows]
+            newest[newest == ORDINARY] = CUT
         self._append(frames, torch.zeros(self.num_envs, dtype=torch.uint8))
 
     def write(self, actions: Tensor, rewards: Tensor, frames: Tensor, flags: Tensor) -> None:
@@ -129,8 +130,8 @@ class Replay:
         )
         rows = (self.written - 1 - n_step - draws // self.num_envs) % self.rows
         envs = draws % self.num_envs
-        # A flagged state is always followed by an ordinary one, so at least half of the draws are valid and the first
-        # B valid ones of 4B are uniform. (Should fewer than B be found, at odds of 1e-8 at worst, they are repeated.)
+        # Even where games end at every other state half of the draws are valid, and the first B valid ones of 4B are
+        # uniform. (Should fewer than B be found, at odds of 1e-8 then, they are repeated.)
         valid = self.flags[rows, envs] == ORDINARY
         order = torch.argsort(~valid, stable=True)
         first = order[torch.arange(batch_size, device=self.device) % valid.sum().clamp(min=1)]

@@ -1,7 +1,7 @@
 """A training run: its folder, its parts put together, and the loop driven with everything that watches it."""
 
 import contextlib
-import datetime
+import dataclasses
 import functools
 import signal
 import threading
@@ -10,21 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import omegaconf
 import torch
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from rich.console import Console
 
 from atari_dqn import checkpoints, emulators, evaluation, machine, networks, optimizers, seeding, trackers, video
 from atari_dqn.agent import Agent
 from atari_dqn.checkpoints import Checkpoint
-from atari_dqn.config import TrainConfig, as_plain, to_train_config, to_yaml
+from atari_dqn.config import Env, TrainConfig
 from atari_dqn.errors import RunFailed, UserError
 from atari_dqn.replay import BYTES_BESIDE_FRAME, Replay, torch_dtype
 from atari_dqn.training import Record, due, play_and_learn
-
-# What may be changed when a run goes on; anything else would make it another run.
-RESUMABLE = ("total_steps", "device", "evaluation", "checkpoint", "logger")
 
 
 class Run:
@@ -44,6 +39,9 @@ class Run:
         self.explore = seeding.generator(self.device, config.seed, "exploration")
         self.draw = seeding.generator(self.device, config.seed, "replay")
         self.agent_steps, self.updates, self.seconds_before, self.games = 0, 0, 0.0, 0
+        self._started = time.perf_counter()
+        self._stopped = threading.Event()
+        self._films = config.evaluation.video_seconds > 0
         self.best_score: float | None = None
         self.goals = trackers.Goals(config.env.goals)
         self.trackers: list[trackers.Tracker] = []
@@ -54,11 +52,19 @@ class Run:
         """Rows of the replay. Says what they take; raises UserError where the machine has not got it."""
         config, envs = self.config, self.emulators
         # A run shorter than its capacity never fills more than its length.
-        rows = min(-(-config.replay.capacity // config.num_envs), config.total_steps // config.num_envs + 2)
+        rows = min(-(-config.replay.capacity // config.num_envs) + 1, config.total_steps // config.num_envs + 2)
         rows = max(rows, config.env.frame_stack + config.agent.n_step + 1)
         frame_bytes = torch.Size(envs.frame_shape).numel() * envs.frame_dtype.itemsize
-        text = machine.check_replay_fits(rows * config.num_envs, frame_bytes + BYTES_BESIDE_FRAME, self.device)
+        text = machine.check_replay_fits(
+            rows * config.num_envs, frame_bytes + BYTES_BESIDE_FRAME, self.device, config.replay.warmup_steps
+        )
         self.console.print(text, soft_wrap=True)
+        if config.total_steps <= config.replay.warmup_steps:
+            self.console.print(
+                f"note: nothing will be learnt, for total_steps={config.total_steps} ends before "
+                f"replay.warmup_steps={config.replay.warmup_steps}",
+                soft_wrap=True,
+            )
         return rows
 
     @functools.cached_property
@@ -83,9 +89,11 @@ class Run:
     # ------------------------------------------------------------------------------------------------ saving, resuming
 
     def save(self, name: str) -> None:
-        """Write checkpoints/<name>.pt."""
+        """Write checkpoints/<name>.pt. Raises RunFailed, and keeps the one before, where weights are not finite."""
+        if not all(parameter.isfinite().all() for parameter in self.agent.online.parameters()):
+            raise RunFailed("the network's weights are no longer finite numbers: learning diverged")
         content = {
-            "config": as_plain(self.config),
+            "config": dataclasses.asdict(self.config),
             "actions": list(self.emulators.actions),
             "frame_shape": list(self.emulators.frame_shape),
             "frame_dtype": self.emulators.frame_dtype.name,
@@ -99,6 +107,7 @@ class Run:
             "online": self.agent.online.state_dict(),
             "target": self.agent.target.state_dict(),
             "optimizer": self.agent.optimizer.state_dict(),
+            "device": self.device.type,
             "generators": {"exploration": self.explore.get_state(), "replay": self.draw.get_state()},
         }
         checkpoints.save(self.folder / "checkpoints" / f"{name}.pt", content)
@@ -108,9 +117,14 @@ class Run:
             self.agent.online.load_state_dict(content["online"])
             self.agent.target.load_state_dict(content["target"])
             self.agent.optimizer.load_state_dict(content["optimizer"])
-            self.explore.set_state(content["generators"]["exploration"])
-            self.draw.set_state(content["generators"]["replay"])
             self.agent_steps, self.updates = int(content["agent_steps"]), int(content["updates"])
+            if content["device"] == self.device.type:
+                self.explore.set_state(content["generators"]["exploration"])
+                self.draw.set_state(content["generators"]["replay"])
+            else:
+                self._say(f"on {self.device} now, not {content['device']}: new random numbers from here")
+                self.explore = seeding.generator(self.device, self.config.seed, "exploration", self.agent_steps)
+                self.draw = seeding.generator(self.device, self.config.seed, "replay", self.agent_steps)
             self.seconds_before, self.games = float(content["seconds"]), int(content["games"])
             self.best_score = content["best_score"]
             self.goals.reached = [str(note) for note in content["goals_reached"]]
@@ -137,54 +151,54 @@ class Run:
     def _say(self, text: str) -> None:
         self.console.print(text, soft_wrap=True, highlight=False, markup=False)
 
+    def _start_trackers(self) -> None:
+        config, logger = self.config, self.config.logger
+        frames = self.agent_steps * config.env.frame_skip
+        self.trackers.append(trackers.CsvFiles(self.folder, self.agent_steps))
+        if logger.tensorboard:
+            self.trackers.append(
+                trackers.Guarded("TensorBoard", lambda: trackers.TensorBoard(self.folder, frames), self._say)
+            )
+        mode = trackers.wandb_mode(logger.wandb)
+        if mode != "off":
+            self.trackers.append(
+                trackers.Guarded(
+                    "W&B",
+                    lambda: trackers.WandB(self.folder, mode, logger.project, dataclasses.asdict(config), self._say),
+                    self._say,
+                )
+            )
+        self.trackers.append(
+            trackers.Display(self.console, config.env.game, config.total_steps, config.env.frame_skip, self.agent_steps)
+        )
+
     def go(self) -> None:
         """Train to the end, a goal, or a signal that asks to stop. Raises RunFailed."""
         config = self.config
         self._started = time.perf_counter()
-        display = trackers.Display(
-            self.console, config.env.game, config.total_steps, config.env.frame_skip, self.agent_steps
-        )
-        self.trackers = [trackers.CsvFiles(self.folder, self.agent_steps)]
-        if config.logger.tensorboard:
-            frames = self.agent_steps * config.env.frame_skip
-            self.trackers.append(
-                trackers.Guarded("TensorBoard", lambda: trackers.TensorBoard(self.folder, frames), self._say)
-            )
-        if config.logger.wandb != "off":
-            logger = config.logger
-            self.trackers.append(
-                trackers.Guarded(
-                    "W&B",
-                    lambda: trackers.WandB(self.folder, logger.wandb, logger.project, as_plain(config), self._say),
-                    self._say,
-                )
-            )
-        self.trackers.append(display)
-        loop = play_and_learn(
-            self.emulators,
-            self.replay,
-            self.agent,
-            config,
-            self.explore,
-            self.draw,
-            seeding.derive(config.seed, "games", self.agent_steps, count=config.num_envs),
-            self.agent_steps,
-            self.updates,
-        )
-        self._since = (self.agent_steps, time.perf_counter())
-        ended = "done"
+        self._since = (self.agent_steps, self._started)
         try:
-            with stop_signals() as stopped:
+            with stop_signals(self._stopped):
+                self._start_trackers()
+                loop = play_and_learn(
+                    self.emulators,
+                    self.replay,
+                    self.agent,
+                    config,
+                    self.explore,
+                    self.draw,
+                    seeding.derive(config.seed, "games", self.agent_steps, count=config.num_envs),
+                    self.agent_steps,
+                    self.updates,
+                )
                 for record in loop:
-                    if self._see(record):
-                        ended = "goal"
+                    if self._see(record) or self._stopped.is_set():
                         break
-                    if stopped.is_set():
-                        ended = "stopped"
-                        break
-            if ended != "stopped":
-                self._evaluate()
-            self.save("latest")
+                if self._since[0] < self.agent_steps:
+                    self._measure(record.epsilon)
+                self.save("latest")
+                if not self._stopped.is_set():
+                    self._evaluate()
         except UserError:
             raise
         except Exception as error:
@@ -194,7 +208,7 @@ class Run:
                 tracker.close()
             self.emulators.close()
         steps = f"{self.agent_steps:,} agent steps in {trackers.hours(self.seconds)}"
-        if ended == "stopped":
+        if self._stopped.is_set():
             self._say(f"stopped on request after {steps}; go on with `make resume RUN={self.folder}`")
         else:
             self._say(f"done: {steps}; play it with `make evaluate CKPT={self.folder}/checkpoints/best.pt`")
@@ -260,8 +274,16 @@ class Run:
         player = evaluation.Player(self.agent.online, self.emulators.actions, self.emulators.actions)
         seed = seeding.derive(config.seed, "evaluation", self.agent_steps)[0]
         games = evaluation.play(
-            player, env, config.protocol.epsilon, config.evaluation.episodes, config.evaluation.num_envs, seed
+            player,
+            env,
+            config.protocol.epsilon,
+            config.evaluation.episodes,
+            config.evaluation.num_envs,
+            seed,
+            stop=self._stopped.is_set,
         )
+        if self._stopped.is_set():  # a part of the games would favour short ones
+            return
         numbers = evaluation.summary(env.game, [game.score for game in games])
         best = self.best_score is None or numbers["mean"] > self.best_score
         row = self._row(protocol=config.protocol.name, best=int(best), **numbers)
@@ -270,22 +292,31 @@ class Run:
         if best:
             self.best_score = numbers["mean"]
             self.save("best")
+        self.save("latest")
         self._say(
             f"evaluation at {self.agent_steps:,} agent steps: mean {numbers['mean']:.1f}, sd {numbers['sd']:.1f}, "
             f"{numbers['episodes']} games" + (" (best so far)" if best else "")
         )
-        if config.evaluation.video_seconds:
-            path = self.folder / "videos" / f"step{self.agent_steps}.mp4"
-            video.film(player, env, config.protocol.epsilon, seed, path, config.evaluation.video_seconds)
-            for tracker in self.trackers:
-                tracker.video(path, row)
+        if self._films:
+            self._film(player, env, seed, row)
         self._since = (self.agent_steps, time.perf_counter())  # frames/s is the loop's
+
+    def _film(self, player: evaluation.Player, env: Env, seed: int, row: trackers.Row) -> None:
+        path = self.folder / "videos" / f"step{self.agent_steps}.mp4"
+        seconds, epsilon = self.config.evaluation.video_seconds, self.config.protocol.epsilon
+        try:
+            video.film(player, env, epsilon, seed, path, seconds, stop=self._stopped.is_set)
+        except Exception as error:  # a film is not worth a run
+            self._films = False
+            self._say(f"no videos for the rest of this run; training goes on ({error!r:.200})")
+            return
+        for tracker in self.trackers:
+            tracker.video(path, row)
 
 
 @contextlib.contextmanager
-def stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGINT, SIGTERM or SIGUSR1 sets. A second SIGINT interrupts at once."""
-    stopped = threading.Event()
+def stop_signals(stopped: threading.Event) -> Iterator[None]:
+    """SIGINT, SIGTERM and SIGUSR1 set `stopped`. A second SIGINT interrupts at once."""
 
     def stop(number: int, frame: Any) -> None:
         stopped.set()
@@ -294,104 +325,7 @@ def stop_signals() -> Iterator[threading.Event]:
     wanted = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
     before = {number: signal.signal(number, stop) for number in wanted}
     try:
-        yield stopped
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-# ---------------------------------------------------------------------------------------------------- folders, commands
-
-
-def make_folder(config: TrainConfig) -> Path:
-    """The run's own new folder."""
-    if config.run_dir is not None:
-        folder = Path(config.run_dir)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(
-                f"run_dir={folder} is there already; choose another, or go on with it: `make resume RUN={folder}`"
-            )
-        folders = iter([folder])
-    else:
-        stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-        game = config.env.game.replace("/", "-")
-        name = f"runs/{game}-{config.preset}-seed{config.seed}-{stamp}"
-        folders = (Path(name + (f"-{i}" if i > 1 else "")) for i in range(1, 1000))
-    for folder in folders:
-        try:
-            folder.mkdir(parents=True, exist_ok=config.run_dir is not None)
-            (folder / "checkpoints").mkdir()
-            (folder / "videos").mkdir()
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise UserError(f"cannot make the run's folder {folder}: {error.strerror}; set run_dir=PATH") from None
-        return folder
-    raise UserError("no free name for the run's folder; set run_dir=PATH")
-
-
-def find_run(config: TrainConfig) -> Path | None:
-    """The folder that resume= means; None where resume=auto finds nothing to go on with."""
-    if config.resume != "auto":
-        folder = Path(config.resume or "")
-        if not (folder / "checkpoints" / "latest.pt").is_file():
-            raise UserError(f"resume={folder}: not a run with a checkpoint (checkpoints/latest.pt)")
-        return folder
-    pattern = f"{config.env.game.replace('/', '-')}-{config.preset}-seed{config.seed}-*"
-    candidates = [Path(config.run_dir)] if config.run_dir else sorted(Path("runs").glob(pattern), reverse=True)
-    for folder in candidates:
-        if (folder / "checkpoints" / "latest.pt").is_file():
-            return folder
-    return None
-
-
-def resumed_config(folder: Path, overrides: list[str], strict: bool) -> TrainConfig:
-    """The run's own config.yaml with what may be changed on top; other changes are refused, or ignored if not strict."""
-    try:
-        saved = omegaconf.OmegaConf.load(folder / "config.yaml")
-        for override in OverridesParser.create().parse_overrides(overrides):
-            key = override.key_or_group
-            if key in ("resume", "run_dir"):
-                continue
-            if key.split(".")[0] not in RESUMABLE:
-                if not strict:
-                    continue
-                raise UserError(f"{key} cannot be changed when a run goes on; only {', '.join(RESUMABLE)} can")
-            omegaconf.OmegaConf.update(saved, key, override.value())
-        return to_train_config(saved)
-    except (OSError, omegaconf.errors.OmegaConfBaseException, ValueError) as error:
-        raise UserError(f"cannot read {folder}/config.yaml: {' '.join(str(error).split())[:150]}") from None
-
-
-def train(config: TrainConfig, overrides: list[str]) -> None:
-    """Start a run, or go on with one. `overrides` are the words that were typed."""
-    console = Console(highlight=False)
-    folder = find_run(config) if config.resume else None
-    if folder:
-        config = resumed_config(folder, overrides, strict=config.resume != "auto")
-        checkpoint = Checkpoint(folder / "checkpoints" / "latest.pt")
-        if checkpoint.agent_steps >= config.total_steps:
-            console.print(
-                f"{folder} is finished: {checkpoint.agent_steps:,} agent steps; total_steps=... makes it longer",
-                soft_wrap=True,
-            )
-            return
-        run = Run(config, folder, console, checkpoint)
-        console.print(f"going on in {folder} after {checkpoint.agent_steps:,} agent steps", soft_wrap=True)
-    else:
-        config.resume = None
-        run = prepare(config, console)
-    run.go()
-
-
-def prepare(config: TrainConfig, console: Console) -> Run:
-    """A fresh run. Its folder is made only when all its parts could be."""
-    run = Run(config, Path(), console)
-    try:
-        run.folder = make_folder(config)
-        (run.folder / "config.yaml").write_text(to_yaml(config))
-    except BaseException:
-        run.emulators.close()
-        raise
-    console.print(f"run: {run.folder}", soft_wrap=True)
-    return run

@@ -90,14 +90,19 @@ class CsvFile:
         kept: list[Row] = []
         if path.exists():
             with open(path, newline="") as old:
-                kept = [row for row in csv.DictReader(old) if int(row["agent_steps"] or 0) <= keep_steps]
-        self._file = open(path, "w", newline="", buffering=1)  # noqa: SIM115
+                whole = [row for row in csv.DictReader(old) if None not in row and None not in row.values()]
+            kept = [row for row in whole if int(row["agent_steps"]) <= keep_steps]
+        temporary = path.with_name(f".{path.name}.tmp")
+        with open(temporary, "w", newline="") as new:
+            writer = csv.DictWriter(new, columns)
+            writer.writeheader()
+            writer.writerows(kept)
+        temporary.replace(path)
+        self._file = open(path, "a", newline="", buffering=1)  # noqa: SIM115
         self._writer = csv.DictWriter(self._file, columns)
-        self._writer.writeheader()
-        self._writer.writerows(kept)
 
     def write(self, row: Row) -> None:
-        self._writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+        self._writer.writerow({k: f"{v:.10g}" if isinstance(v, float) else v for k, v in row.items()})
 
     def close(self) -> None:
         self._file.close()
@@ -160,6 +165,12 @@ def wandb_login() -> bool:
         return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):
         return False
+
+
+def wandb_mode(asked: str) -> str:
+    """online, offline or off; the client's own WANDB_MODE counts where nothing else was asked."""
+    own = {"offline": "offline", "dryrun": "offline", "disabled": "off"}.get(os.environ.get("WANDB_MODE", ""), "online")
+    return own if asked == "online" else asked
 
 
 class WandB(Tracker):

@@ -30,9 +30,9 @@ class Screen:
 class Mp4(Screen):
     """An H.264 file that grows frame by frame; memory does not. It has a temporary name until the `with` block ends."""
 
-    def __init__(self, path: Path, max_seconds: int = 0) -> None:
-        self.path, self.max_seconds, self.frames = path, max_seconds, 0
-        self._temporary = path.with_name(f".{path.stem}.tmp.mp4")
+    def __init__(self, path: Path, max_seconds: int = 0, stop: Callable[[], bool] = lambda: False) -> None:
+        self.path, self.max_seconds, self.stop, self.frames = path, max_seconds, stop, 0
+        self._temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp.mp4")
         self._container: Any = None
 
     def _open(self, height: int, width: int) -> None:
@@ -48,7 +48,7 @@ class Mp4(Screen):
             self._open(*picture.shape[:2])
         self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         self.frames += 1
-        return not self.max_seconds or self.frames < self.max_seconds * self.fps
+        return not self.stop() and (not self.max_seconds or self.frames < self.max_seconds * self.fps)
 
     def __enter__(self) -> "Mp4":
         return self
@@ -127,9 +127,17 @@ def play_one(player: Player, env: Env, epsilon: float, seed: int, screen: Screen
         game.close()
 
 
-def film(player: Player, env: Env, epsilon: float, seed: int, path: Path, max_seconds: int = 0) -> tuple[float, float]:
+def film(
+    player: Player,
+    env: Env,
+    epsilon: float,
+    seed: int,
+    path: Path,
+    max_seconds: int = 0,
+    stop: Callable[[], bool] = lambda: False,
+) -> tuple[float, float]:
     """Film one game to `path` at its native speed, at most max_seconds of it (0: all). Returns (score, seconds)."""
-    with Mp4(path, max_seconds) as mp4:
+    with Mp4(path, max_seconds, stop) as mp4:
         score = play_one(player, env, epsilon, seed, mp4)
     return score, mp4.frames / mp4.fps
 
@@ -171,5 +179,5 @@ def watch(player: Player, env: Env, epsilon: float, seed: int) -> None:
     window = Window(env.game)
     while not window.closed:
         score = play_one(player, env, epsilon, seed, window)
-        print(f"{env.game}: {score:g}{' (stopped)' if window.closed else ''}", flush=True)
+        print(f"{env.game}: {score:.10g}{' (stopped)' if window.closed else ''}", flush=True)
         seed += 1

@@ -9,7 +9,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.wrappers import FrameStackObservation, GrayscaleObservation, ResizeObservation
+from gymnasium.wrappers import FrameStackObservation, GrayscaleObservation, ResizeObservation, TimeLimit
 
 
 class FrameSkip(gymnasium.Wrapper):
@@ -78,11 +78,12 @@ def atari(
         frameskip=1,  # v5 would skip 4 by itself, without the maximum
         repeat_action_probability=repeat_action_probability,
         full_action_space=full_action_space,
-        max_num_frames_per_episode=max_frames,
+        max_num_frames_per_episode=0,  # no limit: it would count the no-ops
         render_mode=render_mode,
         disable_env_checker=True,
     )
     env = NoopStart(env, noop_max)
+    env = TimeLimit(env, max_frames)
     env = FrameSkip(env, frame_skip, on_frame)
     env = ResizeObservation(env, (screen_size, screen_size))  # OpenCV's INTER_AREA
     return FrameStackObservation(env, frame_stack, padding_type="zero")

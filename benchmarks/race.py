@@ -100,9 +100,8 @@ def ticks_of_run(command: list[str], seconds: float, folder: Path, env: dict) ->
         time.sleep(0.5)
         if path.exists():
             with open(path) as file:
-                rows = [
-                    (float(r["seconds"]), int(r["agent_steps"])) for r in csv.DictReader(file) if r["frames_per_second"]
-                ]
+                learning = [row for row in csv.DictReader(file) if int(row["updates"]) > 0]
+            rows = [(float(row["seconds"]), int(row["agent_steps"])) for row in learning]
     process.kill()
     errors = process.communicate()[1]
     if not rows:

@@ -10,13 +10,15 @@ import gymnasium
 import pytest
 from rich.console import Console
 
-from atari_dqn import config, run
+from atari_dqn import launch, settings
+from atari_dqn.run import Run
 
 ROOT = Path(__file__).parent.parent
 QUIET = ["logger.wandb=off", "logger.tensorboard=false", "evaluation.video_seconds=0"]
 
 gymnasium.register("Probe/Chain-v0", entry_point="probes:Chain")
 gymnasium.register("Probe/Memory-v0", entry_point="probes:Memory")
+gymnasium.register("Probe/Uneven-v0", entry_point="probes:Uneven")
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +46,7 @@ def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     return run_command
 
 
-def small_run(folder: Path, *overrides: str) -> run.Run:
+def small_run(folder: Path, *overrides: str) -> Run:
     """A fresh run in this process, without logs or videos."""
-    composed = config.compose("train", [*overrides, *QUIET, f"run_dir={folder}"])
-    return run.prepare(config.to_train_config(composed), Console(quiet=True))
+    composed = settings.compose("train", [*overrides, *QUIET, f"run_dir={folder}"])
+    return launch.prepare(settings.to_train_config(composed), Console(quiet=True))

@@ -71,3 +71,26 @@ class Memory(gymnasium.Env):
             return self.picture(None), 1.0 if action == self.side else -1.0, True, False, {}
         self.blank = True
         return self.picture(None), 0.0, False, False, {}
+
+
+class Uneven(gymnasium.Env):
+    """Games of a length that each copy is given when it is made."""
+
+    observation_space = gymnasium.spaces.Box(0, 1, (1,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    @staticmethod
+    def next_length() -> int:
+        return 1
+
+    def __init__(self) -> None:
+        self.length = self.next_length()
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.steps += 1
+        return np.zeros(1, np.float32), 0.0, self.steps == self.length, False, {}

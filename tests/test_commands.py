@@ -1,6 +1,7 @@
 """Whole commands, as a person types them: what they leave behind, and what they say when something is wrong."""
 
 import csv
+import dataclasses
 import itertools
 import json
 import os
@@ -17,11 +18,11 @@ import numpy as np
 import pytest
 import torch
 import wandb_reader
-from conftest import ROOT
+from conftest import ROOT, small_run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from atari_dqn import __main__, checkpoints, config
-from atari_dqn.errors import UserError
+from atari_dqn import __main__, checkpoints, settings
+from atari_dqn.errors import RunFailed, UserError
 
 TINY = [
     "env.game=Breakout", "total_steps=600", "replay.warmup_steps=200", "logger.every_steps=100",
@@ -121,8 +122,8 @@ def test_evaluate_prints_a_table_and_writes_json(breakout, command, tmp_path):
 
 def test_another_game_is_played_by_the_actions_meanings(breakout, command, tmp_path):
     done = command(
-        "evaluate", f"checkpoint={breakout}", "env.game=freeway", "evaluation.episodes=1", "protocol.name=short",
-        "protocol.epsilon=0", "protocol.max_frames=400", "output=e.json", "protocol=nature",
+        "evaluate", f"checkpoint={breakout}", "env.game=freeway", "evaluation.episodes=1",
+        "protocol.epsilon=0", "protocol.max_frames=400", "output=e.json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "this game has not, never chosen: FIRE, RIGHT, LEFT" in done.stdout  # Freeway: NOOP, UP, DOWN
@@ -130,6 +131,24 @@ def test_another_game_is_played_by_the_actions_meanings(breakout, command, tmp_p
     result = json.loads((tmp_path / "e.json").read_text())
     assert result["game"] == "Freeway" and result["trained_on"] == "Breakout"
     assert result["lengths_frames"] == [400] and result["cut_off"] == 1 and result["returns"] == [0.0]
+    assert result["protocol"]["name"] == "nature-changed" and result["protocol"]["epsilon"] == 0
+
+
+def test_preprocessing_comes_from_the_checkpoint(command, tmp_path):
+    """A network trained on 2-frame skips of 60x60 pictures can only be played like that."""
+    run = small_run(
+        tmp_path / "run", "env.game=Pong", "env.frame_skip=2", "env.screen_size=60", "env.frame_stack=3", "num_envs=2",
+        "total_steps=200", "replay.warmup_steps=100", "evaluation.episodes=1", "protocol.max_frames=100",
+    )  # fmt: skip
+    run.go()
+    for name, words in (("evaluate", ["evaluation.episodes=1", "output=e.json"]), ("video", ["output=v.mp4"])):
+        done = command(name, f"checkpoint={tmp_path}/run", *words)
+        assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "e.json").read_text())
+    assert (result["protocol"]["frame_skip"], result["protocol"]["screen_size"]) == (2, 60)
+    assert result["lengths_frames"] == [100] and result["trained_frames"] == 400
+    with av.open(str(tmp_path / "v.mp4")) as film:
+        assert sum(1 for _ in film.decode(video=0)) == 100
 
 
 def test_video_of_a_checkpoint_and_of_another_game(breakout, command, tmp_path):
@@ -179,7 +198,7 @@ def test_a_checkpoint_plays_as_it_did_in_training(breakout):
     """Network and preprocessing come from the file: the same actions on the same states as the saved weights give."""
     checkpoint = checkpoints.Checkpoint(breakout / "checkpoints" / "latest.pt")
     content = torch.load(breakout / "checkpoints" / "latest.pt", weights_only=True)
-    assert content["config"] == config.as_plain(checkpoint.config)
+    assert content["config"] == dataclasses.asdict(checkpoint.config)
     assert checkpoint.actions == ("NOOP", "FIRE", "RIGHT", "LEFT") and checkpoint.agent_steps == 600
     states = torch.randint(0, 256, (5, 4, 84, 84), dtype=torch.uint8)
     x = states.float() / 255
@@ -212,6 +231,12 @@ def test_resume_goes_on_where_it_stopped(breakout, command, tmp_path):
     assert (step(before), step(after)) == (100, 150)
     again = command("train", f"resume={run}", "logger.wandb=off")
     assert again.returncode == 0 and "is finished" in again.stdout
+    same = command("train", f"resume={run}", "agent.discount=0.99", "logger.wandb=off")
+    assert same.returncode == 0 and "is finished" in same.stdout
+    same = command("train", "resume=auto", f"run_dir={run}", "env.game=breakout", "seed=1", "logger.wandb=off")
+    assert same.returncode == 0 and "is finished" in same.stdout
+    other = command("train", "resume=auto", f"run_dir={run}", "preset=nature")
+    assert other.returncode == 2 and "is a run of preset=default, not nature" in other.stderr
     refused = command("train", f"resume={run}", "agent.discount=0.5")
     assert refused.returncode == 2 and "cannot be changed" in refused.stderr
 
@@ -246,6 +271,52 @@ def test_sigterm_saves_and_says_how_to_go_on(tmp_path):
     assert checkpoints.Checkpoint(tmp_path / "run" / "checkpoints" / "latest.pt").agent_steps > 2000
 
 
+def test_sigterm_in_the_last_evaluation_loses_nothing(tmp_path, monkeypatch):
+    from atari_dqn import evaluation
+
+    run = small_run(tmp_path / "run", "env=cartpole", "total_steps=2_000", "evaluation.episodes=50")
+    original = evaluation.play
+    monkeypatch.setattr(evaluation, "play", lambda *a, **k: os.kill(os.getpid(), signal.SIGTERM) or original(*a, **k))
+    run.go()
+    assert checkpoints.Checkpoint(tmp_path / "run" / "checkpoints" / "latest.pt").agent_steps == 2000
+    assert rows(tmp_path / "run" / "evaluations.csv") == []  # half an evaluation would favour short games
+
+
+def test_a_failing_film_does_not_stop_a_run(tmp_path, monkeypatch):
+    from atari_dqn import video
+
+    def fail(*_, **__):
+        raise OSError("no encoder")
+
+    monkeypatch.setattr(video, "film", fail)
+    run = small_run(tmp_path / "run", "env=cartpole", "total_steps=1_500", "evaluation.episodes=1")
+    run._films = True
+    run.go()
+    assert len(rows(tmp_path / "run" / "evaluations.csv")) == 1
+
+
+def test_divergence_ends_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
+    run = small_run(
+        tmp_path / "run", "env=cartpole", "total_steps=4_000", "optimizer.name=SGD", "optimizer.learning_rate=1e30",
+        "checkpoint.every_steps=500", "agent.loss=squared",
+    )  # fmt: skip
+    with pytest.raises(RunFailed, match=r"learning diverged.*make resume"):
+        run.go()
+    assert checkpoints.Checkpoint(tmp_path / "run" / "checkpoints" / "latest.pt").agent_steps == 1000
+
+
+def test_large_scores_keep_their_digits_and_torn_rows_go(tmp_path):
+    from atari_dqn.trackers import EPISODES, CsvFile
+
+    path = tmp_path / "episodes.csv"
+    row = dict.fromkeys(EPISODES, 1) | {"agent_steps": 100, "return": 1234567.0}
+    CsvFile(path, EPISODES, 0).write(row)
+    with open(path, "a") as file:
+        file.write("200,5")  # what a kill leaves
+    CsvFile(path, EPISODES, 1000).write(row | {"agent_steps": 300})
+    assert [(r["agent_steps"], r["return"]) for r in rows(path)] == [("100", "1234567"), ("300", "1234567")]
+
+
 # ----------------------------------------------------------------------------------------------------- wrong input
 
 GOOD = "@"  # stands for a good checkpoint
@@ -275,6 +346,13 @@ WRONG = [
     (["train", "total_steps=0"], "must be at least 1"),
     (["train", "total_steps=many"], "must be a whole number"),
     (["train", "replay.capacity=1k"], "replay.warmup_steps=10000 can never be reached"),
+    (["train", "optimizer.name=LBFGS"], "no optimizer is called 'LBFGS'"),
+    (["train", "optimizer.learning_rate=nan"], "must be above 0"),
+    (["train", "agent.reward_clip=-1"], "agent.reward_clip=-1: must be above 0"),
+    (["train", "env=cartpole", "network.hidden=[8,0]"], "network.hidden=0: must be at least 1"),
+    (["train", "env=gymnasium", "env.game=this:Foo-v0"], "has no colon"),
+    (["train", "env.game=Q'bert (1)"], "no Atari game"),
+    (["train", "env.game=CartPol"], "did you mean CartPole?"),
     (["train", "replay.capacity=3", "replay.warmup_steps=1"], "replay.capacity=3: must be at least"),
     (["train", "replay.capacity=1000M", "total_steps=1000M"], "REPLAY="),
     (["train", "device=tpu"], "device=tpu"),
@@ -286,6 +364,8 @@ WRONG = [
     (["evaluate", GOOD, "env.game=Breakot"], "did you mean Breakout?"),
     (["evaluate", GOOD, "evaluation.episodes=0"], "must be at least 1"),
     (["evaluate", GOOD, "protocol=machad"], "no such protocol"),
+    (["evaluate", GOOD, "protocol.max_frames=0"], "protocol.max_frames=0: must be at least 1"),
+    (["evaluate", GOOD, "protocol.repeat_action_probability=2"], "must be from 0 to 1"),
     (["video", GOOD, "env.game=CartPole"], "no Atari game is called 'CartPole'"),
     (["evaluate", GOOD, "output=/proc/here/e.json"], "cannot make the folder /proc/here"),
     (["video", GOOD, "output=/"], "cannot write to /"),
@@ -304,7 +384,7 @@ def test_wrong_input_gets_one_line_and_exit_2(words, line, breakout, capsys, mon
     assert not list(tmp_path.iterdir())  # nothing half-made
 
 
-def test_bad_checkpoints_are_refused_in_one_line(breakout, tmp_path):
+def test_bad_checkpoints_are_refused_in_one_line(breakout, tmp_path, capsys):
     whole = (breakout / "checkpoints" / "latest.pt").read_bytes()
     content = torch.load(breakout / "checkpoints" / "latest.pt", weights_only=True)
 
@@ -331,6 +411,9 @@ def test_bad_checkpoints_are_refused_in_one_line(breakout, tmp_path):
         "not finite": content | {"online": poisoned},
         "huge layers": content | {"config": huge},
         "no such game": content | {"config": content["config"] | {"env": content["config"]["env"] | {"game": "Doom"}}},
+        "the same action twice": content | {"actions": ["NOOP"] * 4},
+        "an import": content
+        | {"config": content["config"] | {"env": content["config"]["env"] | {"game": "this:F-v0"}}},
         "other actions": content | {"actions": ["NOOP"]},
         "weights are text": content | {"online": "hello"},
     }
@@ -341,6 +424,10 @@ def test_bad_checkpoints_are_refused_in_one_line(breakout, tmp_path):
             checkpoints.Checkpoint(path)
         assert "\n" not in str(refusal.value) and str(path) in str(refusal.value), name
     assert not (tmp_path / "owned").exists()
+    resized = content["config"] | {"env": content["config"]["env"] | {"screen_size": 100}}
+    torch.save(content | {"config": resized}, tmp_path / "bad.pt")
+    assert __main__.main(["evaluate", f"checkpoint={tmp_path}/bad.pt"]) == 2
+    assert "learnt from frames (84, 84), not Breakout's (100, 100)" in capsys.readouterr().err
 
 
 # ----------------------------------------------------------------------------------------------------- every config
@@ -352,8 +439,6 @@ ENVS = sorted(path.stem for path in (ROOT / "conf" / "env").glob("*.yaml"))
 @pytest.mark.parametrize("env", ENVS)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_config_composes_and_learns_a_few_steps(env, preset, tmp_path):
-    from conftest import small_run
-
     run = small_run(
         tmp_path / "run", f"env={env}", f"preset={preset}", "total_steps=160", "replay.warmup_steps=80",
         "evaluation.episodes=1", "protocol.max_frames=100",
@@ -364,20 +449,27 @@ def test_every_config_composes_and_learns_a_few_steps(env, preset, tmp_path):
 
 
 def test_nature_preset_has_the_released_codes_constants():
-    nature = config.to_train_config(config.compose("train", ["preset=nature"]))
+    nature = settings.to_train_config(settings.compose("train", ["preset=nature"]))
     assert (nature.replay.capacity, nature.replay.warmup_steps, nature.total_steps) == (10**6, 50_000, 50 * 10**6)
     assert (nature.update.period_steps, nature.update.batch_size, nature.update.target_period_steps) == (4, 32, 10_000)
     assert (nature.exploration.end, nature.exploration.decay_steps) == (0.1, 10**6)
     assert (nature.optimizer.name, nature.optimizer.learning_rate) == ("NatureRMSProp", 2.5e-4)
+    env = nature.env
+    assert (env.frame_skip, env.frame_stack, env.noop_max, env.repeat_action_probability) == (4, 4, 30, 0)
+    assert env.terminal_on_life_loss and not env.full_action_space and nature.network.name == "nature_cnn"
+    assert (nature.agent.loss, nature.agent.n_step, nature.agent.reward_clip) == ("huber", 1, 1)
     assert nature.optimizer.arguments == {"decay": 0.95, "eps": 0.01} and nature.agent.reduction == "sum"
 
 
 def test_numbers_as_people_write_them():
-    assert config.plain_numbers("replay.capacity=200k") == "replay.capacity=200000"
-    assert config.plain_numbers("total_steps=1.5M") == "total_steps=1500000"
-    assert config.plain_numbers("total_steps=1e6") == "total_steps=1000000"
-    assert config.plain_numbers("env.game=2k") == "env.game=2k"
-    assert config.plain_numbers("total_steps=0.5") == "total_steps=0.5"
+    assert settings.as_hydra_reads("replay.capacity=200k") == "replay.capacity=200000"
+    assert settings.as_hydra_reads("total_steps=1.5M") == "total_steps=1500000"
+    assert settings.as_hydra_reads("total_steps=1e6") == "total_steps=1000000"
+    assert settings.as_hydra_reads("total_steps=20,000") == "total_steps=20000"
+    assert settings.as_hydra_reads("env.game=2k") == "env.game=2k"
+    assert settings.as_hydra_reads("env.game=Pong,Breakout") == "env.game=Pong,Breakout"
+    assert settings.as_hydra_reads("checkpoint=runs/a (1)=2/b.pt") == "checkpoint='runs/a (1)=2/b.pt'"
+    assert settings.as_hydra_reads("total_steps=0.5") == "total_steps=0.5"
 
 
 def test_every_module_imports():
@@ -401,5 +493,5 @@ def test_doctor_finds_this_machine_fit(command):
 
 def test_make_help_lists_every_target():
     done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    for target in ("train", "resume", "evaluate", "video", "watch", "doctor", "test", "check", "clean"):
+    for target in ("train", "games", "resume", "evaluate", "video", "watch", "doctor", "test", "check", "clean"):
         assert re.search(rf"^  {target} ", done.stdout, re.MULTILINE)

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from atari_dqn import config, emulators, wrappers
+from atari_dqn import config, emulators, settings, wrappers
 from atari_dqn.errors import UserError
 from atari_dqn.games import atari_games, atari_name
 from atari_dqn.replay import CUT, ORDINARY, TERMINAL
 
 
 def atari(*overrides: str) -> config.Env:
-    return config.to_train_config(config.compose("train", list(overrides))).env
+    return settings.to_train_config(settings.compose("train", list(overrides))).env
 
 
 @pytest.mark.parametrize("game", ["Pong", "Breakout", "Seaquest", "MsPacman", "Qbert"])
@@ -96,6 +96,30 @@ def test_cut_games_are_flagged_as_cut_and_counted():
     envs.close()
 
 
+def test_games_cut_at_different_times_do_not_disturb_each_other():
+    """Four games side by side are what each is alone: ends, cuts and restarts of one leave the others untouched."""
+    env = atari("env.game=Breakout", "env.max_frames=600", "env.repeat_action_probability=0.25")
+
+    def play(seeds: list[int], columns: list[int]) -> list[emulators.Turn]:
+        envs, rng = emulators.make(env, len(seeds)), np.random.default_rng(1)
+        envs.reset(seeds)
+        turns = []
+        for _ in range(500):
+            envs.send(rng.integers(4, size=4)[columns])
+            turns.append(envs.recv())
+        envs.close()
+        return turns
+
+    together = play([11, 12, 13, 14], [0, 1, 2, 3])
+    partial = [turn for turn in together if 0 < len(turn.games) < 4]
+    assert any(g.cut for turn in partial for g in turn.games) and any(not g.cut for t in partial for g in t.games)
+    for i in range(4):
+        for turn, alone in zip(together, play([11 + i], [i]), strict=True):
+            assert (turn.frames[i] == alone.frames[0]).all()
+            assert (turn.rewards[i], turn.flags[i]) == (alone.rewards[0], alone.flags[0])
+            assert [g[1:] for g in turn.games if g.env == i] == [g[1:] for g in alone.games]
+
+
 def test_no_stickiness_unless_asked():
     """Two games with equal seeds stay equal; with stickiness, other seeds diverge from them."""
 
@@ -125,11 +149,11 @@ def test_noop_starts_are_0_to_29_frames():
         info = envs._envs.recv()[4]
         starts |= set((info["frame_number"] - 4).tolist())
     envs.close()
-    assert min(starts) >= 0 and max(starts) <= 29
+    assert min(starts) >= 0 and max(starts) <= 29 and len(starts) > 15
 
 
 def test_cartpole_counts_whole_games_and_bootstraps_from_the_time_limit():
-    env = config.to_train_config(config.compose("train", ["env=cartpole"])).env
+    env = settings.to_train_config(settings.compose("train", ["env=cartpole"])).env
     envs = emulators.make(env, 2)
     frames = envs.reset([1, 2])
     assert frames.shape == (2, 4) and frames.dtype == np.float32

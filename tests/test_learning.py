@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import small_run
-from probes import Chain, Memory
+from probes import Chain, Memory, Uneven
 
-from atari_dqn import networks, targets
+from atari_dqn import evaluation, networks, settings, targets
 from atari_dqn.agent import epsilon_greedy
 from atari_dqn.config import Exploration
 from atari_dqn.optimizers import NatureRMSProp
@@ -90,6 +90,24 @@ def test_epsilon_schedule():
     assert at == pytest.approx([1.0, 1.0, 0.55, 0.1, 0.1])
 
 
+@pytest.mark.parametrize("num_envs", [1, 3, 8])
+def test_the_loop_updates_and_copies_the_same_whatever_the_number_of_games(tmp_path, num_envs, monkeypatch):
+    run = small_run(
+        tmp_path / "run", "env=cartpole", f"num_envs={num_envs}", "total_steps=720", "replay.warmup_steps=240",
+        "update.target_period_steps=120", "update.period_steps=4", "update.batch_size=7", "agent.reward_clip=0.5",
+    )  # fmt: skip
+    assert torch.equal(flat(run.agent.target), flat(run.agent.online))
+    copies, asked, sample = [], [], run.replay.sample
+    monkeypatch.setattr(run.agent, "copy_target", lambda: copies.append(1))
+    monkeypatch.setattr(run.replay, "sample", lambda *a: asked.append((a[0], *a[2:])) or sample(*a))
+    last = list(
+        play_and_learn(run.emulators, run.replay, run.agent, run.config, run.explore, run.draw, [1] * num_envs)
+    )[-1]
+    # Learning begins in the first turn that starts with 240 steps in memory.
+    assert (last.agent_steps, last.updates, len(copies)) == (720, (720 - 240) // 4, 6)
+    assert set(asked) == {(7, 0.99, 5, 0.5)} and len(asked) == last.updates
+
+
 @pytest.mark.parametrize("num_envs", [1, 3, 8, 10])
 def test_updates_and_target_copies_are_due_by_agent_steps_whatever_the_number_of_games(num_envs):
     for every in (1, 4, 100):
@@ -115,6 +133,17 @@ def test_the_target_network_is_copied_on_the_exact_step(tmp_path):
     # No update before the memory holds 100 steps; then one in 4, whatever the number of games.
     assert updates[100] == 0 and updates[104] == 1 and updates[1000] == (1000 - 100) // 4
     assert run.agent.target.training is True and not any(p.requires_grad for p in run.agent.target.parameters())
+
+
+def test_every_emulator_has_its_quota_of_games(monkeypatch):
+    """Emulator 0 plays games of 1 step, emulator 1 of 50: both count equally."""
+    lengths = iter([1, 50])
+    monkeypatch.setattr(Uneven, "next_length", staticmethod(lambda: next(lengths)))
+    env = settings.to_train_config(settings.compose("train", ["env=gymnasium", "env.game=Probe/Uneven-v0"])).env
+    network = networks.build("mlp", [], (1,), 1, 2)
+    player = evaluation.Player(network, ("ACTION0", "ACTION1"), ("ACTION0", "ACTION1"))
+    games = evaluation.play(player, env, 0.0, episodes=7, num_envs=2, seed=1)
+    assert sorted(g.length_frames for g in games) == [1, 1, 1, 1, 50, 50, 50]
 
 
 def q_table(run, states: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Memory: what is there, what a container leaves, and refusing in time."""
 
+import os
 import re
 
 import pytest
@@ -26,14 +27,28 @@ def test_a_containers_limit_counts(tmp_path, version):
         1: (tmp_path / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
         2: (tmp_path, "memory.max", "memory.current", "inactive_file"),
     }[version]
-    assert machine.cgroup_headroom(tmp_path) is None
-    folder.mkdir(exist_ok=True)
+    own = tmp_path / "own"
+    own.write_text("0::/job/step\n" if version == 2 else "9:cpu:/x\n4:memory:/job/step\n")
+    assert machine.cgroup_headroom(tmp_path, own) is None
+    folder = folder / "job"  # the limit of a group above our own
+    (folder / "step").mkdir(parents=True)
     (folder / limit).write_text("8000000000\n")
     (folder / used).write_text("3000000000\n")
     (folder / "memory.stat").write_text(f"anon 5\n{cache} 1000000000\n")
-    assert machine.cgroup_headroom(tmp_path) == 6_000_000_000
+    assert machine.cgroup_headroom(tmp_path, own) == 6_000_000_000
     (folder / limit).write_text("max\n" if version == 2 else f"{2**63 - 4096}\n")
-    assert machine.cgroup_headroom(tmp_path) is None
+    assert machine.cgroup_headroom(tmp_path, own) is None
+
+
+def test_a_containers_share_of_the_cpus_counts(tmp_path):
+    own = tmp_path / "own"
+    own.write_text("0::/\n")
+    free = machine.cpus(tmp_path, own)
+    assert 1 <= free <= os.cpu_count()
+    (tmp_path / "cpu.max").write_text("150000 100000\n")
+    assert machine.cpus(tmp_path, own) == 1
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert machine.cpus(tmp_path, own) == free
 
 
 def test_human_normalised_scores():

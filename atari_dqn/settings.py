@@ -1,0 +1,227 @@
+"""Settings as people type them: composed by Hydra, checked, and what is wrong with them in one line."""
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import hydra
+import omegaconf
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from atari_dqn.config import SCHEMAS, PlayConfig, PlayProtocol, Protocol, TrainConfig, conf_dir
+from atari_dqn.errors import UserError
+from atari_dqn.games import atari_name, suggest
+
+
+def as_hydra_reads(word: str) -> str:
+    """A typed setting in Hydra's grammar.
+
+    Numbers as people write them, `replay.capacity=200k`, 1M, 2.5M, 1e6, 200_000 or 200,000, become whole numbers; paths
+    and games with signs that mean something to Hydra are quoted.
+    """
+    key, _, value = word.partition("=")
+    if re.fullmatch(r"[\w.]*(steps|frames|capacity|episodes)", key):
+        match = re.fullmatch(r"([\d._]+(?:e\d+)?|\d{1,3}(?:,\d{3})+)([kKmM]?)", value)
+        try:
+            number = (
+                float(re.sub("[_,]", "", match[1])) * {"": 1, "k": 1e3, "m": 1e6}[match[2].lower()] if match else 0.5
+            )
+        except ValueError:
+            return word
+        return f"{key}={int(number)}" if number == int(number) else word
+    if key in ("checkpoint", "run_dir", "resume", "output", "env.game") and not re.fullmatch(
+        r"[\w./:,-]*|'.*'|\".*\"", value
+    ):
+        escaped = value.replace("'", "\\'")
+        return f"{key}='{escaped}'"
+    return word
+
+
+def to_train_config(composed: Any) -> TrainConfig:
+    """A checked TrainConfig from what Hydra composed or a run's config.yaml holds."""
+    try:
+        node = OmegaConf.merge(OmegaConf.structured(TrainConfig), composed)
+        config: TrainConfig = OmegaConf.to_object(node)  # type: ignore[assignment]
+    except omegaconf.errors.OmegaConfBaseException as error:
+        raise UserError(explain_value(error)) from None
+    if config.env.kind == "atari":
+        if re.fullmatch(r"cartpole(-v\d)?", config.env.game, re.IGNORECASE):
+            raise UserError("CartPole is not an Atari game: use env=cartpole (`make train GAME=CartPole` does)")
+        config.env.game = atari_name(config.env.game)
+    check(config)
+    return config
+
+
+def to_play_config(composed: Any) -> PlayConfig:
+    """A checked PlayConfig from what Hydra composed."""
+    try:
+        config: PlayConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]
+    except omegaconf.errors.OmegaConfBaseException as error:
+        raise UserError(explain_value(error)) from None
+    between("evaluation.episodes", config.evaluation.episodes, 1)
+    between("evaluation.num_envs", config.evaluation.num_envs, 1)
+    between("max_seconds", config.max_seconds, 0)
+    between("seed", config.seed, 0)
+    check_protocol(config.protocol)
+    return config
+
+
+def merge_protocol(asked: PlayProtocol, trained: Protocol) -> Protocol:
+    """The protocol that a checkpoint's run evaluated with, and what was asked on top; renamed if that changes it."""
+    changes = {key: value for key, value in dataclasses.asdict(asked).items() if value is not None}
+    if changes and "name" not in changes:
+        changes["name"] = f"{trained.name.removesuffix('-changed')}-changed"
+    return dataclasses.replace(trained, **changes)
+
+
+def check_protocol(protocol: Protocol | PlayProtocol) -> None:
+    """Raise UserError for the first value out of its range."""
+    for key, low, high in (
+        ("epsilon", 0, 1), ("repeat_action_probability", 0, 1), ("noop_max", 0, math.inf), ("max_frames", 1, math.inf),
+    ):  # fmt: skip
+        if (value := getattr(protocol, key)) is not None:
+            between(f"protocol.{key}", value, low, high)
+
+
+def one_of(key: str, value: str, options: tuple[str, ...]) -> None:
+    """Raise UserError where `value` is none of `options`."""
+    if value not in options:
+        raise UserError(f"{key}={value}: must be one of {', '.join(options)}{suggest(value, options)}")
+
+
+def between(key: str, value: float, low: float, high: float = math.inf) -> None:
+    """Raise UserError where `value` is outside low..high."""
+    if not low <= value <= high:
+        limits = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+        raise UserError(f"{key}={value:g}: must be {limits}")
+
+
+def check(config: TrainConfig) -> None:
+    """Raise UserError for the first value out of its range, and for values that contradict each other."""
+    env, replay, update, exploration = config.env, config.replay, config.update, config.exploration
+
+    one_of("env.kind", env.kind, ("atari", "gymnasium"))
+    one_of("agent.loss", config.agent.loss, ("huber", "squared"))
+    one_of("agent.reduction", config.agent.reduction, ("mean", "sum"))
+    one_of("logger.wandb", config.logger.wandb, ("online", "offline", "off"))
+    for key, value in (
+        ("env.frame_skip", env.frame_skip), ("env.frame_stack", env.frame_stack), ("env.max_frames", env.max_frames),
+        ("total_steps", config.total_steps), ("num_envs", config.num_envs), ("agent.n_step", config.agent.n_step),
+        ("replay.warmup_steps", replay.warmup_steps), ("update.period_steps", update.period_steps),
+        ("update.batch_size", update.batch_size), ("update.target_period_steps", update.target_period_steps),
+        ("exploration.decay_steps", exploration.decay_steps), ("evaluation.every_steps", config.evaluation.every_steps),
+        ("evaluation.episodes", config.evaluation.episodes), ("evaluation.num_envs", config.evaluation.num_envs),
+        ("checkpoint.every_steps", config.checkpoint.every_steps), ("logger.every_steps", config.logger.every_steps),
+    ):  # fmt: skip
+        between(key, value, 1)
+    between("seed", config.seed, 0)
+    between("env.noop_max", env.noop_max, 0)
+    between("env.screen_size", env.screen_size, 8, 512)
+    between("num_envs", config.num_envs, 1, 4096)
+    between("evaluation.video_seconds", config.evaluation.video_seconds, 0)
+    for key, share in (
+        ("exploration.start", exploration.start), ("exploration.end", exploration.end),
+        ("agent.discount", config.agent.discount),
+        ("env.repeat_action_probability", env.repeat_action_probability),
+    ):  # fmt: skip
+        between(key, share, 0, 1)
+    check_protocol(config.protocol)
+    for key, above in (
+        ("optimizer.learning_rate", config.optimizer.learning_rate),
+        ("agent.reward_clip", config.agent.reward_clip),
+    ):
+        if above is not None and not 0 < above < math.inf:
+            raise UserError(f"{key}={above:g}: must be above 0")
+    for width in config.network.hidden:
+        between("network.hidden", width, 1)
+    if ":" in env.game:  # Gymnasium would import what stands before it
+        raise UserError(f"env.game={env.game}: a game's name has no colon")
+    least = config.num_envs * (env.frame_stack + config.agent.n_step + 1)
+    if replay.capacity < least:
+        raise UserError(f"replay.capacity={replay.capacity}: must be at least {least} for {config.num_envs} games")
+    if replay.warmup_steps > replay.capacity:
+        raise UserError(
+            f"replay.warmup_steps={replay.warmup_steps} can never be reached with replay.capacity={replay.capacity}"
+        )
+
+
+def to_yaml(config: TrainConfig) -> str:
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def compose(command: str, overrides: list[str]) -> omegaconf.DictConfig:
+    """The composed config of a command, as Hydra makes it. For tests and tools; commands use hydra.main."""
+    try:
+        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return hydra.compose(command, [as_hydra_reads(word) for word in overrides])
+    except (HydraException, omegaconf.errors.OmegaConfBaseException) as error:
+        raise explain(command, overrides, error) from None
+
+
+def task_overrides() -> list[str]:
+    """What was typed for the running Hydra job."""
+    return list(HydraConfig.get().overrides.task)
+
+
+def _leaves(node: Any, prefix: str = "") -> Iterator[str]:
+    for key in node:
+        path = f"{prefix}{key}"
+        yield path
+        value = None if OmegaConf.is_missing(node, key) else node._get_node(key)
+        if isinstance(value, omegaconf.DictConfig) and not value._is_none():
+            yield from _leaves(value, f"{path}.")
+
+
+@functools.cache
+def known_keys(command: str) -> tuple[set[str], dict[str, list[str]]]:
+    """All config keys of a command, and its groups with their options."""
+    keys = set(_leaves(OmegaConf.structured(SCHEMAS[command])))
+    groups = {
+        folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
+        for folder in conf_dir().iterdir()
+        if folder.is_dir()
+    }
+    return keys, groups
+
+
+def explain_value(error: BaseException) -> str:
+    """One line for OmegaConf's errors about a value."""
+    text = str(getattr(error, "msg", None) or error).split("\n")[0]
+    key = getattr(error, "full_key", None) or ""
+    if match := re.match(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", text):
+        wanted = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+        return f"{key}={match[1]}: must be {wanted.get(match[2], match[2])}"
+    if isinstance(error, omegaconf.errors.MissingMandatoryValue):
+        return f"{key or text} must be given"
+    if "is not in struct" in text:
+        return f"no setting is called {key!r}; a new one is written with a plus, +{key}=..."
+    return f"{key}: {text}" if key and key not in text else text
+
+
+def explain(command: str, overrides: list[str], error: BaseException) -> UserError:
+    """The one line that a person should read instead of Hydra's exception."""
+    keys, groups = known_keys(command)
+    for override in overrides:
+        match = re.match(r"[+~]*([^=@]+)(?:@[^=]*)?=?(.*)", override)
+        if not match or ("=" not in override and not override.startswith("~")):
+            return UserError(f"cannot read {override!r}; settings are written key=value, e.g. seed=2")
+        key, value = match.groups()
+        if key.startswith("hydra"):
+            continue
+        if key in groups:
+            options = groups[key]
+            if "/" not in value and not {*value.split(",")} <= {*options, "null"} and key not in keys - {*groups}:
+                return UserError(f"{key}={value}: no such {key}{suggest(value, options)}; known: {', '.join(options)}")
+        elif key not in keys and not any(key.startswith(f"{k}.") for k in ("optimizer.arguments", "env.goals")):
+            return UserError(f"no setting is called {key!r}{suggest(key, keys | {*groups})}")
+    chain: BaseException | None = error
+    while chain is not None:
+        if isinstance(chain, omegaconf.errors.OmegaConfBaseException):
+            return UserError(explain_value(chain))
+        chain = chain.__cause__ or chain.__context__
+    return UserError(" ".join(str(error).split("\n")[0].split()))
