@@ -96,8 +96,9 @@ def train(config: TrainConfig, overrides: list[str]) -> None:
             ("preset", asked.preset, config.preset),
             ("seed", asked.seed, config.seed),
         ):
-            if asked.resume == "auto" and now != then:
-                raise UserError(f"{folder} is a run of {key}={then}, not {now}; choose another run_dir")
+            typed = asked.resume == "auto" or any(word.startswith(f"{key}=") for word in overrides)
+            if typed and now != then:
+                raise UserError(f"{folder} is a run of {key}={then}, not {now}; choose another folder")
         checkpoint = Checkpoint(folder / "checkpoints" / "latest.pt")
         if checkpoint.agent_steps >= config.total_steps:
             console.print(

@@ -17,6 +17,7 @@ from atari_dqn import checkpoints, emulators, evaluation, machine, networks, opt
 from atari_dqn.agent import Agent
 from atari_dqn.checkpoints import Checkpoint
 from atari_dqn.config import Env, TrainConfig
+from atari_dqn.display import Row, Tracker, hours
 from atari_dqn.errors import RunFailed, UserError
 from atari_dqn.replay import BYTES_BESIDE_FRAME, Replay, torch_dtype
 from atari_dqn.training import Record, due, play_and_learn
@@ -44,7 +45,7 @@ class Run:
         self._films = config.evaluation.video_seconds > 0
         self.best_score: float | None = None
         self.goals = trackers.Goals(config.env.goals)
-        self.trackers: list[trackers.Tracker] = []
+        self.trackers: list[Tracker] = []
         if resumed:
             self._restore(resumed.content)
 
@@ -140,7 +141,7 @@ class Run:
         """Training time since step 0, over all resumes."""
         return self.seconds_before + time.perf_counter() - self._started
 
-    def _row(self, **more: Any) -> trackers.Row:
+    def _row(self, **more: Any) -> Row:
         return {
             "frames": self.agent_steps * self.config.env.frame_skip,
             "agent_steps": self.agent_steps,
@@ -151,27 +152,6 @@ class Run:
     def _say(self, text: str) -> None:
         self.console.print(text, soft_wrap=True, highlight=False, markup=False)
 
-    def _start_trackers(self) -> None:
-        config, logger = self.config, self.config.logger
-        frames = self.agent_steps * config.env.frame_skip
-        self.trackers.append(trackers.CsvFiles(self.folder, self.agent_steps))
-        if logger.tensorboard:
-            self.trackers.append(
-                trackers.Guarded("TensorBoard", lambda: trackers.TensorBoard(self.folder, frames), self._say)
-            )
-        mode = trackers.wandb_mode(logger.wandb)
-        if mode != "off":
-            self.trackers.append(
-                trackers.Guarded(
-                    "W&B",
-                    lambda: trackers.WandB(self.folder, mode, logger.project, dataclasses.asdict(config), self._say),
-                    self._say,
-                )
-            )
-        self.trackers.append(
-            trackers.Display(self.console, config.env.game, config.total_steps, config.env.frame_skip, self.agent_steps)
-        )
-
     def go(self) -> None:
         """Train to the end, a goal, or a signal that asks to stop. Raises RunFailed."""
         config = self.config
@@ -179,7 +159,7 @@ class Run:
         self._since = (self.agent_steps, self._started)
         try:
             with stop_signals(self._stopped):
-                self._start_trackers()
+                self.trackers = trackers.build(config, self.folder, self.agent_steps, self.console, self._say)
                 loop = play_and_learn(
                     self.emulators,
                     self.replay,
@@ -207,7 +187,7 @@ class Run:
             for tracker in reversed(self.trackers):
                 tracker.close()
             self.emulators.close()
-        steps = f"{self.agent_steps:,} agent steps in {trackers.hours(self.seconds)}"
+        steps = f"{self.agent_steps:,} agent steps in {hours(self.seconds)}"
         if self._stopped.is_set():
             self._say(f"stopped on request after {steps}; go on with `make resume RUN={self.folder}`")
         else:
@@ -236,7 +216,7 @@ class Run:
             for goal, mean in self.goals.add(game):
                 self._say(
                     f"{goal.note}: mean return {mean:.1f} over {goal.games} consecutive games "
-                    f"after {self.agent_steps:,} agent steps, {trackers.hours(self.seconds)}"
+                    f"after {self.agent_steps:,} agent steps, {hours(self.seconds)}"
                 )
                 over = over or goal.stop
         if due(config.logger.every_steps, before, self.agent_steps) or over:
@@ -301,7 +281,7 @@ class Run:
             self._film(player, env, seed, row)
         self._since = (self.agent_steps, time.perf_counter())  # frames/s is the loop's
 
-    def _film(self, player: evaluation.Player, env: Env, seed: int, row: trackers.Row) -> None:
+    def _film(self, player: evaluation.Player, env: Env, seed: int, row: Row) -> None:
         path = self.folder / "videos" / f"step{self.agent_steps}.mp4"
         seconds, epsilon = self.config.evaluation.video_seconds, self.config.protocol.epsilon
         try:

@@ -1,27 +1,22 @@
-"""What watches the loop: progress display, CSV files, Weights & Biases, TensorBoard. The CSV files are the truth."""
+"""What watches the loop: CSV files, Weights & Biases, TensorBoard, the display. The CSV files are the truth."""
 
 import collections
 import csv
+import dataclasses
 import math
 import netrc
 import os
 import secrets
-import time
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.text import Text
+from rich.console import Console
 
-from atari_dqn import scores
-from atari_dqn.config import Goal
+from atari_dqn.config import Goal, TrainConfig
+from atari_dqn.display import Display, Row, Tracker
 from atari_dqn.emulators import Game
-from atari_dqn.training import Record
 
 METRICS = (
     "frames", "agent_steps", "updates", "seconds", "epsilon", "loss", "q_mean", "grad_norm", "return_mean", "games",
@@ -32,19 +27,6 @@ EVALUATIONS = (
     "frames", "agent_steps", "updates", "seconds", "protocol", "episodes", "mean", "sd", "median", "min", "max",
     "human_normalised", "best",
 )  # fmt: skip
-
-Row = dict[str, Any]
-
-
-class Tracker:
-    """Sees everything that happens; does what it wants with it. Each row has frames, agent_steps, updates, seconds."""
-
-    def turn(self, record: Record) -> None: ...
-    def metrics(self, row: Row) -> None: ...
-    def episode(self, row: Row) -> None: ...
-    def evaluation(self, row: Row) -> None: ...
-    def video(self, path: Path, row: Row) -> None: ...
-    def close(self) -> None: ...
 
 
 class Guarded(Tracker):
@@ -237,82 +219,6 @@ class WandB(Tracker):
             self._say(f"W&B: recorded offline; upload with `wandb sync {os.path.relpath(folder)}`")
 
 
-def hours(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))
-
-
-class Display(Tracker):
-    """A calm progress display of two lines; where the output is not a terminal, a plain line every 30 seconds."""
-
-    PLAIN_SECONDS = 30.0
-
-    def __init__(self, console: Console, game: str, total_steps: int, frame_skip: int, agent_steps: int = 0) -> None:
-        self._console, self._game, self._total, self._skip = console, game, total_steps, frame_skip
-        self._first, self._started, self._spoke = agent_steps, time.perf_counter(), time.perf_counter()
-        self._row: Row = {}
-        self._best = ""
-        self._updates = 0
-        self._epsilon = 1.0
-        self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(None), TaskProgressColumn(), TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=True), console=console, expand=True,
-        )  # fmt: skip
-        self._task = self._bar.add_task(game, total=total_steps, completed=agent_steps)
-        self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=True)
-        if console.is_terminal:
-            self._live.start()
-
-    def _facts(self) -> list[str]:
-        steps = int(self._bar.tasks[0].completed)
-        row = self._row
-        shown = row.get("return_mean", math.nan)
-        normalised = scores.human_normalised(self._game, shown)
-        human = f" ({normalised:.0%} human)" if normalised is not None and not math.isnan(shown) else ""
-        return [
-            f"{compact(steps)} steps {compact(steps * self._skip)} frames {compact(self._updates)} updates",
-            f"{row.get('frames_per_second', 0):,.0f} frames/s",
-            f"ε {self._epsilon:.2f}",
-            f"return {shown:.1f}{human}{self._best}" if not math.isnan(shown) else "return: no game ended yet",
-        ]
-
-    def _render(self) -> Group:
-        facts = self._facts()
-        return Group(
-            self._bar.get_renderable(),
-            Text("  ".join(facts[:3]), overflow="ellipsis", no_wrap=True),
-            Text(facts[3], overflow="ellipsis", no_wrap=True),
-        )
-
-    def turn(self, record: Record) -> None:
-        self._bar.update(self._task, completed=min(record.agent_steps, self._total))
-        self._updates, self._epsilon = record.updates, record.epsilon
-
-    def metrics(self, row: Row) -> None:
-        self._row = row
-        now = time.perf_counter()
-        if not self._console.is_terminal and now - self._spoke >= self.PLAIN_SECONDS:
-            self._spoke = now
-            done = row["agent_steps"] - self._first
-            left = (self._total - row["agent_steps"]) * (now - self._started) / max(1, done)
-            share = row["agent_steps"] / self._total
-            self._console.print(f"{share:4.0%}  {'  '.join(self._facts())}  left {hours(left)}", soft_wrap=True)
-
-    def evaluation(self, row: Row) -> None:
-        if row["best"]:
-            self._best = f"  best evaluation {row['mean']:.1f}"
-
-    def close(self) -> None:
-        self._live.stop()
-
-
-def compact(number: float) -> str:
-    """1234567 -> 1.23M"""
-    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= limit:
-            return f"{number / limit:.3g}{suffix}" if number < limit * 999.5 else f"{number / limit:.0f}{suffix}"
-    return f"{number:.0f}"
-
-
 class Goals:
     """Watches the mean return of consecutive training games, and tells when a goal is reached.
 
@@ -343,3 +249,18 @@ class Goals:
                 self.reached.append(goal.note)
                 reached.append((goal, mean))
         return reached
+
+
+def build(
+    config: TrainConfig, folder: Path, agent_steps: int, console: Console, say: Callable[[str], None]
+) -> list[Tracker]:
+    """All that a run asks for, from `agent_steps` on; `say` prints a line for a person."""
+    logger, skip = config.logger, config.env.frame_skip
+    chosen: list[Tracker] = [CsvFiles(folder, agent_steps)]
+    if logger.tensorboard:
+        chosen.append(Guarded("TensorBoard", lambda: TensorBoard(folder, agent_steps * skip), say))
+    mode = wandb_mode(logger.wandb)
+    if mode != "off":
+        plain = dataclasses.asdict(config)
+        chosen.append(Guarded("W&B", lambda: WandB(folder, mode, logger.project, plain, say), say))
+    return [*chosen, Display(console, config.env.game, config.total_steps, skip, agent_steps)]

@@ -8,6 +8,7 @@ import torch
 
 from atari_dqn import machine, scores, trackers
 from atari_dqn.config import Goal
+from atari_dqn.display import Tracker
 from atari_dqn.emulators import Game
 from atari_dqn.errors import UserError
 
@@ -66,7 +67,7 @@ def test_goals_need_consecutive_games_and_are_told_once():
 
 
 def test_a_failing_tracker_is_told_once_and_stops_nothing():
-    class Failing(trackers.Tracker):
+    class Failing(Tracker):
         def metrics(self, row):
             raise ConnectionError("no network")
 
