@@ -146,7 +146,7 @@ class PlayEvaluation:
 
 @dataclass
 class PlayProtocol:
-    """What to change of the protocol that the checkpoint's run evaluated with; null keeps it."""
+    """A protocol by name, or what to change of the one that the checkpoint's run evaluated with; see merge_protocol."""
 
     name: str | None = None
     epsilon: float | None = None

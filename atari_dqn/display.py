@@ -33,7 +33,7 @@ def hours(seconds: float) -> str:
 
 
 class Display(Tracker):
-    """A calm progress display of two lines; where the output is not a terminal, a plain line every 30 seconds."""
+    """A calm display, a bar and two lines; where the output is not a terminal, a plain line every 30 seconds."""
 
     PLAIN_SECONDS = 30.0
 

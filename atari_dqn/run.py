@@ -92,7 +92,9 @@ class Run:
     def save(self, name: str) -> None:
         """Write checkpoints/<name>.pt. Raises RunFailed, and keeps the one before, where weights are not finite."""
         if not all(parameter.isfinite().all() for parameter in self.agent.online.parameters()):
-            raise RunFailed("the network's weights are no longer finite numbers: learning diverged")
+            raise RunFailed(
+                "the network's weights are no longer finite numbers: learning diverged; lower optimizer.learning_rate"
+            )
         content = {
             "config": dataclasses.asdict(self.config),
             "actions": list(self.emulators.actions),
@@ -231,7 +233,9 @@ class Run:
     def _measure(self, epsilon: float) -> None:
         losses = self.agent.losses()
         if losses.updates and not torch.isfinite(torch.tensor([losses.loss, losses.q_mean])).all():
-            raise RunFailed(f"the loss is {losses.loss} and the mean Q-value {losses.q_mean}: learning diverged")
+            raise RunFailed(
+                f"the loss is {losses.loss} and the mean Q-value {losses.q_mean}: learning diverged; lower optimizer.learning_rate"
+            )
         steps, then = self._since
         now = time.perf_counter()
         self._since = (self.agent_steps, now)

@@ -72,7 +72,9 @@ def to_play_config(composed: Any) -> PlayConfig:
 
 
 def merge_protocol(asked: PlayProtocol, trained: Protocol) -> Protocol:
-    """The protocol that a checkpoint's run evaluated with, and what was asked on top; renamed if that changes it."""
+    """The protocol to play under: one asked for by name, whole; or the run's own with changes, and then renamed."""
+    if asked.name is not None and asked.epsilon is not None:
+        return Protocol(**dataclasses.asdict(asked))
     changes = {key: value for key, value in dataclasses.asdict(asked).items() if value is not None}
     if changes and "name" not in changes:
         changes["name"] = f"{trained.name.removesuffix('-changed')}-changed"
@@ -146,7 +148,8 @@ def check(config: TrainConfig) -> None:
         raise UserError(f"replay.capacity={replay.capacity}: must be at least {least} for {config.num_envs} games")
     if replay.warmup_steps > replay.capacity:
         raise UserError(
-            f"replay.warmup_steps={replay.warmup_steps} can never be reached with replay.capacity={replay.capacity}"
+            f"replay.warmup_steps={replay.warmup_steps} can never be reached with replay.capacity={replay.capacity}; "
+            f"lower the one or raise the other"
         )
 
 

@@ -137,9 +137,7 @@ def main() -> None:
     with open(ROOT / "benchmarks" / "race.csv", "a", newline="") as file:
         writer = csv.writer(file)
         if not file.tell():
-            writer.writerow(
-                ["game", "contestant", "median_steps_per_second", "min", "max", "ours_is_times", "cpus", "machine"]
-            )
+            writer.writerow(["game", "contestant", "median_steps_per_second", "min", "max", "ours_is_times", "cpus"])
         print(f"\n{args.game}, median of {args.rounds} rounds of {args.seconds:g} s, {os.cpu_count()} CPUs")
         for name, values in speeds.items():
             median = statistics.median(values)

@@ -22,6 +22,7 @@ from conftest import ROOT, small_run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from atari_dqn import __main__, checkpoints, settings
+from atari_dqn.config import PlayProtocol, Protocol
 from atari_dqn.errors import RunFailed, UserError
 
 TINY = [
@@ -459,6 +460,15 @@ def test_nature_preset_has_the_released_codes_constants():
     assert env.terminal_on_life_loss and not env.full_action_space and nature.network.name == "nature_cnn"
     assert (nature.agent.loss, nature.agent.n_step, nature.agent.reward_clip) == ("huber", 1, 1)
     assert nature.optimizer.arguments == {"decay": 0.95, "eps": 0.01} and nature.agent.reduction == "sum"
+
+
+def test_a_protocol_by_name_is_played_whole_and_a_changed_one_is_renamed():
+    run = Protocol(name="nature", epsilon=0.05, repeat_action_probability=0.0, noop_max=30, max_frames=18_000)
+    greedy = settings.merge_protocol(PlayProtocol(name="greedy", epsilon=0.0), run)
+    assert greedy == Protocol(name="greedy", epsilon=0.0)  # nothing left of nature's
+    changed = settings.merge_protocol(PlayProtocol(max_frames=400), run)
+    assert changed == dataclasses.replace(run, name="nature-changed", max_frames=400)
+    assert settings.merge_protocol(PlayProtocol(), run) == run
 
 
 def test_numbers_as_people_write_them():
