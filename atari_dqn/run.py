@@ -22,6 +22,8 @@ from atari_dqn.errors import RunFailed, UserError
 from atari_dqn.replay import BYTES_BESIDE_FRAME, Replay, torch_dtype
 from atari_dqn.training import Record, due, play_and_learn
 
+DIVERGED = "learning diverged; lower optimizer.learning_rate"
+
 
 class Run:
     """One training run in its folder, from a fresh start or from its latest checkpoint."""
@@ -92,9 +94,7 @@ class Run:
     def save(self, name: str) -> None:
         """Write checkpoints/<name>.pt. Raises RunFailed, and keeps the one before, where weights are not finite."""
         if not all(parameter.isfinite().all() for parameter in self.agent.online.parameters()):
-            raise RunFailed(
-                "the network's weights are no longer finite numbers: learning diverged; lower optimizer.learning_rate"
-            )
+            raise RunFailed(f"the network's weights are no longer finite numbers: {DIVERGED}")
         content = {
             "config": dataclasses.asdict(self.config),
             "actions": list(self.emulators.actions),
@@ -233,9 +233,7 @@ class Run:
     def _measure(self, epsilon: float) -> None:
         losses = self.agent.losses()
         if losses.updates and not torch.isfinite(torch.tensor([losses.loss, losses.q_mean])).all():
-            raise RunFailed(
-                f"the loss is {losses.loss} and the mean Q-value {losses.q_mean}: learning diverged; lower optimizer.learning_rate"
-            )
+            raise RunFailed(f"the loss is {losses.loss} and the mean Q-value {losses.q_mean}: {DIVERGED}")
         steps, then = self._since
         now = time.perf_counter()
         self._since = (self.agent_steps, now)
