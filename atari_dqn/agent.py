@@ -1,6 +1,7 @@
 """The DQN agent: an online and a target network, how it acts and how it learns."""
 
 import copy
+import math
 from typing import NamedTuple
 
 import torch
@@ -10,15 +11,15 @@ from atari_dqn import targets
 from atari_dqn.replay import Batch
 
 
-def epsilon_greedy(q_values: Tensor, epsilon: float, generator: torch.Generator) -> Tensor:
+def epsilon_greedy(q_values: Tensor, epsilon: float | Tensor, generator: torch.Generator) -> Tensor:
     """An action for each row of q_values [N, A]: the best, or with probability epsilon any; drawn for each game apart.
 
     Actions whose value is -inf are not available and never chosen.
     """
     random = torch.rand(q_values.shape[0], generator=generator, device=q_values.device) < epsilon
-    available = (q_values != -torch.inf).float()
-    anything = torch.multinomial(available, 1, generator=generator).squeeze(1)
-    return torch.where(random, anything, q_values.argmax(1))
+    anything = torch.rand(q_values.shape, generator=generator, device=q_values.device)
+    anything.masked_fill_(q_values == -torch.inf, -1)
+    return torch.where(random, anything.argmax(1), q_values.argmax(1))
 
 
 class Losses(NamedTuple):
@@ -44,29 +45,35 @@ class Agent:
         self.target = copy.deepcopy(online).requires_grad_(False)
         self.loss, self.reduction = loss, reduction
         self.device = next(online.parameters()).device
-        self._sums = torch.zeros(2, device=self.device)
-        self._updates = 0
+        self.gradients: list[Tensor] = []  # the last update's
+        self._sums = torch.zeros(3, device=self.device)  # loss, mean Q-value, updates
 
     @torch.no_grad()
-    def act(self, states: Tensor, epsilon: float, generator: torch.Generator) -> Tensor:
+    def act(self, states: Tensor, epsilon: float | Tensor, generator: torch.Generator) -> Tensor:
         """Epsilon-greedy actions int64 [N] for states [N, stack, *frame]."""
-        if epsilon >= 1:  # no need to look
-            q_values = torch.zeros(len(states), self.num_actions, device=self.device)
-        else:
-            q_values = self.online(states)
-        return epsilon_greedy(q_values, epsilon, generator)
+        return epsilon_greedy(self.online(states), epsilon, generator)
 
-    def learn(self, batch: Batch) -> None:
-        """One update of the online network."""
+    @torch.no_grad()
+    def act_at_random(self, num_games: int, generator: torch.Generator) -> Tensor:
+        """What `act` does at an epsilon of 1, without a look."""
+        return epsilon_greedy(torch.zeros(num_games, self.num_actions, device=self.device), 1.0, generator)
+
+    def learn(self, batch: Batch) -> list[Tensor]:
+        """An update of the online network for each of K minibatches, in turn; the last one's gradients.
+
+        The target network stands still meanwhile, so one forward pass gives the targets of all K.
+        """
         with torch.no_grad():
-            y = targets.dqn(batch.r_t, batch.discount_t, self.target(batch.s_t))
-        q_tm1 = self.online(batch.s_tm1).gather(1, batch.a_tm1.unsqueeze(1)).squeeze(1)
-        loss = targets.loss(self.loss, self.reduction, q_tm1, y)
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        self._sums += torch.stack((loss.detach(), q_tm1.detach().mean()))
-        self._updates += 1
+            q_target_t = self.target(batch.s_t.flatten(0, 1)).unflatten(0, batch.r_t.shape)
+            targets_t = targets.dqn(batch.r_t, batch.discount_t, q_target_t)
+        for s_tm1, a_tm1, y in zip(batch.s_tm1, batch.a_tm1, targets_t, strict=True):
+            q_tm1 = self.online(s_tm1).gather(1, a_tm1.unsqueeze(1)).squeeze(1)
+            loss = targets.loss(self.loss, self.reduction, q_tm1, y)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            self._sums += torch.stack((loss.detach(), q_tm1.detach().mean(), torch.ones_like(loss)))
+        return [parameter.grad for parameter in self.online.parameters() if parameter.grad is not None]
 
     def copy_target(self) -> None:
         """Target network := online network."""
@@ -74,13 +81,10 @@ class Agent:
 
     def losses(self) -> Losses:
         """Means since the last call; nan where there was no update."""
-        loss, q_mean = (self._sums / self._updates).tolist() if self._updates else (float("nan"), float("nan"))
-        result = Losses(loss, q_mean, self._updates)
+        loss, q_mean, updates = self._sums.tolist()
         self._sums.zero_()
-        self._updates = 0
-        return result
+        return Losses(loss / updates, q_mean / updates, int(updates)) if updates else Losses(math.nan, math.nan, 0)
 
     def gradient_norm(self) -> float:
         """Norm of the last update's gradient; nan before the first."""
-        gradients = [p.grad for p in self.online.parameters() if p.grad is not None]
-        return float(nn.utils.get_total_norm(gradients)) if gradients else float("nan")
+        return float(nn.utils.get_total_norm(self.gradients)) if self.gradients else math.nan

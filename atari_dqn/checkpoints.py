@@ -12,7 +12,7 @@ from atari_dqn import networks, settings
 from atari_dqn.errors import UserError
 
 FORMAT = "atari_dqn checkpoint"
-VERSION = 1
+VERSION = 2  # 2: the dense layer takes its features in channels-last order
 
 
 def save(path: Path, content: dict[str, Any]) -> None:

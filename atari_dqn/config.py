@@ -112,6 +112,13 @@ class Logger:
 
 
 @dataclass
+class Compute:
+    graphs: bool = MISSING
+    compile: bool = MISSING
+    tf32: bool = MISSING
+
+
+@dataclass
 class TrainConfig:
     env: Env = field(default_factory=Env)
     network: Network = field(default_factory=Network)
@@ -124,6 +131,7 @@ class TrainConfig:
     protocol: Protocol = field(default_factory=Protocol)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     logger: Logger = field(default_factory=Logger)
+    compute: Compute = field(default_factory=Compute)
     preset: str = MISSING
     seed: int = MISSING
     total_steps: int = MISSING

@@ -23,17 +23,20 @@ def torch_dtype(dtype: np.dtype) -> torch.dtype:
 
 
 class Batch(NamedTuple):
-    """B transitions, time-indexed: in s_tm1 the action a_tm1 gave the n-step reward r_t and led to s_t."""
+    """K minibatches of B transitions, time-indexed: in s_tm1 the action a_tm1 gave the n-step reward r_t, led to s_t."""
 
-    s_tm1: Tensor  # [B, stack, *frame], as stored
-    a_tm1: Tensor  # int64 [B]
-    r_t: Tensor  # float32 [B], sum of gamma^i * clipped reward
-    discount_t: Tensor  # float32 [B], gamma^steps, or 0 where s_t is terminal
-    s_t: Tensor  # [B, stack, *frame]
+    s_tm1: Tensor  # [K, B, stack, *frame], as stored
+    a_tm1: Tensor  # int64 [K, B]
+    r_t: Tensor  # float32 [K, B], sum of gamma^i * clipped reward
+    discount_t: Tensor  # float32 [K, B], gamma^steps, or 0 where s_t is terminal
+    s_t: Tensor  # [K, B, stack, *frame]
 
 
 class Replay:
     """A ring of `rows` x `num_envs` states, on the CPU or a GPU.
+
+    All that moves is counted on the device too, and nothing in `newest_stack` and `sample` waits for it, so that both
+    can be parts of a CUDA graph.
 
     Args:
         rows: time steps held; the capacity in agent steps is rows * num_envs.
@@ -55,17 +58,20 @@ class Replay:
             raise ValueError(f"a replay of {rows} rows cannot hold a stack of {stack} and its successor")
         self.rows, self.num_envs, self.frame_shape, self.stack_size = rows, num_envs, tuple(frame_shape), stack
         self.device = torch.device(device)
+        self._blank = rows * num_envs  # one more frame, always zero: what a stack shows on the far side of a flag
         # Filled at once, so that the memory is really taken now and not page by page, until there is none, hours later.
-        self.frames = torch.empty(rows, num_envs, *frame_shape, dtype=frame_dtype, device=device).zero_()
+        flat = torch.empty(rows * num_envs + 1, *frame_shape, dtype=frame_dtype, device=device).zero_()
+        self.frames = flat[:-1].view(rows, num_envs, *frame_shape)
         self.actions = torch.zeros(rows, num_envs, dtype=torch.uint8, device=device)
         self.rewards = torch.zeros(rows, num_envs, dtype=torch.float32, device=device)
         # What was never written counts as cut off, so that the first stacks are padded with zeros.
         self.flags = torch.full((rows, num_envs), CUT, dtype=torch.uint8, device=device)
         self.written = 0  # rows since the start; the newest state is row (written - 1) % rows
-        flat = self.frames.view(rows * num_envs, -1)
+        self._newest = torch.tensor(-1, device=device)  # written - 1
+        flat = flat.flatten(1)
         # Gathers are 10 times faster on 8-byte words than on bytes.
         self._words = flat.view(torch.int64) if flat.shape[1] * flat.element_size() % 8 == 0 else flat
-        self._back = torch.arange(1 - stack, 1, device=device)
+        self._back = torch.arange(1 - stack, 1, device=device).unsqueeze(1)
         self._envs = torch.arange(num_envs, device=device)
 
     @property
@@ -92,22 +98,27 @@ class Replay:
         self.frames[row] = frames.to(self.device)
         self.flags[row] = flags.to(self.device)
         self.written += 1
+        self._newest += 1
 
     def stack(self, rows: Tensor, envs: Tensor) -> Tensor:
-        """The states at (rows[b], envs[b]) as [B, stack, *frame]; frames on the far side of a flag are zero."""
-        index = (rows.unsqueeze(1) + self._back) % self.rows * self.num_envs + envs.unsqueeze(1)  # [B, stack]
-        frames = self._words.index_select(0, index.flatten()).view(*index.shape, -1)
-        ended = self.flags.view(-1)[index[:, :-1]] != ORDINARY  # the newest frame is always shown
-        beyond = ended.flip(1).cumsum(1).flip(1) > 0
-        frames[:, :-1].masked_fill_(beyond.unsqueeze(2), 0)
-        return frames.view(self.frames.dtype).view(*index.shape, *self.frame_shape)
+        """The states at (rows[b], envs[b]) as [B, stack, *frame]; frames on the far side of a flag are zero.
+
+        In memory the oldest frames of all states lie together, then the next ones.
+        """
+        index = (rows + self._back) % self.rows * self.num_envs + envs  # [stack, B]
+        ended = self.flags.view(-1)[index[:-1]] != ORDINARY  # the newest frame is always shown
+        beyond = ended.flip(0).cumsum(0).flip(0) > 0
+        index[:-1].masked_fill_(beyond, self._blank)
+        frames = self._words.index_select(0, index.flatten()).view(self.frames.dtype)
+        return frames.view(*index.shape, *self.frame_shape).transpose(0, 1)
 
     def newest_stack(self) -> Tensor:
         """The states that all games are in now, [N, stack, *frame]."""
-        return self.stack(torch.full_like(self._envs, (self.written - 1) % self.rows), self._envs)
+        return self.stack((self._newest % self.rows).expand_as(self._envs), self._envs)
 
     def sample(
         self,
+        batches: int,
         batch_size: int,
         generator: torch.Generator,
         discount: float,
@@ -117,25 +128,29 @@ class Replay:
         """Draw transitions uniformly from all that are whole: not across the write head, not starting at a flag.
 
         Args:
+            batches: K; on a CPU the same transitions as K calls for one would draw.
+            batch_size: B.
             discount: gamma per agent step.
             n_step: agent steps summed into r_t; fewer where a flag comes first.
             reward_clip: each step's reward is clipped to [-reward_clip, reward_clip]; None leaves it raw.
         """
-        # Ages count rows back from the newest state. The oldest start keeps its whole stack inside the ring.
-        oldest = min(self.written - 1, self.rows - self.stack_size)
-        if oldest < n_step:
+        if min(self.written - 1, self.rows - self.stack_size) < n_step:
             raise ValueError(f"{self.written} rows are too few to sample {n_step}-step transitions")
-        draws = torch.randint(
-            (oldest - n_step + 1) * self.num_envs, (4 * batch_size,), generator=generator, device=self.device
-        )
-        rows = (self.written - 1 - n_step - draws // self.num_envs) % self.rows
+        # Ages count rows back from the newest state. The oldest start keeps its whole stack inside the ring.
+        starts = (self._newest.clamp(max=self.rows - self.stack_size) - n_step + 1) * self.num_envs
+        draws = torch.randint(1 << 62, (batches, 4 * batch_size), generator=generator, device=self.device) % starts
+        rows = (self._newest - n_step - draws // self.num_envs) % self.rows
         envs = draws % self.num_envs
         # Even where games end at every other state half of the draws are valid, and the first B valid ones of 4B are
         # uniform. (Should fewer than B be found, at odds of 1e-8 then, they are repeated.)
         valid = self.flags[rows, envs] == ORDINARY
-        order = torch.argsort(~valid, stable=True)
-        first = order[torch.arange(batch_size, device=self.device) % valid.sum().clamp(min=1)]
-        return self._transitions(rows[first], envs[first], discount, n_step, reward_clip)
+        order = torch.argsort(~valid, dim=1, stable=True)
+        wanted = torch.arange(batch_size, device=self.device) % valid.sum(1, keepdim=True).clamp(min=1)
+        first = order.gather(1, wanted)
+        flat = self._transitions(
+            rows.gather(1, first).flatten(), envs.gather(1, first).flatten(), discount, n_step, reward_clip
+        )
+        return Batch(*(part.unflatten(0, (batches, batch_size)) for part in flat))
 
     def _transitions(
         self, rows: Tensor, envs: Tensor, discount: float, n_step: int, reward_clip: float | None

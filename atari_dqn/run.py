@@ -20,6 +20,7 @@ from atari_dqn.config import Env, TrainConfig
 from atari_dqn.display import Row, Tracker, hours
 from atari_dqn.errors import RunFailed, UserError
 from atari_dqn.replay import BYTES_BESIDE_FRAME, Replay, torch_dtype
+from atari_dqn.stopwatch import Stopwatch
 from atari_dqn.training import Record, due, play_and_learn
 
 DIVERGED = "learning diverged; lower optimizer.learning_rate"
@@ -32,6 +33,8 @@ class Run:
         self.config, self.folder, self.console = config, folder, console
         self.device = machine.choose_device(config.device)
         networks.set_threads(config.network.name)
+        machine.keep_freed_memory()
+        machine.set_tf32(config.compute.tf32)
         self.emulators = emulators.make(config.env, config.num_envs)
         try:
             self.agent = self._make_agent()
@@ -42,6 +45,7 @@ class Run:
         self.explore = seeding.generator(self.device, config.seed, "exploration")
         self.draw = seeding.generator(self.device, config.seed, "replay")
         self.agent_steps, self.updates, self.seconds_before, self.games = 0, 0, 0.0, 0
+        self.watch = Stopwatch()
         self._started = time.perf_counter()
         self._stopped = threading.Event()
         self._films = config.evaluation.video_seconds > 0
@@ -87,7 +91,11 @@ class Run:
         optimizer = optimizers.build(
             config.optimizer.name, online.parameters(), config.optimizer.learning_rate, config.optimizer.arguments
         )
-        return Agent(online, num_actions, optimizer, config.agent.loss, config.agent.reduction)
+        agent = Agent(online, num_actions, optimizer, config.agent.loss, config.agent.reduction)
+        if config.compute.compile:
+            for network in (agent.online, agent.target):
+                network.compile()
+        return agent
 
     # ------------------------------------------------------------------------------------------------ saving, resuming
 
@@ -172,6 +180,7 @@ class Run:
                     seeding.derive(config.seed, "games", self.agent_steps, count=config.num_envs),
                     self.agent_steps,
                     self.updates,
+                    self.watch,
                 )
                 for record in loop:
                     if self._see(record) or self._stopped.is_set():

@@ -1,15 +1,15 @@
-"""Learning targets: one pure function each, on time-indexed tensors. Shapes are [B] and [B, A] unless said."""
+"""Learning targets: one pure function each, on time-indexed tensors. Shapes are [..., B] and [..., B, A]."""
 
 import torch
 from torch import Tensor
 
 
 def dqn(r_t: Tensor, discount_t: Tensor, q_target_t: Tensor) -> Tensor:
-    """y = r_t + discount_t * max_a Q_target(s_t, a), [B]. (Mnih et al. 2015, Algorithm 1.)
+    """y = r_t + discount_t * max_a Q_target(s_t, a), [..., B]. (Mnih et al. 2015, Algorithm 1.)
 
     discount_t is 0 where s_t is terminal, so that nothing is bootstrapped there.
     """
-    return r_t + discount_t * q_target_t.amax(1)
+    return r_t + discount_t * q_target_t.amax(-1)
 
 
 def loss(kind: str, reduction: str, q_tm1: Tensor, y: Tensor) -> Tensor:

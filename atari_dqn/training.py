@@ -4,11 +4,14 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from atari_dqn.agent import Agent
 from atari_dqn.config import Exploration, TrainConfig
 from atari_dqn.emulators import Emulators, Game
+from atari_dqn.graphs import graphed
 from atari_dqn.replay import Replay
+from atari_dqn.stopwatch import Stopwatch
 
 
 class Record(NamedTuple):
@@ -41,6 +44,7 @@ def play_and_learn(
     seeds: list[int],
     agent_steps: int = 0,
     updates: int = 0,
+    watch: Stopwatch | None = None,
 ) -> Iterator[Record]:
     """Deep Q-learning with experience replay (Mnih et al. 2015, Algorithm 1), N games side by side.
 
@@ -52,26 +56,51 @@ def play_and_learn(
         explore, draw: the random generators of epsilon-greedy and of the replay's sampling.
         seeds: one for each game.
         agent_steps, updates: where a resumed run stands.
+        watch: what to count the time of a turn's stages with.
     """
-    update, learner = config.update, config.agent
+    update, learner, watch = config.update, config.agent, watch or Stopwatch()
+    epsilon = torch.zeros((), device=agent.device)
+
+    def act(looking: bool) -> Tensor:
+        if not looking:
+            return agent.act_at_random(emulators.num_envs, explore)
+        return agent.act(replay.newest_stack(), epsilon, explore)
+
+    def learn(minibatches: int) -> list[Tensor]:
+        batch = replay.sample(
+            minibatches, update.batch_size, draw, learner.discount, learner.n_step, learner.reward_clip
+        )
+        watch.lap("sample")
+        return agent.learn(batch)
+
+    if config.compute.graphs:
+        act, learn = graphed(act, agent.device, [explore]), graphed(learn, agent.device, [draw])
+
     replay.begin(torch.from_numpy(emulators.reset(seeds)))
+    watch.restart()
     while agent_steps < config.total_steps:
-        epsilon = epsilon_at(agent_steps, config.replay.warmup_steps, config.exploration)
-        actions = agent.act(replay.newest_stack(), epsilon, explore).cpu()
+        epsilon_now = epsilon_at(agent_steps, config.replay.warmup_steps, config.exploration)
+        epsilon.fill_(epsilon_now)
+        actions = act(epsilon_now < 1).cpu()
+        watch.lap("act")
         emulators.send(actions.numpy())
 
         before, agent_steps = agent_steps, agent_steps + emulators.num_envs
         if replay.size >= config.replay.warmup_steps:
-            for _ in range(due(update.period_steps, before, agent_steps)):
-                agent.learn(
-                    replay.sample(update.batch_size, draw, learner.discount, learner.n_step, learner.reward_clip)
-                )
-                updates += 1
+            minibatches = due(update.period_steps, before, agent_steps)
+            if minibatches:
+                agent.gradients = learn(minibatches)
+                updates += minibatches
+                watch.lap("update")
         if due(update.target_period_steps, before, agent_steps):
             agent.copy_target()
+            watch.lap("copy")
 
         turn = emulators.recv()
+        watch.lap("emulators")
         replay.write(
             actions, torch.from_numpy(turn.rewards), torch.from_numpy(turn.frames), torch.from_numpy(turn.flags)
         )
-        yield Record(agent_steps, updates, epsilon, turn.games)
+        watch.lap("write")
+        yield Record(agent_steps, updates, epsilon_now, turn.games)
+        watch.lap("logging")

@@ -208,7 +208,7 @@ def test_a_checkpoint_plays_as_it_did_in_training(breakout):
         x = torch.nn.functional.conv2d(
             x, weights[f"convolutions.{i}.weight"], weights[f"convolutions.{i}.bias"], stride
         ).relu()
-    x = (x.flatten(1) @ weights["head.0.weight"].T + weights["head.0.bias"]).relu()
+    x = (x.permute(0, 2, 3, 1).flatten(1) @ weights["head.0.weight"].T + weights["head.0.bias"]).relu()
     torch.testing.assert_close(checkpoint.network(states), x @ weights["head.2.weight"].T + weights["head.2.bias"])
 
 

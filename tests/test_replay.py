@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from atari_dqn.replay import CUT, ORDINARY, TERMINAL, Replay
+from atari_dqn.replay import CUT, ORDINARY, TERMINAL, Batch, Replay
 
 DISCOUNT = 0.9
 
@@ -107,7 +107,7 @@ def test_equals_the_list_at_every_moment(rows, num_envs, stack, n_step, frame_sh
             continue
         clip = rng.choice([1.0, None])
         expected = {oracle.games[env][t]["id"]: oracle.transition(env, t, n_step, clip) for env, t in starts}
-        batch = replay.sample(200, draw, DISCOUNT, n_step, clip)
+        batch = Batch(*(part.flatten(0, 1) for part in replay.sample(2, 100, draw, DISCOUNT, n_step, clip)))
         for s_tm1, a_tm1, r_t, discount_t, s_t in zip(
             identities(batch.s_tm1), batch.a_tm1.tolist(), batch.r_t.tolist(), batch.discount_t.tolist(),
             identities(batch.s_t), strict=True,
@@ -122,12 +122,24 @@ def test_draws_are_uniform_over_all_whole_transitions():
     replay, oracle = Replay(40, 2, (2, 4)), ListReplay(40, 2, 4)
     fill(replay, oracle, 70, rng, 0)
     starts = oracle.starts(1)
-    batch = replay.sample(100 * len(starts), torch.Generator().manual_seed(1), DISCOUNT)
-    counts = torch.bincount(torch.tensor(identities(batch.s_tm1))[:, -1], minlength=1000)
+    batch = replay.sample(1, 100 * len(starts), torch.Generator().manual_seed(1), DISCOUNT)
+    counts = torch.bincount(torch.tensor(identities(batch.s_tm1[0]))[:, -1], minlength=1000)
     counts = counts[[oracle.games[env][t]["id"] for env, t in starts]]
     assert counts.sum() == 100 * len(starts)
     chi_square = float(((counts - 100.0) ** 2 / 100).sum())
     assert chi_square < len(starts) + 4 * (2 * len(starts)) ** 0.5  # four standard deviations
+
+
+def test_minibatches_drawn_together_are_those_drawn_one_by_one():
+    rng = random.Random(4)
+    replay, oracle = Replay(40, 3, (2, 4)), ListReplay(40, 3, 4)
+    fill(replay, oracle, 70, rng, 0)
+    together = replay.sample(5, 16, torch.Generator().manual_seed(1), DISCOUNT, 3)
+    draw = torch.Generator().manual_seed(1)
+    for k in range(5):
+        alone = replay.sample(1, 16, draw, DISCOUNT, 3)
+        for part, whole in zip(alone, together, strict=True):
+            assert torch.equal(part[0], whole[k])
 
 
 def test_games_that_end_at_every_step_still_fill_batches():
@@ -136,7 +148,7 @@ def test_games_that_end_at_every_step_still_fill_batches():
     for i in range(50):
         flag = torch.tensor([TERMINAL if i % 2 == 0 else ORDINARY], dtype=torch.uint8)
         replay.write(torch.tensor([i % 2]), torch.tensor([1.0]), torch.zeros(1, 8, dtype=torch.uint8), flag)
-    batch = replay.sample(64, torch.Generator().manual_seed(0), DISCOUNT)
+    batch = replay.sample(1, 64, torch.Generator().manual_seed(0), DISCOUNT)
     assert batch.a_tm1.sum() == 0 and batch.discount_t.sum() == 0  # odd steps start at flags
 
 
@@ -151,6 +163,6 @@ def test_too_few_rows_to_sample_is_said():
     replay = Replay(10, 1, (8,))
     replay.begin(torch.zeros(1, 8, dtype=torch.uint8))
     with pytest.raises(ValueError, match="too few"):
-        replay.sample(4, torch.Generator(), DISCOUNT)
+        replay.sample(1, 4, torch.Generator(), DISCOUNT)
     with pytest.raises(ValueError, match="cannot hold"):
         Replay(4, 1, (8,), stack=4)
