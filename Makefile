@@ -23,7 +23,7 @@ PLAY = $(if $(CKPT),'checkpoint=$(CKPT)',$(error CKPT=... is missing: a .pt file
 	$(if $(filter command line environment,$(origin GAME)),'env.game=$(GAME)') $(if $(PROTOCOL),'protocol=$(PROTOCOL)') \
 	$(if $(SEED),'seed=$(SEED)') $(if $(EPISODES),'evaluation.episodes=$(EPISODES)')
 
-.PHONY: help setup doctor games train resume evaluate video watch test check clean lock
+.PHONY: help setup doctor games train resume evaluate video watch profile bench scaling bench-gpu test check clean lock
 
 help:  ## this list
 	@echo 'make TARGET VARIABLE=value ...'
@@ -74,6 +74,37 @@ video: $(READY)  ## film a game that CKPT plays, to an mp4; GAME, SEED, ARGS="ou
 
 watch: $(READY)  ## watch CKPT play in a window; GAME, SEED
 	@$(RUN_PYTHON) watch $(PLAY) $(ARGS)
+
+profile: $(READY)  ## where the time of a turn goes; GAME, PRESET, STEPS, ARGS
+	@$(RUN_PYTHON) profile $(ENV) $(TRAIN) $(ARGS)
+
+# The peers' packages, each in an environment of its own.
+.peers/%/.ready: benchmarks/peers/%.txt
+	@echo "setting up .peers/$*, once"
+	@$(PYTHON) -m venv .peers/$*
+	@.peers/$*/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+CLEANRL ?= .peers/cleanrl/source
+CLEANRL_COMMIT := fe8d8a03c41a7ef5b523e2e354bd01c363e786bb
+CLEANRL_SITE := https://github.com/vwxyzjn/cleanrl
+
+.peers/cleanrl/source: .peers/cleanrl/.ready
+	@git clone --quiet $(CLEANRL_SITE) $@ && git -C $@ checkout --quiet $(CLEANRL_COMMIT) || \
+	{ rm -rf $@; echo 'make: cannot fetch CleanRL; clone $(CLEANRL_SITE) and name the folder: CLEANRL=PATH'; exit 2; }
+
+BENCH_GAMES := $(if $(filter command line environment,$(origin GAME)),$(GAME),Pong Breakout)
+
+bench: $(READY) .peers/cleanrl/.ready .peers/sb3/.ready $(CLEANRL)  ## race CleanRL and SB3, measure memory; GAME, CLEANRL=a clone of theirs
+	@for game in $(BENCH_GAMES); do $(BIN)/python benchmarks/race.py --game $$game --cleanrl $(CLEANRL) \
+	--cleanrl-python .peers/cleanrl/bin/python --sb3-python .peers/sb3/bin/python $(ARGS) || exit 1; done
+	@$(BIN)/python benchmarks/race.py --memory
+
+scaling: $(READY)  ## how the cost grows with games, replay and batch (4 minutes)
+	@$(BIN)/python benchmarks/scaling.py $(ARGS)
+
+bench-gpu: $(READY)  ## all figures of a CUDA machine: emulators, an update, acting, 5 minutes end to end
+	@$(BIN)/python benchmarks/gpu.py $(ARGS)
 
 test: $(READY)  ## run the tests
 	@$(BIN)/python -m pytest $(ARGS)

@@ -5,6 +5,7 @@ Commands:
   evaluate   play whole games with a checkpoint and count the score
   video      film a game that a checkpoint plays
   watch      show a checkpoint's games in a window
+  profile    say where the time of training goes
   games      list the games that can be learnt
   doctor     say what is wrong with this machine, if anything
 
@@ -29,6 +30,13 @@ def train(composed: Any) -> None:
     from atari_dqn import launch, settings
 
     launch.train(settings.to_train_config(composed), settings.task_overrides())
+
+
+def profile(composed: Any) -> None:
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # before torch is loaded; its profiler talks
+    from atari_dqn import profiling, settings
+
+    profiling.profile(settings.to_train_config(composed))
 
 
 def _asked(composed: Any) -> "tuple[config.PlayConfig, Checkpoint, config.Protocol]":
@@ -104,7 +112,9 @@ def watch(composed: Any) -> None:
     videos.watch(player, env, protocol.epsilon, asked.seed)
 
 
-COMMANDS: dict[str, Callable[[Any], None]] = {"train": train, "evaluate": evaluate, "video": video, "watch": watch}
+COMMANDS: dict[str, Callable[[Any], None]] = {
+    "train": train, "evaluate": evaluate, "video": video, "watch": watch, "profile": profile,
+}  # fmt: skip
 
 
 HYDRA_OPTIONS = ("-h", "--help", "--hydra-help", "-c", "--cfg", "--resolve", "-m", "--multirun", "-i", "--info")

@@ -2,12 +2,15 @@
 
 import copy
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from atari_dqn import targets
+from atari_dqn.graphs import scripted
+from atari_dqn.networks import QNetwork
 from atari_dqn.replay import Batch
 
 
@@ -36,15 +39,25 @@ class Agent:
     Args:
         online: the Q-network that acts and learns.
         loss, reduction: see targets.loss.
+        script: on a CPU, differentiate without Python; see graphs.scripted.
     """
 
     def __init__(
-        self, online: nn.Module, num_actions: int, optimizer: torch.optim.Optimizer, loss: str, reduction: str
+        self,
+        online: QNetwork,
+        num_actions: int,
+        optimizer: torch.optim.Optimizer,
+        loss: str,
+        reduction: str,
+        script: bool = False,
     ) -> None:
         self.online, self.num_actions, self.optimizer = online, num_actions, optimizer
         self.target = copy.deepcopy(online).requires_grad_(False)
         self.loss, self.reduction = loss, reduction
         self.device = next(online.parameters()).device
+        self._parameters = list(online.parameters())
+        self._script = script and self.device.type == "cpu"
+        self._scripts: dict[torch.Size, Callable[..., Any]] = {}
         self.gradients: list[Tensor] = []  # the last update's
         self._sums = torch.zeros(3, device=self.device)  # loss, mean Q-value, updates
 
@@ -67,13 +80,27 @@ class Agent:
             q_target_t = self.target(batch.s_t.flatten(0, 1)).unflatten(0, batch.r_t.shape)
             targets_t = targets.dqn(batch.r_t, batch.discount_t, q_target_t)
         for s_tm1, a_tm1, y in zip(batch.s_tm1, batch.a_tm1, targets_t, strict=True):
-            q_tm1 = self.online(s_tm1).gather(1, a_tm1.unsqueeze(1)).squeeze(1)
-            loss = targets.loss(self.loss, self.reduction, q_tm1, y)
-            self.optimizer.zero_grad()
-            loss.backward()
+            x_tm1 = self.online.prepare(s_tm1)
+            loss, q_mean, *gradients = self._differentiator(x_tm1, a_tm1, y)(x_tm1, a_tm1, y)
+            for parameter, gradient in zip(self._parameters, gradients, strict=True):
+                parameter.grad = gradient
             self.optimizer.step()
-            self._sums += torch.stack((loss.detach(), q_tm1.detach().mean(), torch.ones_like(loss)))
-        return [parameter.grad for parameter in self.online.parameters() if parameter.grad is not None]
+            self._sums += torch.stack((loss, q_mean, torch.ones_like(loss)))
+        return gradients
+
+    def _differentiate(self, x_tm1: Tensor, a_tm1: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        """The loss of a minibatch, its mean Q-value, and the gradient of the loss by each parameter."""
+        q_tm1 = self.online(x_tm1).gather(1, a_tm1.unsqueeze(1)).squeeze(1)
+        loss = targets.loss(self.loss, self.reduction, q_tm1, y)
+        return loss.detach(), q_tm1.detach().mean(), *torch.autograd.grad(loss, self._parameters)
+
+    def _differentiator(self, *examples: Tensor) -> Callable[..., Any]:
+        if not self._script:
+            return self._differentiate
+        shape = examples[0].shape
+        if shape not in self._scripts:
+            self._scripts[shape] = scripted(self._differentiate, *examples)
+        return self._scripts[shape]
 
     def copy_target(self) -> None:
         """Target network := online network."""

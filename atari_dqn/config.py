@@ -177,7 +177,9 @@ class PlayConfig:
     output: str | None = None
 
 
-SCHEMAS: dict[str, type] = {"train": TrainConfig, "evaluate": PlayConfig, "video": PlayConfig, "watch": PlayConfig}
+SCHEMAS: dict[str, type] = {
+    "train": TrainConfig, "profile": TrainConfig, "evaluate": PlayConfig, "video": PlayConfig, "watch": PlayConfig,
+}  # fmt: skip
 for _command, _schema in SCHEMAS.items():
     ConfigStore.instance().store(name=f"{_command}_schema", node=_schema)
 

@@ -64,14 +64,20 @@ class Display(Tracker):
             f"{row.get('frames_per_second', 0):,.0f} frames/s",
             f"ε {self._epsilon:.2f}",
             f"return {shown:.1f}{human}{self._best}" if not math.isnan(shown) else "return: no game ended yet",
+            "time: " + " ".join(f"{stage} {share:.0%}" for stage, share in self._largest()),
         ]
+
+    def _largest(self) -> list[tuple[str, float]]:
+        """The two stages of a turn that take most of the time."""
+        shares = {key.removeprefix("time_"): value for key, value in self._row.items() if key.startswith("time_")}
+        return sorted(shares.items(), key=lambda item: -item[1])[:2]
 
     def _render(self) -> Group:
         facts = self._facts()
         return Group(
             self._bar.get_renderable(),
             Text("  ".join(facts[:3]), overflow="ellipsis", no_wrap=True),
-            Text(facts[3], overflow="ellipsis", no_wrap=True),
+            Text("  ".join(facts[3:]), overflow="ellipsis", no_wrap=True),
         )
 
     def turn(self, record: Record) -> None:

@@ -1,10 +1,12 @@
-"""CUDA graphs: a function's kernels recorded once and started with one call."""
+"""A function recorded once and repeated without Python: as a CUDA graph on a GPU, as a list of operators on a CPU."""
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -47,3 +49,26 @@ def graphed(function: Callable[P, R], device: torch.device, generators: Sequence
         return result
 
     return call
+
+
+def scripted(function: Callable[..., Any], *examples: torch.Tensor) -> Callable[..., Any]:
+    """`function`'s operators, forwards and backwards, run by TorchScript without Python and autograd.
+
+    Its numbers and shapes are those of `examples`; tensors from outside, like parameters, are used as they are then.
+    Returns `function` itself where that cannot be.
+    """
+    try:
+        module = make_fx(lambda *args: function(*args))(*examples)  # not a method: it would count `self`
+        for node in module.graph.nodes:
+            if node.target is torch.ops.aten.detach.default:  # without autograd it does nothing
+                node.replace_all_uses_with(node.args[0])
+            elif isinstance(node.target, torch._ops.OpOverload):
+                node.target = node.target.overloadpacket  # TorchScript chooses the overload by itself
+                node.kwargs = {k: v for k, v in node.kwargs.items() if k not in ("pin_memory", "memory_format")}
+        module.graph.eliminate_dead_code()
+        module.recompile()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # TorchScript is frozen, and says so
+            return torch.no_grad()(torch.jit.script(module))
+    except Exception:
+        return function

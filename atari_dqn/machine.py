@@ -91,15 +91,18 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def keep_freed_memory() -> None:
-    """Have glibc keep what is freed for the next tensor. Else it goes back to the system and returns page by page,
-    which costs an update thousands of page faults: up to a third of its time. Other C libraries are left as they are.
+def keep_freed_memory() -> bool:
+    """Have glibc keep what is freed for the next tensor; False where there is another C library, left as it is.
+
+    Else freed memory goes back to the system and returns page by page: thousands of page faults an update.
     """
     trim_threshold, mmap_threshold = -1, -3  # malloc.h
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    if mallopt:
-        mallopt(trim_threshold, 2**31 - 1)
-        mallopt(mmap_threshold, 2**30) or mallopt(mmap_threshold, 2**25)  # older versions take no more
+    return bool(
+        mallopt
+        and mallopt(trim_threshold, 2**31 - 1)
+        and (mallopt(mmap_threshold, 2**30) or mallopt(mmap_threshold, 2**25))  # older versions take no more
+    )
 
 
 def set_tf32(on: bool) -> None:

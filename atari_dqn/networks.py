@@ -3,7 +3,7 @@
 import itertools
 import platform
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import cv2
 import torch
@@ -15,14 +15,18 @@ from atari_dqn.machine import cpus
 
 def scaled(states: Tensor) -> Tensor:
     """uint8 stacks [B, C, H, W] as floats from 0 to 1 in channels-last order. Floats are taken as they are."""
-    if states.dtype == torch.uint8 and states.device.type == "cpu" and not torch.compiler.is_compiling():
-        # OpenCV interleaves the planes ten times faster than torch.
-        planes = [plane.contiguous().view(-1, states.shape[3]).numpy() for plane in states.unbind(1)]
-        batch, stack, height, width = states.shape
-        states = torch.from_numpy(cv2.merge(planes)).view(batch, height, width, stack).permute(0, 3, 1, 2)
-    scale = 1 / 255 if states.dtype == torch.uint8 else 1.0
-    floats = states.to(torch.float32, memory_format=torch.channels_last)
-    return floats.mul_(scale) if scale != 1.0 else floats
+    if states.dtype != torch.uint8:
+        return states.to(torch.float32).contiguous(memory_format=torch.channels_last)
+    if states.device.type == "cpu" and not torch.compiler.is_compiling():
+        states = interleaved(states)
+    return states.to(torch.float32, memory_format=torch.channels_last).mul_(1 / 255)
+
+
+def interleaved(states: Tensor) -> Tensor:
+    """The same bytes [B, C, H, W] in channels-last order, by OpenCV: ten times faster than torch."""
+    batch, stack, height, width = states.shape
+    planes = [plane.contiguous().view(-1, width).numpy() for plane in states.unbind(1)]
+    return torch.from_numpy(cv2.merge(planes)).view(batch, height, width, stack).permute(0, 3, 1, 2)
 
 
 class OneDnnProduct(torch.autograd.Function):
@@ -34,7 +38,7 @@ class OneDnnProduct(torch.autograd.Function):
         return _one_dnn(x, w, b)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, w = ctx.saved_tensors
         return _one_dnn(g, w.t(), None), _one_dnn(g.t().contiguous(), x.t(), None), g.sum(0)
 
@@ -77,9 +81,11 @@ class NatureCNN(nn.Module):
         self.head = nn.Sequential(Dense(features, 512), nn.ReLU(inplace=True), nn.Linear(512, num_actions))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster on a CPU
 
+    prepare = staticmethod(scaled)  # what forward begins with, and leaves as it is where it is done
+
     def forward(self, states: Tensor) -> Tensor:
         """Q-values [B, A]."""
-        features = self.convolutions(scaled(states))
+        features = self.convolutions(self.prepare(states))
         return self.head(features.permute(0, 2, 3, 1).flatten(1))  # in the order in which they lie in memory
 
 
@@ -94,9 +100,13 @@ class MLP(nn.Module):
             layers += [nn.Linear(width_in, width_out), nn.ReLU(inplace=True)]
         self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], num_actions))
 
+    @staticmethod
+    def prepare(states: Tensor) -> Tensor:
+        return states.flatten(1).to(torch.float32)
+
     def forward(self, states: Tensor) -> Tensor:
         """Q-values [B, A]."""
-        return self.layers(states.flatten(1).to(torch.float32))
+        return self.layers(self.prepare(states))
 
 
 def set_threads(name: str) -> None:
@@ -104,7 +114,10 @@ def set_threads(name: str) -> None:
     torch.set_num_threads(1 if name == "mlp" else cpus())
 
 
-def build(name: str, hidden: Sequence[int], frame_shape: Sequence[int], stack: int, num_actions: int) -> nn.Module:
+QNetwork: TypeAlias = NatureCNN | MLP
+
+
+def build(name: str, hidden: Sequence[int], frame_shape: Sequence[int], stack: int, num_actions: int) -> QNetwork:
     """The network called `name`. Raises UserError where it cannot see such frames."""
     if name == "mlp":
         return MLP(frame_shape, stack, num_actions, hidden)

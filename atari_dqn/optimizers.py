@@ -1,5 +1,6 @@
 """Nature's RMSProp, which no library has, and torch's own optimisers by name."""
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -10,7 +11,7 @@ from atari_dqn.errors import UserError
 from atari_dqn.games import suggest
 
 UNSUITED = ("Optimizer", "LBFGS", "SparseAdam")  # want closures or sparse gradients
-FUSED = ("Adam", "AdamW", "SGD", "Adagrad")  # torch's one-kernel versions, on CPU and GPU
+FUSED = ("Adam", "AdamW", "SGD")  # torch's one-kernel versions, on CPU and GPU
 
 
 class NatureRMSProp(torch.optim.Optimizer):
@@ -46,6 +47,12 @@ class NatureRMSProp(torch.optim.Optimizer):
             torch._foreach_addcdiv_(params, grads, scales, -group["lr"])
 
 
+def can_be_recorded(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a CUDA graph of its steps stays right: nothing in them is counted in Python."""
+    plain = isinstance(optimizer, NatureRMSProp | torch.optim.SGD)
+    return plain or all(group.get("capturable") for group in optimizer.param_groups)
+
+
 def build(
     name: str, params: Iterable[Tensor], learning_rate: float, arguments: dict[str, Any]
 ) -> torch.optim.Optimizer:
@@ -56,10 +63,13 @@ def build(
         if isinstance(value, type) and issubclass(value, torch.optim.Optimizer) and key not in UNSUITED
     }
     known["NatureRMSProp"] = NatureRMSProp
+    params = list(params)
     if name not in known:
         raise UserError(f"no optimizer is called {name!r}{suggest(name, known)}; known: {', '.join(sorted(known))}")
     if name in FUSED:
         arguments = {"fused": True} | arguments
+    if params[0].is_cuda and "capturable" in inspect.signature(known[name]).parameters:
+        arguments = {"capturable": True} | arguments  # its step count on the device, for CUDA graphs
     try:
         optimizer: torch.optim.Optimizer = known[name](params, lr=learning_rate, **arguments)
     except (TypeError, ValueError) as error:

@@ -23,7 +23,7 @@ def torch_dtype(dtype: np.dtype) -> torch.dtype:
 
 
 class Batch(NamedTuple):
-    """K minibatches of B transitions, time-indexed: in s_tm1 the action a_tm1 gave the n-step reward r_t, led to s_t."""
+    """K minibatches of B transitions, time-indexed: in s_tm1 the action a_tm1 gave the n-step reward r_t and s_t."""
 
     s_tm1: Tensor  # [K, B, stack, *frame], as stored
     a_tm1: Tensor  # int64 [K, B]

@@ -21,7 +21,7 @@ from atari_dqn.display import Row, Tracker, hours
 from atari_dqn.errors import RunFailed, UserError
 from atari_dqn.replay import BYTES_BESIDE_FRAME, Replay, torch_dtype
 from atari_dqn.stopwatch import Stopwatch
-from atari_dqn.training import Record, due, play_and_learn
+from atari_dqn.training import STAGES, Record, due, play_and_learn
 
 DIVERGED = "learning diverged; lower optimizer.learning_rate"
 
@@ -91,7 +91,8 @@ class Run:
         optimizer = optimizers.build(
             config.optimizer.name, online.parameters(), config.optimizer.learning_rate, config.optimizer.arguments
         )
-        agent = Agent(online, num_actions, optimizer, config.agent.loss, config.agent.reduction)
+        script = config.compute.graphs and not config.compute.compile
+        agent = Agent(online, num_actions, optimizer, config.agent.loss, config.agent.reduction, script)
         if config.compute.compile:
             for network in (agent.online, agent.target):
                 network.compile()
@@ -162,14 +163,20 @@ class Run:
     def _say(self, text: str) -> None:
         self.console.print(text, soft_wrap=True, highlight=False, markup=False)
 
-    def go(self) -> None:
-        """Train to the end, a goal, or a signal that asks to stop. Raises RunFailed."""
+    def stop(self) -> None:
+        """End the run after this turn, as a signal would."""
+        self._stopped.set()
+
+    def go(self, *watchers: Tracker) -> None:
+        """Train to the end, a goal, or a signal that asks to stop; `watchers` see it too. Raises RunFailed."""
         config = self.config
         self._started = time.perf_counter()
         self._since = (self.agent_steps, self._started)
+        self._laps: dict[str, float] = {}
         try:
             with stop_signals(self._stopped):
                 self.trackers = trackers.build(config, self.folder, self.agent_steps, self.console, self._say)
+                self.trackers += watchers
                 loop = play_and_learn(
                     self.emulators,
                     self.replay,
@@ -246,6 +253,9 @@ class Run:
         steps, then = self._since
         now = time.perf_counter()
         self._since = (self.agent_steps, now)
+        times = self.watch.since(self._laps)
+        self._laps = dict(self.watch.seconds)
+        total = sum(times.values()) or 1.0
         row = self._row(
             epsilon=epsilon,
             loss=losses.loss,
@@ -254,6 +264,7 @@ class Run:
             return_mean=self.goals.mean,
             games=self.games,
             frames_per_second=(self.agent_steps - steps) * self.config.env.frame_skip / (now - then),
+            **{f"time_{stage}": times.get(stage, 0.0) / total for stage in STAGES},
         )
         for tracker in self.trackers:
             tracker.metrics(row)
@@ -291,6 +302,7 @@ class Run:
         if self._films:
             self._film(player, env, seed, row)
         self._since = (self.agent_steps, time.perf_counter())  # frames/s is the loop's
+        self.watch.skip()
 
     def _film(self, player: evaluation.Player, env: Env, seed: int, row: Row) -> None:
         path = self.folder / "videos" / f"step{self.agent_steps}.mp4"

@@ -13,11 +13,11 @@ class Stopwatch:
 
     def __init__(self, settle: Callable[[], object] | None = None) -> None:
         self._settle = settle
-        self.restart()
-
-    def restart(self) -> None:
-        """Forget all laps; the next one begins now."""
         self.seconds: dict[str, float] = {}
+        self.skip()
+
+    def skip(self) -> None:
+        """Leave out the time since the last lap; the next one begins now."""
         self._last = time.perf_counter()
 
     def lap(self, stage: str) -> None:
@@ -28,7 +28,7 @@ class Stopwatch:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
         self._last = now
 
-    def shares(self) -> dict[str, float]:
-        """Each stage's part of the time, the largest first."""
-        total = sum(self.seconds.values()) or 1.0
-        return {stage: self.seconds[stage] / total for stage in sorted(self.seconds, key=lambda s: -self.seconds[s])}
+    def since(self, before: dict[str, float]) -> dict[str, float]:
+        """Seconds by stage, the largest first, since `seconds` was `before`."""
+        passed = {stage: total - before.get(stage, 0.0) for stage, total in self.seconds.items()}
+        return dict(sorted(passed.items(), key=lambda item: -item[1]))

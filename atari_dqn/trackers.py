@@ -17,10 +17,11 @@ from rich.console import Console
 from atari_dqn.config import Goal, TrainConfig
 from atari_dqn.display import Display, Row, Tracker
 from atari_dqn.emulators import Game
+from atari_dqn.training import STAGES
 
 METRICS = (
     "frames", "agent_steps", "updates", "seconds", "epsilon", "loss", "q_mean", "grad_norm", "return_mean", "games",
-    "frames_per_second",
+    "frames_per_second", *(f"time_{stage}" for stage in STAGES),
 )  # fmt: skip
 EPISODES = ("frames", "agent_steps", "updates", "seconds", "return", "length_frames", "env")
 EVALUATIONS = (

@@ -10,8 +10,11 @@ from atari_dqn.agent import Agent
 from atari_dqn.config import Exploration, TrainConfig
 from atari_dqn.emulators import Emulators, Game
 from atari_dqn.graphs import graphed
+from atari_dqn.optimizers import can_be_recorded
 from atari_dqn.replay import Replay
 from atari_dqn.stopwatch import Stopwatch
+
+STAGES = ("act", "sample", "update", "copy", "emulators", "write", "logging")  # of a turn, for the stopwatch
 
 
 class Record(NamedTuple):
@@ -59,12 +62,12 @@ def play_and_learn(
         watch: what to count the time of a turn's stages with.
     """
     update, learner, watch = config.update, config.agent, watch or Stopwatch()
-    epsilon = torch.zeros((), device=agent.device)
+    epsilon_tensor = torch.zeros((), device=agent.device)  # a graph would freeze a number
 
     def act(looking: bool) -> Tensor:
         if not looking:
             return agent.act_at_random(emulators.num_envs, explore)
-        return agent.act(replay.newest_stack(), epsilon, explore)
+        return agent.act(replay.newest_stack(), epsilon_tensor, explore)
 
     def learn(minibatches: int) -> list[Tensor]:
         batch = replay.sample(
@@ -73,15 +76,15 @@ def play_and_learn(
         watch.lap("sample")
         return agent.learn(batch)
 
-    if config.compute.graphs:
+    if config.compute.graphs and can_be_recorded(agent.optimizer):
         act, learn = graphed(act, agent.device, [explore]), graphed(learn, agent.device, [draw])
 
     replay.begin(torch.from_numpy(emulators.reset(seeds)))
-    watch.restart()
+    watch.skip()
     while agent_steps < config.total_steps:
-        epsilon_now = epsilon_at(agent_steps, config.replay.warmup_steps, config.exploration)
-        epsilon.fill_(epsilon_now)
-        actions = act(epsilon_now < 1).cpu()
+        epsilon = epsilon_at(agent_steps, config.replay.warmup_steps, config.exploration)
+        epsilon_tensor.fill_(epsilon)
+        actions = act(epsilon < 1).cpu()
         watch.lap("act")
         emulators.send(actions.numpy())
 
@@ -102,5 +105,5 @@ def play_and_learn(
             actions, torch.from_numpy(turn.rewards), torch.from_numpy(turn.frames), torch.from_numpy(turn.flags)
         )
         watch.lap("write")
-        yield Record(agent_steps, updates, epsilon_now, turn.games)
+        yield Record(agent_steps, updates, epsilon, turn.games)
         watch.lap("logging")

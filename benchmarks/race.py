@@ -1,29 +1,39 @@
 """Agent steps per second while learning, side by side with peers on the same machine, in one run, by turns.
 
-    .venv/bin/python benchmarks/race.py --peer-python PYTHON --cleanrl CHECKOUT --sb3 --rounds 2 --seconds 40
+    make bench CLEANRL=a/clone/of/vwxyzjn/cleanrl
 
-PYTHON is a Python with the peers' own versions (gymnasium 0.29.1, ale-py 0.10.1, stable-baselines3 2.3.2, tyro,
-tensorboard, the same torch); CHECKOUT a clone of vwxyzjn/cleanrl. Settings are equal: the Nature CNN, batches of 32,
-one update per 4 agent steps, epsilon 0.01, a replay of 50,000. Prints a table and adds to benchmarks/race.csv.
+Settings are equal: the Nature network, batches of 32, one update per 4 agent steps, hard copies every 1,000, epsilon
+0.01, a replay of 50,000. All contestants are started and brought to where they learn; then they take turns of
+--seconds, the others being stopped (SIGSTOP), so that a noisy machine is noisy for all. Prints a table, and adds a line
+for each contestant to --output. --memory measures our own resident memory with a replay of 1,000,000 instead.
 """
 
 import argparse
 import csv
 import os
+import platform
 import re
-import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
+import psutil
+import torch
+
 ROOT = Path(__file__).parent.parent
+COLUMNS = (
+    "game", "contestant", "steps_per_second", "least", "most", "ours_is_times", "rounds", "machine", "versions",
+)  # fmt: skip
+SETTLE_SECONDS = 1.0  # after a contestant goes on
 
 SB3 = """
-import sys, time
+import sys
 import ale_py
 from stable_baselines3 import DQN
 from stable_baselines3.common.callbacks import BaseCallback
@@ -33,7 +43,7 @@ from stable_baselines3.common.vec_env import VecFrameStack
 class Told(BaseCallback):
     last = 0
     def _on_step(self):
-        if self.num_timesteps > 1500 and self.num_timesteps // 200 > self.last // 200:
+        if self.num_timesteps > 1500 and self.num_timesteps // 40 > self.last // 40:
             print("STEPS", self.num_timesteps, flush=True)
         self.last = self.num_timesteps
         return True
@@ -45,106 +55,178 @@ DQN("CnnPolicy", env, buffer_size=50_000, learning_rate=1e-4, batch_size=32, lea
     exploration_fraction=1e-4, exploration_final_eps=0.01).learn(10_000_000, callback=Told())
 """
 
+OURS = """
+import sys
+from atari_dqn.__main__ import main
+from atari_dqn.display import Display
 
-def commands(args: argparse.Namespace, folder: Path) -> dict[str, tuple[list[str], str, int]]:
-    """Contestant -> (command, a pattern of its output, agent steps between two matches; 0: the match says)."""
-    ours = [
-        sys.executable, "-m", "atari_dqn", "train", f"env.game={args.game}", "total_steps=10M", "replay.capacity=50k",
-        "replay.warmup_steps=1000", "exploration.decay_steps=1000", "logger.every_steps=200", "logger.wandb=off",
-        "evaluation.every_steps=10M", "checkpoint.every_steps=10M", f"run_dir={folder}/run",
+def turn(self, record):  # where the progress bar is told
+    if record.updates > 100 and record.agent_steps % 48 == 0:
+        print("STEPS", record.agent_steps, flush=True)
+
+Display.turn = turn
+sys.exit(main(sys.argv[1:]))
+"""
+
+CLEANRL = "import ale_py, runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+
+
+def our_words(game: str, folder: str, capacity: str) -> list[str]:
+    return [
+        "train", f"env.game={game}", "total_steps=10M", f"replay.capacity={capacity}", "replay.warmup_steps=1000",
+        "exploration.decay_steps=1000", "logger.wandb=off", "evaluation.every_steps=10M",
+        "checkpoint.every_steps=10M", f"run_dir={folder}/run",
     ]  # fmt: skip
-    entries = {"atari_dqn": (ours, "", 0)}
-    if args.cleanrl:
-        entries["CleanRL dqn_atari"] = (
-            [
-                args.peer_python, "-c",
-                "import ale_py, runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__')",
-                f"{args.cleanrl}/cleanrl/dqn_atari.py", "--env-id", f"{args.game}NoFrameskip-v4",
-                "--buffer-size", "50000", "--learning-starts", "1000", "--exploration-fraction", "0.0001",
-            ], r"^SPS: ", 100,
-        )  # fmt: skip
-    for n in (1, 8) if args.sb3 else ():
-        entries[f"SB3 DQN, {n} env{'s' * (n > 1)}"] = (
-            [args.peer_python, "-c", SB3, args.game, str(n)],
-            r"^STEPS (\d+)",
-            0,
+
+
+class Contestant:
+    """A training process, stopped but for its turns.
+
+    Args:
+        pattern: of the lines that it prints while learning; a group holds the agent steps, else each means `stride`.
+    """
+
+    def __init__(self, name: str, command: list[str], pattern: str, stride: int = 0, path: str = "") -> None:
+        self.name, self.speeds, self._ticks = name, [], []
+        self._pattern, self._stride = pattern, stride
+        self._folder = tempfile.TemporaryDirectory(prefix="race-")
+        self._errors = open(f"{self._folder.name}/errors.txt", "w+")  # noqa: SIM115
+        self._process = subprocess.Popen(
+            [word.replace("FOLDER", self._folder.name) for word in command],
+            cwd=self._folder.name,
+            env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": path},
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            start_new_session=True,
         )
-    return entries
+        threading.Thread(target=self._listen, daemon=True).start()
+        while len(self._ticks) < 2:
+            if self._process.poll() is not None:
+                self._errors.seek(0)
+                sys.exit(f"{name} failed:\n{self._errors.read()[-2000:]}")
+            time.sleep(0.05)
+        self._signal(signal.SIGSTOP)
+
+    def _listen(self) -> None:
+        for line in self._process.stdout:
+            if match := re.match(self._pattern, line):
+                last = self._ticks[-1][1] if self._ticks else 0
+                steps = last + self._stride if self._stride else int(match[1])
+                self._ticks.append((time.perf_counter(), steps))
+
+    def _signal(self, number: int) -> None:
+        os.killpg(self._process.pid, number)
+
+    def turn(self, seconds: float) -> float:
+        """Go on for a while; agent steps per second between the first and the last line of that time."""
+        self._signal(signal.SIGCONT)
+        time.sleep(SETTLE_SECONDS)
+        first = len(self._ticks)
+        time.sleep(seconds)
+        self._signal(signal.SIGSTOP)
+        ticks = self._ticks[first:]
+        (start, before), (end, after) = ticks[0], ticks[-1]
+        self.speeds.append((after - before) / (end - start))
+        return self.speeds[-1]
+
+    def end(self) -> None:
+        self._signal(signal.SIGKILL)
+        self._process.wait()
+        self._errors.close()
+        self._folder.cleanup()
 
 
-def ticks_of_output(command: list[str], pattern: str, stride: int, seconds: float, folder: Path, env: dict) -> Iterator:
-    """(time, agent steps) at each matching line of a peer's output."""
-    with open(folder / "errors.txt", "w") as errors:
-        process = subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=errors, text=True)
-        first, steps = None, 0
-        assert process.stdout is not None
-        for line in process.stdout:
-            if match := re.match(pattern, line):
-                now = time.perf_counter()
-                steps = int(match[1]) if not stride else steps + stride
-                first = first or now
-                yield now, steps
-                if now - first > seconds:
-                    break
-        process.kill()
-        process.wait()
-    if first is None:
-        sys.exit(f"{command[0]} failed:\n{(folder / 'errors.txt').read_text()[-2000:]}")
+def line_up(args: argparse.Namespace, contestants: list[Contestant]) -> None:
+    """Start every contestant that is at hand, one after another."""
+    ours = [sys.executable, "-c", OURS, *our_words(args.game, "FOLDER", "50k")]
+    contestants.append(Contestant("atari_dqn", ours, r"STEPS (\d+)", path=str(ROOT)))
+    more = [*ours, "num_envs=64"]
+    contestants.append(Contestant("atari_dqn, 64 games", more, r"STEPS (\d+)", path=str(ROOT)))
+    if args.cleanrl:
+        script = Path(args.cleanrl).resolve() / "cleanrl" / "dqn_atari.py"
+        if not script.exists():
+            sys.exit(f"--cleanrl {args.cleanrl}: no clone of https://github.com/vwxyzjn/cleanrl is there")
+        command = [
+            python(args.cleanrl_python), "-c", CLEANRL, str(script), "--env-id", f"{args.game}NoFrameskip-v4",
+            "--buffer-size", "50000", "--learning-starts", "1000", "--exploration-fraction", "0.0001",
+        ]  # fmt: skip
+        path = str(Path(args.cleanrl).resolve())
+        contestants.append(Contestant("CleanRL dqn_atari.py", command, "SPS: ", 100, path))
+    for n in (1, 8) if args.sb3_python else ():
+        name = f"SB3 DQN, {n} environment{'s' * (n > 1)}"
+        contestants.append(Contestant(name, [python(args.sb3_python), "-c", SB3, args.game, str(n)], r"STEPS (\d+)"))
 
 
-def ticks_of_run(command: list[str], seconds: float, folder: Path, env: dict) -> list[tuple[float, int]]:
-    """(time, agent steps) at each row of our metrics.csv after learning began."""
-    process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    path, rows = folder / "run" / "metrics.csv", []
-    while process.poll() is None and (len(rows) < 2 or rows[-1][0] - rows[0][0] < seconds):
-        time.sleep(0.5)
-        if path.exists():
-            with open(path) as file:
-                learning = [row for row in csv.DictReader(file) if int(row["updates"]) > 0]
-            rows = [(float(row["seconds"]), int(row["agent_steps"])) for row in learning]
-    process.kill()
-    errors = process.communicate()[1]
-    if not rows:
-        sys.exit(f"our own run failed:\n{errors}")
-    return rows
+def python(path: str) -> str:
+    """As it is seen from another folder; not resolved, for an environment's python is a link."""
+    return str(Path(path).absolute())
+
+
+def processor() -> str:
+    try:
+        return re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[1]
+    except (OSError, TypeError):
+        return platform.processor() or platform.machine()
+
+
+def machine() -> str:
+    return f"{processor()}, {len(os.sched_getaffinity(0))} CPUs"
+
+
+def versions() -> str:
+    return f"Python {platform.python_version()}, torch {torch.__version__}, ale-py {version('ale-py')}"
+
+
+def race(args: argparse.Namespace) -> None:
+    contestants: list[Contestant] = []
+    try:
+        line_up(args, contestants)
+        for number in range(1, args.rounds + 1):
+            speeds = [f"{contestant.name} {contestant.turn(args.seconds):.0f}" for contestant in contestants]
+            print(f"round {number}: {', '.join(speeds)}", flush=True)
+    finally:
+        for contestant in contestants:
+            contestant.end()
+    ours = contestants[0]
+    print(
+        f"\n{args.game}, agent steps/s, medians of {args.rounds} turns of {args.seconds:g} s; {machine()}; {versions()}"
+    )
+    fresh = not args.output.exists()
+    with open(args.output, "a", newline="") as file:
+        writer = csv.writer(file)
+        if fresh:
+            writer.writerow(COLUMNS)
+        for one in contestants:
+            times = statistics.median(a / b for a, b in zip(ours.speeds, one.speeds, strict=True))
+            median, least, most = statistics.median(one.speeds), min(one.speeds), max(one.speeds)
+            print(f"{one.name:<24} {median:6.1f}  ({least:.1f} to {most:.1f})   ours is {times:.2f} times")
+            row = [args.game, one.name, *(f"{x:.1f}" for x in (median, least, most)), f"{times:.2f}"]
+            writer.writerow([*row, args.rounds, machine(), versions()])
+
+
+def memory(args: argparse.Namespace) -> None:
+    """Resident memory of our own run with 1,000,000 transitions, while it learns."""
+    command = [sys.executable, "-c", OURS, *our_words(args.game, "FOLDER", "1M")]
+    contestant = Contestant("atari_dqn", command, r"STEPS (\d+)", path=str(ROOT))
+    contestant.turn(args.seconds)
+    resident = psutil.Process(contestant._process.pid).memory_info().rss
+    contestant.end()
+    print(f"resident memory of a run with a replay of 1,000,000: {resident / 1e9:.2f} GB")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer-python", default=sys.executable)
-    parser.add_argument("--cleanrl")
-    parser.add_argument("--sb3", action="store_true")
+    parser.add_argument("--cleanrl", help="a clone of vwxyzjn/cleanrl")
+    parser.add_argument("--cleanrl-python", default=sys.executable, help="a Python with benchmarks/peers/cleanrl.txt")
+    parser.add_argument("--sb3-python", help="a Python with benchmarks/peers/sb3.txt")
     parser.add_argument("--game", default="Pong")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--seconds", type=float, default=8)
+    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "race.csv")
     args = parser.parse_args()
-    speeds: dict[str, list[float]] = {}
-    for number in range(1, args.rounds + 1):
-        for name in commands(args, Path()):
-            folder = Path(tempfile.mkdtemp(prefix="race-"))
-            command, pattern, stride = commands(args, folder)[name]
-            env = os.environ | {"PYTHONUNBUFFERED": "1"}
-            if pattern:
-                env["PYTHONPATH"] = args.cleanrl or ""
-                ticks = list(ticks_of_output(command, pattern, stride, args.seconds, folder, env))
-            else:
-                ticks = ticks_of_run(command, args.seconds, folder, env)
-            speed = (ticks[-1][1] - ticks[0][1]) / (ticks[-1][0] - ticks[0][0])
-            speeds.setdefault(name, []).append(speed)
-            print(f"round {number}  {name:<20} {speed:7.1f} agent steps/s", flush=True)
-            shutil.rmtree(folder, ignore_errors=True)
-    ours = statistics.median(speeds["atari_dqn"])
-    with open(ROOT / "benchmarks" / "race.csv", "a", newline="") as file:
-        writer = csv.writer(file)
-        if not file.tell():
-            writer.writerow(["game", "contestant", "median_steps_per_second", "min", "max", "ours_is_times", "cpus"])
-        print(f"\n{args.game}, median of {args.rounds} rounds of {args.seconds:g} s, {os.cpu_count()} CPUs")
-        for name, values in speeds.items():
-            median = statistics.median(values)
-            spread = f"{min(values):.1f} to {max(values):.1f}"
-            print(f"{name:<20} {median:7.1f} agent steps/s ({spread}); ours is {ours / median:.2f} times")
-            row = [f"{value:.1f}" for value in (median, min(values), max(values))]
-            writer.writerow([args.game, name, *row, f"{ours / median:.2f}", os.cpu_count()])
+    memory(args) if args.memory else race(args)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,59 @@
+"""What the benchmarks share: the training loop without logs, timed."""
+
+import tempfile
+import time
+from typing import NamedTuple
+
+import psutil
+import torch
+from rich.console import Console
+
+from atari_dqn import launch, settings
+from atari_dqn.training import play_and_learn
+
+
+class Speed(NamedTuple):
+    agent_steps: float  # per second
+    updates: float  # per second
+    resident_bytes: int
+    stages: dict[str, float]  # seconds by stage
+
+
+def measure(seconds: float, *overrides: str, settle_updates: int = 100) -> Speed:
+    """Train with the network acting and learning, and time it once `settle_updates` are done.
+
+    Args:
+        overrides: settings as they are typed, e.g. "env.game=Pong".
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        words = [
+            "total_steps=1_000_000_000", "replay.warmup_steps=2_000", "exploration.decay_steps=1", "logger.wandb=off",
+            f"run_dir={folder}/run", *overrides,
+        ]  # fmt: skip
+        config = settings.to_train_config(settings.compose("train", words))
+        run = launch.prepare(config, Console(quiet=True))
+        seeds = list(range(config.num_envs))
+        loop = play_and_learn(
+            run.emulators, run.replay, run.agent, config, run.explore, run.draw, seeds, watch=run.watch
+        )
+        first = None
+        for record in loop:
+            if first is None and record.updates >= settle_updates:
+                wait(run.device)
+                first, start, before = record, time.perf_counter(), dict(run.watch.seconds)
+            if first is not None and time.perf_counter() - start >= seconds:
+                break
+        wait(run.device)
+        passed = time.perf_counter() - start
+        run.emulators.close()
+        return Speed(
+            (record.agent_steps - first.agent_steps) / passed,
+            (record.updates - first.updates) / passed,
+            psutil.Process().memory_info().rss,
+            run.watch.since(before),
+        )
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

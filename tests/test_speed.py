@@ -1,0 +1,276 @@
+"""Every fast path against its plain twin."""
+
+import copy
+import resource
+import time
+
+import pytest
+import torch
+from conftest import small_run
+from recording import Recording
+from torch import nn
+
+from atari_dqn import machine, networks, optimizers, targets
+from atari_dqn.agent import Agent
+from atari_dqn.graphs import EAGER_CALLS, graphed, scripted
+from atari_dqn.replay import ORDINARY, TERMINAL, Replay
+from atari_dqn.stopwatch import Stopwatch
+from atari_dqn.training import due, epsilon_at, play_and_learn
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA GPU")
+
+
+def flat(network: nn.Module) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
+
+
+def filled(device: str = "cpu", num_envs: int = 3) -> tuple[Replay, torch.Generator]:
+    """A small replay, and what its next frames are drawn with."""
+    replay, rng = Replay(50, num_envs, (36, 36), device=device), torch.Generator().manual_seed(5)
+    replay.begin(torch.randint(0, 256, (num_envs, 36, 36), dtype=torch.uint8, generator=rng))
+    for _ in range(70):
+        step(replay, rng)
+    return replay, rng
+
+
+def step(replay: Replay, rng: torch.Generator) -> None:
+    n = replay.num_envs
+    ended = torch.rand(n, generator=rng) < 0.1
+    replay.write(
+        torch.randint(0, 4, (n,), generator=rng),
+        torch.randn(n, generator=rng),
+        torch.randint(0, 256, (n, 36, 36), dtype=torch.uint8, generator=rng),
+        torch.where(ended, TERMINAL, ORDINARY).to(torch.uint8),
+    )
+
+
+def new_agent(optimizer: str = "Adam", device: str = "cpu", rate: float = 1e-3) -> Agent:
+    torch.manual_seed(1)
+    online = networks.build("nature_cnn", [], (36, 36), 4, 4).to(device)
+    agent = Agent(online, 4, optimizers.build(optimizer, online.parameters(), rate, {}), "huber", "sum")
+    with torch.no_grad():
+        for parameter in agent.target.parameters():  # another network, so that the two cannot be mistaken
+            parameter.mul_(0.9)
+    return agent
+
+
+def test_dense_layer_equals_torchs_with_gradients():
+    assert networks.HAS_ONE_DNN or not torch.backends.mkldnn.is_available()
+    dense, x = networks.Dense(300, 70), torch.randn(9, 300, requires_grad=True)
+    plain = nn.Linear(300, 70)
+    plain.load_state_dict(dense.state_dict())
+    g = torch.randn(9, 70)
+    fast = torch.autograd.grad(dense(x), [x, *dense.parameters()], g)
+    slow = torch.autograd.grad(plain(x), [x, *plain.parameters()], g)
+    torch.testing.assert_close(dense(x), plain(x))
+    for one, other in zip(fast, slow, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_targets_of_a_whole_turn_equal_those_of_each_update():
+    together, alone = new_agent(), new_agent()
+    replay, _ = filled()
+    together.gradients = together.learn(replay.sample(6, 8, torch.Generator().manual_seed(2), 0.9, 3))
+    draw = torch.Generator().manual_seed(2)
+    for _ in range(6):
+        alone.gradients = alone.learn(replay.sample(1, 8, draw, 0.9, 3))
+    torch.testing.assert_close(flat(together.online), flat(alone.online), rtol=1e-4, atol=1e-6)
+    assert together.losses() == pytest.approx(alone.losses(), rel=1e-4)
+    assert together.gradient_norm() == pytest.approx(alone.gradient_norm(), rel=1e-3)
+
+
+def test_scripted_updates_equal_eager_ones_to_the_bit(monkeypatch):
+    script, eager = new_agent(), new_agent()
+    script._script = True
+    replay, rng = filled()
+    draw, twin_draw = torch.Generator().manual_seed(2), torch.Generator().manual_seed(2)
+    for turn in range(8):
+        step(replay, rng)
+        size = 8 if turn % 2 else 5  # two shapes, two scripts
+        script.gradients = script.learn(replay.sample(2, size, draw, 0.9))
+        eager.gradients = eager.learn(replay.sample(2, size, twin_draw, 0.9))
+        assert all(one != script._differentiate for one in script._scripts.values())
+    assert len(script._scripts) == 2 and not eager._scripts
+    assert torch.equal(flat(script.online), flat(eager.online))
+    assert script.losses() == eager.losses() and script.gradient_norm() == eager.gradient_norm()
+
+
+def test_what_cannot_be_scripted_stays_a_function():
+    def asks(x: torch.Tensor) -> torch.Tensor:
+        return x + 1 if x.sum().item() > 0 else x
+
+    assert scripted(asks, torch.ones(2)) is asks
+
+
+@pytest.mark.parametrize("optimizer", ["Adam", "NatureRMSProp", "SGD"])
+def test_a_recorded_turn_of_updates_replays_as_if_called(optimizer, monkeypatch):
+    """All that changes from turn to turn is in tensors, and nothing waits for the device: a CUDA graph can do it."""
+    monkeypatch.setattr(networks, "interleaved", lambda states: states)  # OpenCV's work would not be recorded
+    weights, losses = [], []
+    for recorded in (False, True):
+        agent, draw = new_agent(optimizer), torch.Generator().manual_seed(3)
+        replay, rng = filled()
+
+        def learn(agent=agent, replay=replay, draw=draw):
+            return agent.learn(replay.sample(2, 8, draw, 0.9, 3))
+
+        learn()  # as `graphed` does, so that the optimiser has begun
+        recording = Recording(learn) if recorded else None
+        for turn in range(60):  # once more around the ring
+            if recording:
+                agent.gradients = recording.replay() if turn else recording.result
+            else:
+                agent.gradients = learn()
+            step(replay, rng)
+        weights.append(flat(agent.online))
+        losses.append((*agent.losses(), agent.gradient_norm()))
+    assert torch.equal(*weights) and losses[0] == losses[1]
+    assert losses[0][2] == 2 * 61  # updates, all counted on the device
+
+
+def test_recorded_acting_replays_as_if_called(monkeypatch):
+    monkeypatch.setattr(networks, "interleaved", lambda states: states)
+    agent, epsilon = new_agent(), torch.tensor(0.5)
+    replay, rng = filled()
+    twin, twin_rng = filled()
+    explore, twin_explore = torch.Generator().manual_seed(0), torch.Generator().manual_seed(0)
+    recording = Recording(lambda: agent.act(replay.newest_stack(), epsilon, explore))
+    assert torch.equal(recording.result, agent.act(twin.newest_stack(), 0.5, twin_explore))
+    for turn in range(40):
+        step(replay, rng)
+        step(twin, twin_rng)
+        epsilon.fill_(turn / 40)
+        assert torch.equal(recording.replay(), agent.act(twin.newest_stack(), turn / 40, twin_explore))
+
+
+def test_on_a_cpu_a_graph_is_the_function_itself():
+    assert graphed(max, torch.device("cpu"), []) is max
+
+
+def sequential_reference(run, seeds: list[int]) -> torch.Tensor:
+    """Algorithm 1 with everything one by one: a stack, an action, a minibatch, a target; plain layers and Adam."""
+    config, replay = run.config, run.replay
+    online, target = copy.deepcopy(run.agent.online), copy.deepcopy(run.agent.target)
+    adam = torch.optim.Adam(online.parameters(), lr=config.optimizer.learning_rate, foreach=False, fused=False)
+
+    def q(network, stack):
+        x = (stack.float() / 255).unsqueeze(0).contiguous()
+        for layer in network.convolutions:
+            x = layer(x)
+        x = x.permute(0, 2, 3, 1).flatten(1)
+        for layer in network.head:
+            x = nn.functional.linear(x, layer.weight, layer.bias) if isinstance(layer, nn.Linear) else layer(x)
+        return x[0]
+
+    replay.begin(torch.from_numpy(run.emulators.reset(seeds)))
+    steps = 0
+    while steps < config.total_steps:
+        epsilon = epsilon_at(steps, config.replay.warmup_steps, config.exploration)
+        random = torch.rand(config.num_envs, generator=run.explore) < epsilon
+        anything = torch.rand(config.num_envs, run.agent.num_actions, generator=run.explore).argmax(1)
+        with torch.no_grad():
+            best = torch.stack([q(online, stack).argmax() for stack in replay.newest_stack()])
+        actions = torch.where(random, anything, best)
+        steps += config.num_envs
+        if replay.size >= config.replay.warmup_steps:
+            for _ in range(due(config.update.period_steps, steps - config.num_envs, steps)):
+                batch = replay.sample(1, config.update.batch_size, run.draw, config.agent.discount)
+                losses = []
+                for s_tm1, a_tm1, r_t, discount_t, s_t in zip(*(part[0] for part in batch), strict=True):
+                    with torch.no_grad():
+                        y = targets.dqn(r_t, discount_t, q(target, s_t))
+                    losses.append(targets.loss("huber", "mean", q(online, s_tm1)[a_tm1], y))
+                adam.zero_grad()
+                torch.stack(losses).mean().backward()
+                adam.step()
+        if due(config.update.target_period_steps, steps - config.num_envs, steps):
+            target.load_state_dict(online.state_dict())
+        run.emulators.send(actions.numpy())
+        turn = run.emulators.recv()
+        replay.write(actions, *(torch.from_numpy(x) for x in (turn.rewards, turn.frames, turn.flags)))
+    return flat(online)
+
+
+@pytest.mark.parametrize("num_envs", [1, 8])
+def test_the_loop_equals_a_sequential_one(tmp_path, num_envs):
+    """Real frames of Pong, N games and K updates in a turn; the same draws, so the same weights to rounding."""
+    words = [
+        "env.game=Pong", f"num_envs={num_envs}", "total_steps=240", "replay.warmup_steps=80",
+        "update.target_period_steps=40", "update.batch_size=8", "exploration.decay_steps=100",
+    ]  # fmt: skip
+    reference, run = small_run(tmp_path / "reference", *words), small_run(tmp_path / "run", *words)
+    start, seeds = flat(run.agent.online).clone(), list(range(num_envs))
+    expected = sequential_reference(reference, seeds)
+    list(play_and_learn(run.emulators, run.replay, run.agent, run.config, run.explore, run.draw, seeds))
+    learnt = flat(run.agent.online)
+    moved = (learnt - start).abs().max()
+    assert moved > 1e-3  # 40 updates of about the learning rate, 1e-4
+    assert (learnt - expected).abs().max() < 0.02 * moved
+    assert torch.equal(run.replay.actions, reference.replay.actions)
+    assert torch.equal(run.replay.frames, reference.replay.frames)
+
+
+def test_freed_memory_is_kept():
+    """Else each tensor of a few megabytes costs thousands of page faults, every time."""
+    if not machine.keep_freed_memory():
+        pytest.skip("this C library has no mallopt")
+
+    def allocate() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        tensors = [torch.ones(2_000_000) for _ in range(4)]
+        del tensors
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    faults = [allocate() for _ in range(10)]
+    assert sum(faults[2:]) < 1_000  # 8 * 7,800 otherwise
+
+
+def test_stopwatch_counts_each_stage():
+    settled = []
+    watch = Stopwatch(lambda: settled.append(1))
+    torch.randn(500, 500) @ torch.randn(500, 500)
+    watch.lap("work")
+    watch.lap("nothing")
+    watch.lap("nothing")
+    assert list(watch.since({})) == ["work", "nothing"] and len(settled) == 3
+    before = dict(watch.seconds)
+    time.sleep(0.02)
+    watch.skip()
+    watch.lap("nothing")
+    passed = watch.since(before)
+    assert passed["work"] == 0 and 0 < passed["nothing"] < 0.02
+
+
+@needs_cuda
+@pytest.mark.parametrize("optimizer", ["Adam", "NatureRMSProp"])
+def test_cuda_graph_equals_eager(optimizer):
+    device, weights = torch.device("cuda"), []
+    machine.set_tf32(False)
+    for graphs in (False, True):
+        agent, draw = new_agent(optimizer, "cuda"), torch.Generator("cuda").manual_seed(3)
+        replay, rng = filled("cuda")
+
+        def learn(n, agent=agent, replay=replay, draw=draw):
+            return agent.learn(replay.sample(n, 8, draw, 0.9))
+
+        call = graphed(learn, device, [draw]) if graphs else learn
+        for turn in range(4 * EAGER_CALLS):
+            step(replay, rng)
+            agent.gradients = call(1 + turn % 2)
+        weights.append(flat(agent.online))
+    torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-6)
+
+
+@needs_cuda
+def test_replay_on_a_gpu_equals_the_one_on_the_cpu():
+    host, rng = filled()
+    device, device_rng = filled("cuda")
+    for _ in range(60):
+        step(host, rng)
+        step(device, device_rng)
+        assert torch.equal(host.newest_stack(), device.newest_stack().cpu())
+    assert torch.equal(host.frames, device.frames.cpu()) and torch.equal(host.flags, device.flags.cpu())
+    rows, envs = torch.arange(20, 40), torch.arange(20) % 3
+    ours = device._transitions(rows.cuda(), envs.cuda(), 0.9, 3, 1.0)
+    for part, other in zip(host._transitions(rows, envs, 0.9, 3, 1.0), ours, strict=True):
+        torch.testing.assert_close(part, other.cpu())
