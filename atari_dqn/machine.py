@@ -94,7 +94,7 @@ def choose_device(name: str) -> torch.device:
 def keep_freed_memory() -> bool:
     """Have glibc keep what is freed for the next tensor; False where there is another C library, left as it is.
 
-    Else freed memory goes back to the system and returns page by page: thousands of page faults an update.
+    Else freed memory goes back to the system and returns page by page: up to thousands of page faults an update.
     """
     trim_threshold, mmap_threshold = -1, -3  # malloc.h
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None

@@ -23,7 +23,7 @@ def scaled(states: Tensor) -> Tensor:
 
 
 def interleaved(states: Tensor) -> Tensor:
-    """The same bytes [B, C, H, W] in channels-last order, by OpenCV: ten times faster than torch."""
+    """The same bytes [B, C, H, W] in channels-last order, by OpenCV: several times faster than torch."""
     batch, stack, height, width = states.shape
     planes = [plane.contiguous().view(-1, width).numpy() for plane in states.unbind(1)]
     return torch.from_numpy(cv2.merge(planes)).view(batch, height, width, stack).permute(0, 3, 1, 2)
