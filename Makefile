@@ -95,7 +95,7 @@ CLEANRL_SITE := https://github.com/vwxyzjn/cleanrl
 
 BENCH_GAMES := $(if $(filter command line environment,$(origin GAME)),$(GAME),Pong Breakout)
 
-bench: $(READY) .peers/cleanrl/.ready .peers/sb3/.ready $(CLEANRL)  ## race CleanRL and SB3, measure memory; GAME, CLEANRL=a clone of theirs
+bench: $(READY) .peers/cleanrl/.ready .peers/sb3/.ready $(CLEANRL)  ## race CleanRL and SB3, measure memory; GAME, CLEANRL=PATH
 	@for game in $(BENCH_GAMES); do $(BIN)/python benchmarks/race.py --game $$game --cleanrl $(CLEANRL) \
 	--cleanrl-python .peers/cleanrl/bin/python --sb3-python .peers/sb3/bin/python $(ARGS) || exit 1; done
 	@$(BIN)/python benchmarks/race.py --memory
@@ -103,7 +103,7 @@ bench: $(READY) .peers/cleanrl/.ready .peers/sb3/.ready $(CLEANRL)  ## race Clea
 scaling: $(READY)  ## how the cost grows with games, replay and batch (4 minutes)
 	@$(BIN)/python benchmarks/scaling.py $(ARGS)
 
-bench-gpu: $(READY)  ## all figures of a CUDA machine: emulators, an update, acting, 5 minutes end to end
+bench-gpu: $(READY)  ## all figures of a CUDA machine, 5 minutes of training among them
 	@$(BIN)/python benchmarks/gpu.py $(ARGS)
 
 test: $(READY)  ## run the tests

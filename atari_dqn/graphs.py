@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import torch
-from torch.fx.experimental.proxy_tensor import make_fx
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -15,7 +14,7 @@ EAGER_CALLS = 3  # as they stand, which lets torch's libraries settle
 
 
 def graphed(function: Callable[P, R], device: torch.device, generators: Sequence[torch.Generator]) -> Callable[P, R]:
-    """`function` as a CUDA graph, one for each arguments that it is called with; on other devices `function` itself.
+    """`function` as a CUDA graph, one for each arguments that it is called with; on other devices `function`.
 
     A graph repeats the kernels of one call, with that call's Python numbers and on the same memory: what changes must
     be in tensors, nothing may wait for the device, and a result is overwritten by the next call.
@@ -55,8 +54,10 @@ def scripted(function: Callable[..., Any], *examples: torch.Tensor) -> Callable[
     """`function`'s operators, forwards and backwards, run by TorchScript without Python and autograd.
 
     Its numbers and shapes are those of `examples`; tensors from outside, like parameters, are used as they are then.
-    Returns `function` itself where that cannot be.
+    Returns `function` itself where that cannot be; both compute the same.
     """
+    from torch.fx.experimental.proxy_tensor import make_fx  # slow to load, and only training needs it
+
     try:
         module = make_fx(lambda *args: function(*args))(*examples)  # not a method: it would count `self`
         for node in module.graph.nodes:

@@ -505,3 +505,15 @@ def test_make_help_lists_every_target():
     done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, timeout=60)
     for target in ("train", "games", "resume", "evaluate", "video", "watch", "doctor", "test", "check", "clean"):
         assert re.search(rf"^  {target} ", done.stdout, re.MULTILINE)
+
+
+def test_profile_says_where_the_time_goes_and_leaves_nothing(command, tmp_path):
+    result = command("profile", "env=cartpole", "total_steps=2_500")
+    assert result.returncode == 0, result.stderr
+    shares = [float(share) for share in re.findall(r"│ +([\d.]+)% │", result.stdout)]
+    assert len(shares) == 7 and sum(shares) == pytest.approx(100, abs=1)
+    assert re.search(r"[\d,]+ agent steps/s, [\d,]+ frames/s, [\d,.]+ updates/s", result.stdout)
+    assert "torch operator" in result.stdout and max(map(len, result.stdout.splitlines())) <= 80
+    assert not list(tmp_path.glob("runs*"))
+    short = command("profile", "env=cartpole", "total_steps=1_010")
+    assert short.returncode == 2 and "too short to measure" in short.stderr and len(short.stderr.splitlines()) == 1
