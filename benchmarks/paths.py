@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from gpu import filled_replay
 from race import machine, versions
 from torch import nn
 
@@ -45,11 +46,7 @@ def page_faults(agent: Agent, replay: Replay, draw: torch.Generator) -> float:
 
 def main() -> None:
     torch.manual_seed(0)
-    replay, draw = Replay(1000, 16, (84, 84)), torch.Generator().manual_seed(0)
-    frames = torch.randint(0, 256, (16, 84, 84), dtype=torch.uint8)
-    replay.begin(frames)
-    for _ in range(999):
-        replay.write(torch.zeros(16), torch.rand(16), frames, torch.zeros(16, dtype=torch.uint8))
+    replay, draw = filled_replay(torch.device("cpu"), 16, 16_000), torch.Generator().manual_seed(0)
     online = networks.build("nature_cnn", [], (84, 84), 4, 6)
     agent = Agent(online, 6, optimizers.build("Adam", online.parameters(), 1e-4, {}), "huber", "mean")
 

@@ -126,6 +126,8 @@ class Contestant:
         time.sleep(seconds)
         self._signal(signal.SIGSTOP)
         ticks = self._ticks[first:]
+        if len(ticks) < 2:
+            sys.exit(f"{self.name} made too few steps in {seconds:g} s to be timed; give more --seconds")
         (start, before), (end, after) = ticks[0], ticks[-1]
         self.speeds.append((after - before) / (end - start))
         return self.speeds[-1]

@@ -2,7 +2,8 @@
 
     make scaling
 
-Each is measured in a process of its own, on Pong, with everything else as in conf/train.yaml but a replay of 100,000.
+Each is measured in a process of its own, on Pong, with everything else as in conf/train.yaml but a replay of 100,000, a
+short warm-up, the final epsilon from the start, and no no-ops.
 Writes benchmarks/results/scaling.csv.
 """
 

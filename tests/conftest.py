@@ -8,6 +8,7 @@ from pathlib import Path
 
 import gymnasium
 import pytest
+import torch
 from rich.console import Console
 
 from atari_dqn import launch, settings
@@ -44,6 +45,11 @@ def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run_command
+
+
+def flat(network: torch.nn.Module) -> torch.Tensor:
+    """All weights in a row."""
+    return torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
 
 
 def small_run(folder: Path, *overrides: str) -> Run:

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from conftest import small_run
+from conftest import flat, small_run
 from probes import Chain, Memory, Uneven
 
 from atari_dqn import evaluation, networks, settings, targets
@@ -178,10 +178,6 @@ def test_memory_probe_is_learnt_from_pixels(tmp_path):
     # The optimum: the right answer is worth 1, the wrong one -1; the bar before it 0.9, whatever is pressed.
     np.testing.assert_allclose(values, [[1, -1], [-1, 1], [0.9, 0.9], [0.9, 0.9]], atol=0.15)
     assert run.best_score == 1.0  # all games of the evaluation
-
-
-def flat(network: torch.nn.Module) -> torch.Tensor:
-    return torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
 
 
 def weights(folder, *overrides: str) -> torch.Tensor:

@@ -6,7 +6,7 @@ import time
 
 import pytest
 import torch
-from conftest import small_run
+from conftest import flat, small_run
 from recording import Recording
 from torch import nn
 
@@ -18,10 +18,6 @@ from atari_dqn.stopwatch import Stopwatch
 from atari_dqn.training import due, epsilon_at, play_and_learn
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA GPU")
-
-
-def flat(network: nn.Module) -> torch.Tensor:
-    return torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
 
 
 def filled(device: str = "cpu", num_envs: int = 3) -> tuple[Replay, torch.Generator]:
@@ -44,10 +40,10 @@ def step(replay: Replay, rng: torch.Generator) -> None:
     )
 
 
-def new_agent(optimizer: str = "Adam", device: str = "cpu", rate: float = 1e-3) -> Agent:
+def new_agent(optimizer: str = "Adam", device: str = "cpu", script: bool = False) -> Agent:
     torch.manual_seed(1)
     online = networks.build("nature_cnn", [], (36, 36), 4, 4).to(device)
-    agent = Agent(online, 4, optimizers.build(optimizer, online.parameters(), rate, {}), "huber", "sum")
+    agent = Agent(online, 4, optimizers.build(optimizer, online.parameters(), 1e-3, {}), "huber", "sum", script)
     with torch.no_grad():
         for parameter in agent.target.parameters():  # another network, so that the two cannot be mistaken
             parameter.mul_(0.9)
@@ -79,9 +75,8 @@ def test_targets_of_a_whole_turn_equal_those_of_each_update():
     assert together.gradient_norm() == pytest.approx(alone.gradient_norm(), rel=1e-3)
 
 
-def test_scripted_updates_equal_eager_ones_to_the_bit(monkeypatch):
-    script, eager = new_agent(), new_agent()
-    script._script = True
+def test_scripted_updates_equal_eager_ones_to_the_bit():
+    script, eager = new_agent(script=True), new_agent()
     replay, rng = filled()
     draw, twin_draw = torch.Generator().manual_seed(2), torch.Generator().manual_seed(2)
     for turn in range(8):
