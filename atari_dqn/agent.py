@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from atari_dqn import targets
+from atari_dqn import networks, optimizers, seeding, targets
+from atari_dqn.config import TrainConfig
 from atari_dqn.graphs import scripted
 from atari_dqn.networks import QNetwork
 from atari_dqn.replay import Batch
@@ -23,6 +24,25 @@ def epsilon_greedy(q_values: Tensor, epsilon: float | Tensor, generator: torch.G
     anything = torch.rand(q_values.shape, generator=generator, device=q_values.device)
     anything.masked_fill_(q_values == -torch.inf, -1)
     return torch.where(random, anything.argmax(1), q_values.argmax(1))
+
+
+def make(config: TrainConfig, frame_shape: tuple[int, ...], num_actions: int, device: torch.device) -> "Agent":
+    """The agent that a config asks for, with the first weights that its seed gives."""
+    torch.manual_seed(seeding.derive(config.seed, "network")[0])
+    network, optimizer = config.network, config.optimizer
+    online = networks.build(network.name, network.hidden, frame_shape, config.env.frame_stack, num_actions).to(device)
+    agent = Agent(
+        online,
+        num_actions,
+        optimizers.build(optimizer.name, online.parameters(), optimizer.learning_rate, optimizer.arguments),
+        config.agent.loss,
+        config.agent.reduction,
+        script=config.compute.graphs and not config.compute.compile,
+    )
+    if config.compute.compile:
+        for part in (agent.online, agent.target):
+            part.compile()
+    return agent
 
 
 class Losses(NamedTuple):
@@ -59,6 +79,7 @@ class Agent:
         self._script = script and self.device.type == "cpu"
         self._scripts: dict[torch.Size, Callable[..., Any]] = {}
         self.gradients: list[Tensor] = []  # the last update's
+        self.batch: Batch | None = None  # that was learnt from last
         self._sums = torch.zeros(3, device=self.device)  # loss, mean Q-value, updates
 
     @torch.no_grad()
@@ -111,6 +132,32 @@ class Agent:
         loss, q_mean, updates = self._sums.tolist()
         self._sums.zero_()
         return Losses(loss / updates, q_mean / updates, int(updates)) if updates else Losses(math.nan, math.nan, 0)
+
+    def is_finite(self) -> bool:
+        """Whether all losses and Q-values since `losses` was last called were finite numbers."""
+        return bool(self._sums.isfinite().all())
+
+    def state(self) -> dict[str, Any]:
+        """All that learning has changed, as a checkpoint keeps it."""
+        return {
+            "online": self.online.state_dict(),
+            "target": self.target.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "sums": self._sums,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over a `state`. Raises ValueError, KeyError or RuntimeError where it does not fit."""
+        shapes = [tuple(parameter.shape) for parameter in self._parameters]
+        for index, moments in state["optimizer"]["state"].items():
+            for value in moments.values():
+                if isinstance(value, Tensor) and tuple(value.shape) not in ((), shapes[index]):
+                    raise ValueError("the optimizer's numbers do not fit the network")
+        self.online.load_state_dict(state["online"])
+        self.target.load_state_dict(state["target"])
+        own = self.optimizer.state_dict()["param_groups"]  # of the config and this device, not of the file
+        self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": own})
+        self._sums.copy_(state["sums"])
 
     def gradient_norm(self) -> float:
         """Norm of the last update's gradient; nan before the first."""

@@ -1,31 +1,70 @@
-"""Checkpoints: one file with all that is needed to play or to train on, and nothing in it that runs code."""
+"""Checkpoint files: torch's own format, written whole or not at all, and nothing in it that runs code.
 
+The last bytes of a file, which to readers of zip archives are a comment, are the digest of all that is before them.
+"""
+
+import hashlib
+import io
 import os
+import pickletools
 import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from atari_dqn import networks, settings
 from atari_dqn.errors import UserError
+from atari_dqn.files import replacing, sync_folder
+from atari_dqn.replay_files import ReplayFiles, segments
 
 FORMAT = "atari_dqn checkpoint"
-VERSION = 2  # 2: the dense layer takes its features in channels-last order
+VERSION = 3  # 3: sealed; the replay's files, the games' actions. 2: channels-last features for the dense layer
+SEAL = b"sha256:"  # and 64 hex digits
+SEAL_BYTES = len(SEAL) + 64
+HARMLESS = {"torch._utils _rebuild_tensor_v2", "collections OrderedDict"} | {
+    f"torch {kind}Storage" for kind in ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Byte", "Bool")
+}
 
 
-def save(path: Path, content: dict[str, Any]) -> None:
-    """Write plain data and tensors to `path`: under a temporary name first, so that the file is whole or not there."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def write(path: Path, content: dict[str, Any]) -> None:
+    """Write plain data and tensors to `path`, whole or not at all. Raises OSError."""
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, "version": VERSION} | content, buffer)
+    data = bytearray(buffer.getbuffer())
+    data[-2:] = SEAL_BYTES.to_bytes(2, "little")  # the length of the archive's comment
+    data += SEAL
+    data += hashlib.sha256(data).hexdigest().encode()
+    with replacing(path) as file:
+        file.write(data)
+
+
+def rotate(folder: Path, content: dict[str, Any]) -> None:
+    """Write latest.pt; the one before it becomes previous.pt. There is a latest.pt at every moment."""
+    latest, previous = folder / "latest.pt", folder / "previous.pt"
+    kept = folder / f".previous.{os.getpid()}.tmp.pt"
+    if latest.exists():
+        kept.unlink(missing_ok=True)
+        try:
+            os.link(latest, kept)
+        except OSError:  # a file system without links
+            kept.write_bytes(latest.read_bytes())
     try:
-        with open(temporary, "wb") as file:
-            torch.save({"format": FORMAT, "version": VERSION} | content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write(latest, content)
+        if kept.exists():
+            os.replace(kept, previous)
+            sync_folder(folder)
     finally:
-        temporary.unlink(missing_ok=True)
+        kept.unlink(missing_ok=True)
+
+
+class Resumed(NamedTuple):
+    """What a run goes on from."""
+
+    checkpoint: "Checkpoint"
+    files: ReplayFiles
 
 
 class Checkpoint:
@@ -42,7 +81,7 @@ class Checkpoint:
         self.path = path
         self.content = _read(path)
         try:
-            self.config = settings.to_train_config(self.content["config"])
+            self.config = settings.to_train_config(settings.plain(self.content["config"]))
             self.actions = tuple(str(name) for name in self.content["actions"])
             self.frame_shape = tuple(int(size) for size in self.content["frame_shape"])
             self.frame_dtype = str(self.content["frame_dtype"])
@@ -54,7 +93,7 @@ class Checkpoint:
             raise UserError(f"{path} does not hold a usable checkpoint: {error}") from None
         except Exception as error:
             kind = type(error).__name__
-            raise UserError(f"{path} does not hold a usable checkpoint: {kind} ({_short(error)})") from None
+            raise UserError(f"{path} does not hold a usable checkpoint: {kind} ({short(error)})") from None
 
     def _network(self) -> nn.Module:
         # Built without memory, so that a tampered size costs nothing before the weights have been compared with it.
@@ -73,8 +112,61 @@ class Checkpoint:
         return module.requires_grad_(False)
 
 
-def _short(error: BaseException) -> str:
+def short(error: BaseException) -> str:
+    """An error's text in a few words, on one line."""
     return " ".join(str(error).split())[:120]
+
+
+def _sealed(path: Path) -> bool:
+    """Whether the digest at the end of a file is that of the rest; False for files of other programs, too."""
+    with open(path, "rb") as file:
+        left = os.fstat(file.fileno()).st_size - 64
+        file.seek(max(0, left))
+        digest = file.read()
+        file.seek(0)
+        sha256 = hashlib.sha256()
+        while left > 0 and (block := file.read(min(left, 1 << 20))):
+            sha256.update(block)
+            left -= len(block)
+    return sha256.hexdigest().encode() == digest
+
+
+def _check_archive(path: Path) -> None:
+    """Raise ValueError for an archive that could take more memory than it has bytes, or whose pickle calls anything."""
+    with zipfile.ZipFile(path) as archive:
+        if not archive.comment.startswith(SEAL) or len(archive.comment) != SEAL_BYTES:
+            raise UserError(f"{path} is not a checkpoint of atari_dqn, or it is damaged")
+        entries = archive.infolist()
+        if any(
+            entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size for entry in entries
+        ):
+            raise ValueError("it is compressed")
+        (pickle,) = [entry for entry in entries if entry.filename.endswith("data.pkl")]
+        if pickle.file_size > 32_000_000:
+            raise ValueError("it is too large")
+        for operation, argument, _ in pickletools.genops(archive.read(pickle)):
+            if operation.name == "GLOBAL" and argument in HARMLESS:
+                continue
+            if operation.name in (
+                "GLOBAL",
+                "STACK_GLOBAL",
+                "INST",
+                "OBJ",
+                "NEWOBJ",
+                "NEWOBJ_EX",
+                "EXT1",
+                "EXT2",
+                "EXT4",
+            ):
+                raise ValueError(f"it calls for {argument}")
+
+
+def _tensors(node: Any) -> Iterator[Tensor]:
+    if isinstance(node, Tensor):
+        yield node
+    elif isinstance(node, dict | list | tuple):
+        for part in node.values() if isinstance(node, dict) else node:
+            yield from _tensors(part)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -82,12 +174,17 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is a folder; give a .pt file in it")
     if not path.exists():
         raise UserError(f"there is no checkpoint {path}")
+    if not path.is_file():
+        raise UserError(f"{path} is not a file")
     try:
-        with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()
-        if broken:
-            raise UserError(f"{path} is damaged (at {broken}); use another checkpoint of the run")
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        _check_archive(path)
+        if not _sealed(path):
+            raise UserError(f"{path} is damaged: it is not as it was written")
+        # Mapped, not read: what is not looked at takes no memory.
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        for tensor in _tensors(content):
+            if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+                raise ValueError("a tensor larger than what is stored of it")
     except UserError:
         raise
     except zipfile.BadZipFile:
@@ -95,7 +192,7 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     except Exception as error:
-        raise UserError(f"{path} is not a checkpoint of atari_dqn ({_short(error)[:60]}…)") from None
+        raise UserError(f"{path} is not a checkpoint of atari_dqn ({short(error)[:60]})") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path} is not a checkpoint of atari_dqn")
     if content.get("version") != VERSION:
@@ -107,9 +204,46 @@ def find(where: str) -> Path:
     """The checkpoint that a person means by a .pt file, a run's folder, or its checkpoints/ folder."""
     path = Path(where)
     for folder in (path / "checkpoints", path):
-        for name in ("best.pt", "latest.pt"):
+        for name in ("best.pt", "latest.pt", "previous.pt"):
             if (folder / name).is_file():
                 return folder / name
     if path.is_dir():
         raise UserError(f"{path} holds no checkpoint; give a .pt file or a run's folder")
     return path
+
+
+def newest(run: Path, say: Callable[[str], None]) -> Resumed | None:
+    """The checkpoint to go on from, with its replay's files: the latest, or the one before where that is damaged.
+
+    None where none was written yet. Says what is damaged, and puts a damaged latest.pt aside. Where both lack files of
+    the replay, the latest counts, without them. Raises UserError where neither can be read.
+    """
+    folder, lacking, broken = run / "checkpoints", [], []
+    for path in (folder / "latest.pt", folder / "previous.pt"):
+        if not path.exists():
+            continue
+        try:
+            checkpoint = Checkpoint(path)
+            files = ReplayFiles(run / "replay", segments((checkpoint.content.get("replay") or {}).get("segments", ())))
+        except (UserError, ValueError, TypeError, AttributeError) as error:
+            broken.append(str(error))
+            continue
+        damaged = files.drop_damaged()
+        if not damaged:
+            break
+        names = ", ".join(segment.name for segment in damaged[:3]) + (" ..." if len(damaged) > 3 else "")
+        say(f"{run / 'replay'}: {len(damaged)} files of {path.name} are damaged or lost: {names}")
+        lacking.append(Resumed(checkpoint, files))
+    else:
+        if not lacking:
+            if broken:
+                raise UserError("; ".join(broken) + "; neither can be gone on from")
+            return None
+        checkpoint, files = lacking[0]
+    for text in broken:
+        say(text)
+    if checkpoint.path.name == "previous.pt":
+        say(f"going back to the checkpoint before it, {checkpoint.path}")
+        if (folder / "latest.pt").exists():
+            os.replace(folder / "latest.pt", folder / "latest.pt.damaged")
+    return Resumed(checkpoint, files)

@@ -101,6 +101,8 @@ class Evaluation:
 @dataclass
 class Checkpoint:
     every_steps: int = MISSING
+    cut_every_steps: int | None = MISSING
+    replay: bool = MISSING
 
 
 @dataclass

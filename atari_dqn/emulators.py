@@ -4,11 +4,13 @@ The only file that knows of autoreset, lives, no-ops and stickiness.
 """
 
 import functools
+import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
+import torch
 from ale_py import ALEInterface, LoggerMode, roms
 from ale_py.vector_env import AtariVectorEnv
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
@@ -189,6 +191,8 @@ class GymnasiumEmulators(Emulators):
         space = self._envs.single_observation_space
         assert isinstance(space, gymnasium.spaces.Box) and space.shape is not None
         assert isinstance(self._envs.single_action_space, gymnasium.spaces.Discrete)
+        if self._envs.single_action_space.n > 256:  # the replay keeps them as bytes
+            raise UserError(f"{env.game} has {self._envs.single_action_space.n} actions; at most 256 can be learnt")
         self.num_envs = num_envs
         self.frame_shape = space.shape
         self.frame_dtype = np.dtype(np.uint8 if space.dtype == np.uint8 else np.float32)
@@ -216,6 +220,66 @@ class GymnasiumEmulators(Emulators):
 
 def _flags(terminated: NDArray[np.bool_], truncated: NDArray[np.bool_]) -> NDArray[np.uint8]:
     return np.where(terminated, TERMINAL, np.where(truncated, CUT, ORDINARY)).astype(np.uint8)
+
+
+class Journal(Emulators):
+    """Emulators that write down what they were told since they were reset, and so can be brought back to where they
+    were. (The ALE's vector environment can neither save nor load its state, but answers the same to the same.)
+
+    Args:
+        keep: whether to write it down.
+    """
+
+    def __init__(self, inner: Emulators, keep: bool) -> None:
+        self._inner, self._keep = inner, keep
+        self.num_envs, self.frame_shape, self.frame_dtype = inner.num_envs, inner.frame_shape, inner.frame_dtype
+        self.actions = inner.actions
+        self._seeds: list[int] = []
+        self._told = bytearray()  # an action of each game, turn by turn
+        self._frames: NDArray[Any] = np.zeros(0)
+
+    def reset(self, seeds: list[int]) -> NDArray[Any]:
+        self._seeds, self._told = list(seeds), bytearray()
+        self._frames = self._inner.reset(seeds)
+        return self._frames
+
+    def send(self, actions: NDArray[np.int64]) -> None:
+        if self._keep:
+            self._told += actions.astype(np.uint8).tobytes()
+        self._inner.send(actions)
+
+    def recv(self) -> Turn:
+        turn = self._inner.recv()
+        self._frames = turn.frames
+        return turn
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def state(self) -> dict[str, Any] | None:
+        """What `rewind` needs; None where it is not written down."""
+        if not self._keep:
+            return None
+        told = torch.from_numpy(np.frombuffer(bytes(self._told), np.uint8).copy()).view(-1, self.num_envs)
+        return {"seeds": self._seeds, "actions": told, "frames_crc": zlib.crc32(self._frames.tobytes())}
+
+    def rewind(self, state: dict[str, Any], stop: Callable[[], bool] = lambda: False) -> bool:
+        """Play what `state` tells, as fast as the games go; whether they then show what they showed.
+
+        Raises ValueError where `state` does not fit these emulators.
+        """
+        seeds, told = [int(seed) for seed in state["seeds"]], state["actions"]
+        if len(seeds) != self.num_envs or told.dtype != torch.uint8 or tuple(told.shape[1:]) != (self.num_envs,):
+            raise ValueError("the actions do not fit the number of games")
+        if told.numel() and int(told.max()) >= len(self.actions):
+            raise ValueError("there are actions that the game has not")
+        self.reset(seeds)
+        for actions in told.numpy().astype(np.int64):
+            if stop():
+                return False
+            self.send(actions)
+            self.recv()
+        return zlib.crc32(self._frames.tobytes()) == state["frames_crc"]
 
 
 def make(env: config.Env, num_envs: int) -> Emulators:

@@ -7,3 +7,6 @@ class UserError(Exception):
 
 class RunFailed(Exception):
     """A run that could not go on, in a sentence. Exit code 1."""
+
+
+DIVERGED = "learning diverged; lower optimizer.learning_rate"  # the remedy that its messages end with

@@ -1,6 +1,5 @@
 """Starting a run, or going on with one: its folder, and the config that holds for it."""
 
-import datetime
 from pathlib import Path
 
 import omegaconf
@@ -8,58 +7,17 @@ import yaml  # type: ignore[import-untyped]
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from rich.console import Console
 
-from atari_dqn.checkpoints import Checkpoint
+from atari_dqn import checkpoints, folders
 from atari_dqn.config import TrainConfig
 from atari_dqn.errors import UserError
+from atari_dqn.files import replacing
 from atari_dqn.run import Run
-from atari_dqn.settings import known_keys, to_train_config, to_yaml
+from atari_dqn.settings import known_keys, plain, to_train_config, to_yaml
 
 _select = omegaconf.OmegaConf.select
 
 # What may be changed when a run goes on; anything else would make it another run.
-RESUMABLE = ("total_steps", "device", "evaluation.", "checkpoint.", "logger.")
-
-
-def make_folder(config: TrainConfig) -> Path:
-    """The run's own new folder."""
-    if config.run_dir is not None:
-        folder = Path(config.run_dir)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(
-                f"run_dir={folder} is there already; choose another, or go on with it: `make resume RUN={folder}`"
-            )
-        folders = iter([folder])
-    else:
-        stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-        game = config.env.game.replace("/", "-")
-        name = f"runs/{game}-{config.preset}-seed{config.seed}-{stamp}"
-        folders = (Path(name + (f"-{i}" if i > 1 else "")) for i in range(1, 1000))
-    for folder in folders:
-        try:
-            folder.mkdir(parents=True, exist_ok=config.run_dir is not None)
-            (folder / "checkpoints").mkdir()
-            (folder / "videos").mkdir()
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise UserError(f"cannot make the run's folder {folder}: {error.strerror}; set run_dir=PATH") from None
-        return folder
-    raise UserError("no free name for the run's folder; set run_dir=PATH")
-
-
-def find_run(config: TrainConfig) -> Path | None:
-    """The folder that resume= means; None where resume=auto finds nothing to go on with."""
-    if config.resume != "auto":
-        folder = Path(config.resume or "")
-        if not (folder / "checkpoints" / "latest.pt").is_file():
-            raise UserError(f"resume={folder}: not a run with a checkpoint (checkpoints/latest.pt)")
-        return folder
-    pattern = f"{config.env.game.replace('/', '-')}-{config.preset}-seed{config.seed}-*"
-    candidates = [Path(config.run_dir)] if config.run_dir else sorted(Path("runs").glob(pattern), reverse=True)
-    for folder in candidates:
-        if (folder / "checkpoints" / "latest.pt").is_file():
-            return folder
-    return None
+RESUMABLE = ("total_steps", "device", "evaluation.", "checkpoint.every_steps", "checkpoint.replay", "logger.")
 
 
 def resumed_config(folder: Path, overrides: list[str], asked: TrainConfig) -> TrainConfig:
@@ -80,7 +38,7 @@ def resumed_config(folder: Path, overrides: list[str], asked: TrainConfig) -> Tr
             elif key not in known_keys("train")[1] and _select(saved, key) != _select(typed, key):
                 allowed = ", ".join(f"{name}*" if name.endswith(".") else name for name in RESUMABLE)
                 raise UserError(f"{key} cannot be changed when a run goes on; only {allowed} can")
-        return to_train_config(saved)
+        return to_train_config(plain(saved))
     except (OSError, omegaconf.errors.OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise UserError(f"cannot read {folder}/config.yaml: {' '.join(str(error).split())[:150]}") from None
 
@@ -88,38 +46,55 @@ def resumed_config(folder: Path, overrides: list[str], asked: TrainConfig) -> Tr
 def train(config: TrainConfig, overrides: list[str]) -> None:
     """Start a run, or go on with one. `overrides` are the words that were typed."""
     console = Console(highlight=False)
-    folder = find_run(config) if config.resume else None
+    folder = folders.find(config) if config.resume else None
     if folder:
-        asked, config = config, resumed_config(folder, overrides, config)
-        for key, now, then in (
-            ("env.game", asked.env.game, config.env.game),
-            ("preset", asked.preset, config.preset),
-            ("seed", asked.seed, config.seed),
-        ):
-            typed = asked.resume == "auto" or any(word.startswith(f"{key}=") for word in overrides)
-            if typed and now != then:
-                raise UserError(f"{folder} is a run of {key}={then}, not {now}; choose another folder")
-        checkpoint = Checkpoint(folder / "checkpoints" / "latest.pt")
-        if checkpoint.agent_steps >= config.total_steps:
-            console.print(
-                f"{folder} is finished: {checkpoint.agent_steps:,} agent steps; total_steps=... makes it longer",
-                soft_wrap=True,
-            )
-            return
-        run = Run(config, folder, console, checkpoint)
-        console.print(f"going on in {folder} after {checkpoint.agent_steps:,} agent steps", soft_wrap=True)
+        resume(folder, config, overrides, console)
     else:
         config.resume = None
         run = prepare(config, console)
-    run.go()
+        with folders.held(run.folder):
+            run.go()
+
+
+def resume(folder: Path, asked: TrainConfig, overrides: list[str], console: Console) -> None:
+    """Go on with the run in `folder` where its newest checkpoint left it, or from its start where there is none yet.
+
+    Args:
+        asked: what `overrides` would make of a fresh run.
+    """
+
+    def say(text: str) -> None:
+        console.print(text, soft_wrap=True)
+
+    config = resumed_config(folder, overrides, asked)
+    for key, now, then in (
+        ("env.game", asked.env.game, config.env.game),
+        ("preset", asked.preset, config.preset),
+        ("seed", asked.seed, config.seed),
+    ):
+        typed = asked.resume == "auto" or any(word.startswith(f"{key}=") for word in overrides)
+        if typed and now != then:
+            raise UserError(f"{folder} is a run of {key}={then}, not {now}; choose another folder")
+    with folders.held(folder):
+        resumed = checkpoints.newest(folder, say)
+        if resumed:
+            steps, content = resumed.checkpoint.agent_steps, resumed.checkpoint.content
+            same_end = content["config"]["total_steps"] == config.total_steps
+            if content.get("finished") and (same_end or steps >= config.total_steps):
+                say(f"{folder} is finished: {steps:,} agent steps; total_steps=... makes it longer")
+                return
+        run = Run(config, folder, console, resumed)
+        with replacing(folder / "config.yaml", "w") as file:  # with what was changed, for the next time
+            file.write(to_yaml(config))
+        say(f"going on in {folder} after {run.agent_steps:,} agent steps")
+        run.go()
 
 
 def prepare(config: TrainConfig, console: Console) -> Run:
     """A fresh run. Its folder is made only when all its parts could be."""
     run = Run(config, Path(), console)
     try:
-        run.folder = make_folder(config)
-        (run.folder / "config.yaml").write_text(to_yaml(config))
+        run.folder = folders.make(config)
     except BaseException:
         run.emulators.close()
         raise

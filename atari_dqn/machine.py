@@ -3,6 +3,7 @@
 import ctypes
 import os
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import psutil
@@ -109,6 +110,17 @@ def set_tf32(on: bool) -> None:
     """Whether a GPU may round the inputs of float32 products to 10 bits of mantissa."""
     torch.set_float32_matmul_precision("high" if on else "highest")
     torch.backends.cudnn.allow_tf32 = on
+
+
+def numerics() -> dict[str, str]:
+    """What the last bits of results depend on, besides the program."""
+    return {
+        "torch": str(torch.__version__),
+        "ale-py": metadata.version("ale-py"),
+        "gymnasium": metadata.version("gymnasium"),
+        "threads": str(torch.get_num_threads()),
+        "CPU": torch.backends.cpu.get_cpu_capability(),
+    }
 
 
 def memory_size(number: float) -> str:

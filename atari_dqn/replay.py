@@ -32,6 +32,15 @@ class Batch(NamedTuple):
     s_t: Tensor  # [K, B, stack, *frame]
 
 
+class Rows(NamedTuple):
+    """Some rows of the ring as they are stored, on the CPU."""
+
+    frames: Tensor  # [rows, N, *frame]
+    actions: Tensor  # uint8 [rows, N]
+    rewards: Tensor  # float32 [rows, N]
+    flags: Tensor  # uint8 [rows, N]
+
+
 class Replay:
     """A ring of `rows` x `num_envs` states, on the CPU or a GPU.
 
@@ -99,6 +108,26 @@ class Replay:
         self.flags[row] = flags.to(self.device)
         self.written += 1
         self._newest += 1
+
+    def read(self, first: int, last: int) -> Rows:
+        """A copy of rows first to last - 1, counted since the start; they must still be held."""
+        index = torch.arange(first, last, device=self.device) % self.rows
+        return Rows(*(part.index_select(0, index).cpu() for part in self.parts()))
+
+    def put(self, first: int, rows: Rows) -> None:
+        """Write `rows` where rows from `first` on were, counted since the start. They count once `go_on` is called."""
+        index = torch.arange(first, first + len(rows.flags), device=self.device) % self.rows
+        for part, values in zip(self.parts(), rows, strict=True):
+            part.index_copy_(0, index, values.to(self.device))
+
+    def go_on(self, written: int) -> None:
+        """Take `written` rows as written; those of them that are held and were not `put` are never sampled."""
+        self.written = written
+        self._newest.fill_(written - 1)
+
+    def parts(self) -> Rows:
+        """The whole ring, where it is stored."""
+        return Rows(self.frames, self.actions, self.rewards, self.flags)
 
     def stack(self, rows: Tensor, envs: Tensor) -> Tensor:
         """The states at (rows[b], envs[b]) as [B, stack, *frame]; frames on the far side of a flag are zero.

@@ -1,65 +1,76 @@
-"""A training run: its folder, its parts put together, and the loop driven with everything that watches it."""
+"""A training run: its parts put together, and the loop driven with everything that watches it."""
 
 import contextlib
-import dataclasses
 import functools
-import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from atari_dqn import checkpoints, emulators, evaluation, machine, networks, optimizers, seeding, trackers, video
-from atari_dqn.agent import Agent
-from atari_dqn.checkpoints import Checkpoint
-from atari_dqn.config import Env, TrainConfig
+from atari_dqn import agent, checkpoints, emulators, machine, networks, seeding, trackers
+from atari_dqn.checkpoints import Resumed
+from atari_dqn.config import TrainConfig
 from atari_dqn.display import Row, Tracker, hours
-from atari_dqn.errors import RunFailed, UserError
+from atari_dqn.errors import DIVERGED, RunFailed, UserError
+from atari_dqn.evaluation import Player
+from atari_dqn.examiner import Examiner
 from atari_dqn.replay import BYTES_BESIDE_FRAME, Replay, torch_dtype
+from atari_dqn.saving import Saver
+from atari_dqn.signals import stop_signals
 from atari_dqn.stopwatch import Stopwatch
 from atari_dqn.training import STAGES, Record, due, play_and_learn
 
-DIVERGED = "learning diverged; lower optimizer.learning_rate"
-
 
 class Run:
-    """One training run in its folder, from a fresh start or from its latest checkpoint."""
+    """One training run in its folder, from a fresh start or from a checkpoint.
 
-    def __init__(self, config: TrainConfig, folder: Path, console: Console, resumed: Checkpoint | None = None) -> None:
+    Args:
+        resumed: the checkpoint to go on from, and its replay's files.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: Path,
+        console: Console,
+        resumed: Resumed | None = None,
+    ) -> None:
         self.config, self.folder, self.console = config, folder, console
         self.device = machine.choose_device(config.device)
         networks.set_threads(config.network.name)
         machine.keep_freed_memory()
         machine.set_tf32(config.compute.tf32)
-        self.emulators = emulators.make(config.env, config.num_envs)
+        games = emulators.make(config.env, config.num_envs)
         try:
-            self.agent = self._make_agent()
+            self.emulators = emulators.Journal(games, keep=config.checkpoint.cut_every_steps is not None)
+            self.agent = agent.make(config, games.frame_shape, len(games.actions), self.device)
             self._replay_rows = self._plan_replay()
         except BaseException:
-            self.emulators.close()
+            games.close()
             raise
         self.explore = seeding.generator(self.device, config.seed, "exploration")
         self.draw = seeding.generator(self.device, config.seed, "replay")
-        self.agent_steps, self.updates, self.seconds_before, self.games = 0, 0, 0.0, 0
+        self.agent_steps = self.updates = self.games = 0
+        self.events = 0  # that the trackers were told
+        self.over = False  # no more turns
+        self.seconds_before, self._started = 0.0, time.perf_counter()
         self.watch = Stopwatch()
-        self._started = time.perf_counter()
-        self._stopped = threading.Event()
-        self._films = config.evaluation.video_seconds > 0
-        self.best_score: float | None = None
+        self.stopped = threading.Event()
+        self._warned = False
         self.goals = trackers.Goals(config.env.goals)
         self.trackers: list[Tracker] = []
-        if resumed:
-            self._restore(resumed.content)
+        self.examiner = Examiner(config, Player(self.agent.online, games.actions, games.actions), self.stopped.is_set)
+        self.saver = Saver(self, resumed)
 
     def _plan_replay(self) -> int:
         """Rows of the replay. Says what they take; raises UserError where the machine has not got it."""
         config, envs = self.config, self.emulators
-        # A run shorter than its capacity never fills more than its length.
-        rows = min(-(-config.replay.capacity // config.num_envs) + 1, config.total_steps // config.num_envs + 2)
+        # A run shorter than its capacity never fills more than its length, and a row more whenever games begin.
+        begun = 2 + config.total_steps // (config.checkpoint.cut_every_steps or config.total_steps)
+        rows = min(-(-config.replay.capacity // config.num_envs) + 1, config.total_steps // config.num_envs + begun)
         rows = max(rows, config.env.frame_stack + config.agent.n_step + 1)
         frame_bytes = torch.Size(envs.frame_shape).numel() * envs.frame_dtype.itemsize
         text = machine.check_replay_fits(
@@ -81,72 +92,6 @@ class Run:
         dtype = torch_dtype(envs.frame_dtype)
         return Replay(self._replay_rows, envs.num_envs, envs.frame_shape, dtype, stack, self.device)
 
-    def _make_agent(self) -> Agent:
-        config, envs = self.config, self.emulators
-        torch.manual_seed(seeding.derive(config.seed, "network")[0])
-        num_actions = len(envs.actions)
-        online = networks.build(
-            config.network.name, config.network.hidden, envs.frame_shape, config.env.frame_stack, num_actions
-        ).to(self.device)
-        optimizer = optimizers.build(
-            config.optimizer.name, online.parameters(), config.optimizer.learning_rate, config.optimizer.arguments
-        )
-        script = config.compute.graphs and not config.compute.compile
-        agent = Agent(online, num_actions, optimizer, config.agent.loss, config.agent.reduction, script)
-        if config.compute.compile:
-            for network in (agent.online, agent.target):
-                network.compile()
-        return agent
-
-    # ------------------------------------------------------------------------------------------------ saving, resuming
-
-    def save(self, name: str) -> None:
-        """Write checkpoints/<name>.pt. Raises RunFailed, and keeps the one before, where weights are not finite."""
-        if not all(parameter.isfinite().all() for parameter in self.agent.online.parameters()):
-            raise RunFailed(f"the network's weights are no longer finite numbers: {DIVERGED}")
-        content = {
-            "config": dataclasses.asdict(self.config),
-            "actions": list(self.emulators.actions),
-            "frame_shape": list(self.emulators.frame_shape),
-            "frame_dtype": self.emulators.frame_dtype.name,
-            "agent_steps": self.agent_steps,
-            "updates": self.updates,
-            "seconds": self.seconds,
-            "games": self.games,
-            "recent_returns": list(self.goals.recent),
-            "goals_reached": self.goals.reached,
-            "best_score": self.best_score,
-            "online": self.agent.online.state_dict(),
-            "target": self.agent.target.state_dict(),
-            "optimizer": self.agent.optimizer.state_dict(),
-            "device": self.device.type,
-            "generators": {"exploration": self.explore.get_state(), "replay": self.draw.get_state()},
-        }
-        checkpoints.save(self.folder / "checkpoints" / f"{name}.pt", content)
-
-    def _restore(self, content: dict[str, Any]) -> None:
-        try:
-            self.agent.online.load_state_dict(content["online"])
-            self.agent.target.load_state_dict(content["target"])
-            self.agent.optimizer.load_state_dict(content["optimizer"])
-            self.agent_steps, self.updates = int(content["agent_steps"]), int(content["updates"])
-            if content["device"] == self.device.type:
-                self.explore.set_state(content["generators"]["exploration"])
-                self.draw.set_state(content["generators"]["replay"])
-            else:
-                self._say(f"on {self.device} now, not {content['device']}: new random numbers from here")
-                self.explore = seeding.generator(self.device, self.config.seed, "exploration", self.agent_steps)
-                self.draw = seeding.generator(self.device, self.config.seed, "replay", self.agent_steps)
-            self.seconds_before, self.games = float(content["seconds"]), int(content["games"])
-            self.best_score = content["best_score"]
-            self.goals.reached = [str(note) for note in content["goals_reached"]]
-            self.goals.recent.extend(float(score) for score in content["recent_returns"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:120]
-            raise UserError(f"the checkpoint does not fit its own config ({reason})") from None
-
-    # ------------------------------------------------------------------------------------------------ the run
-
     @property
     def seconds(self) -> float:
         """Training time since step 0, over all resumes."""
@@ -160,96 +105,121 @@ class Run:
             "seconds": round(self.seconds, 3),
         } | more
 
-    def _say(self, text: str) -> None:
-        self.console.print(text, soft_wrap=True, highlight=False, markup=False)
+    def say(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # a terminal that was closed is no reason to fail
+            self.console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+    def _tell(self, event: str, *what: Any) -> None:
+        self.events += 1
+        for tracker in self.trackers:
+            getattr(tracker, event)(*what)
 
     def stop(self) -> None:
         """End the run after this turn, as a signal would."""
-        self._stopped.set()
+        self.stopped.set()
 
     def go(self, *watchers: Tracker) -> None:
         """Train to the end, a goal, or a signal that asks to stop; `watchers` see it too. Raises RunFailed."""
-        config = self.config
         self._started = time.perf_counter()
-        self._since = (self.agent_steps, self._started)
-        self._laps: dict[str, float] = {}
         try:
-            with stop_signals(self._stopped):
-                self.trackers = trackers.build(config, self.folder, self.agent_steps, self.console, self._say)
-                self.trackers += watchers
-                loop = play_and_learn(
-                    self.emulators,
-                    self.replay,
-                    self.agent,
-                    config,
-                    self.explore,
-                    self.draw,
-                    seeding.derive(config.seed, "games", self.agent_steps, count=config.num_envs),
-                    self.agent_steps,
-                    self.updates,
-                    self.watch,
+            with stop_signals(self.stopped):
+                self.trackers = trackers.build(
+                    self.config, self.folder, self.agent_steps, self.events, self.console, self.say
                 )
-                for record in loop:
-                    if self._see(record) or self._stopped.is_set():
-                        break
-                if self._since[0] < self.agent_steps:
-                    self._measure(record.epsilon)
-                self.save("latest")
-                if not self._stopped.is_set():
-                    self._evaluate()
+                self.trackers += watchers
+                self._train()
         except UserError:
             raise
         except Exception as error:
             raise RunFailed(self._failure(error)) from error
         finally:
             for tracker in reversed(self.trackers):
-                tracker.close()
+                with contextlib.suppress(Exception):  # the others are closed all the same
+                    tracker.close()
             self.emulators.close()
         steps = f"{self.agent_steps:,} agent steps in {hours(self.seconds)}"
-        if self._stopped.is_set():
-            self._say(f"stopped on request after {steps}; go on with `make resume RUN={self.folder}`")
+        if self.stopped.is_set():
+            self.say(f"stopped on request after {steps}; go on with `make resume RUN={self.folder}`")
         else:
-            self._say(f"done: {steps}; play it with `make evaluate CKPT={self.folder}/checkpoints/best.pt`")
+            self.say(f"done: {steps}; play it with `make evaluate CKPT={self.folder}/checkpoints/best.pt`")
+
+    def _train(self) -> None:
+        playing = self.saver.go_back()
+        if self.stopped.is_set():
+            return  # all is as it was saved
+        self._since = (self.agent_steps, time.perf_counter())
+        self._laps: dict[str, float] = {}
+        self.watch.skip()
+        if self.examiner.is_due(self.agent_steps):
+            self._evaluate()
+        loop = play_and_learn(
+            self.emulators, self.replay, self.agent, self.config, self.explore, self.draw, self.agent_steps,
+            self.updates, playing, self.watch,
+        )  # fmt: skip
+        epsilon = 0.0
+        while not self.over and not self.stopped.is_set():
+            record = next(loop)
+            epsilon = record.epsilon
+            self._see(record)
+        if not self.stopped.is_set():
+            if self._since[0] < self.agent_steps:
+                self._measure(epsilon)
+            if self.examiner.examined_steps < self.agent_steps:
+                self._evaluate()
+        self.saver.save()
 
     def _failure(self, error: Exception) -> str:
-        latest = self.folder / "checkpoints" / "latest.pt"
         kept = "no checkpoint was written yet"
-        if latest.exists():
+        if (self.folder / "checkpoints" / "latest.pt").exists():
             kept = f"go on from its last checkpoint with `make resume RUN={self.folder}`"
         what = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.strerror else str(error)
         return f"the run failed after {self.agent_steps:,} agent steps: {what or type(error).__name__}; {kept}"
 
-    def _see(self, record: Record) -> bool:
-        """Tell the trackers what happened; True where a goal says that the run is over."""
+    def _see(self, record: Record) -> None:
+        """Tell the trackers what happened, and do what is due."""
         config, before = self.config, self.agent_steps
         self.agent_steps, self.updates = record.agent_steps, record.updates
-        over = False
+        if not self.agent.is_finite():
+            raise RunFailed(f"the loss is not a finite number: {DIVERGED}{self._dump_batch()}")
         for tracker in self.trackers:
             tracker.turn(record)
+        self.over = self.agent_steps >= config.total_steps
         for game in record.games:
             self.games += 1
-            row = self._row(**{"return": game.score, "length_frames": game.length_frames, "env": game.env})
-            for tracker in self.trackers:
-                tracker.episode(row)
+            self._tell(
+                "episode", self._row(**{"return": game.score, "length_frames": game.length_frames, "env": game.env})
+            )
             for goal, mean in self.goals.add(game):
-                self._say(
+                self.say(
                     f"{goal.note}: mean return {mean:.1f} over {goal.games} consecutive games "
                     f"after {self.agent_steps:,} agent steps, {hours(self.seconds)}"
                 )
-                over = over or goal.stop
-        if due(config.logger.every_steps, before, self.agent_steps) or over:
+                self.over = self.over or goal.stop
+        if due(config.logger.every_steps, before, self.agent_steps):
             self._measure(record.epsilon)
-        last = over or self.agent_steps >= config.total_steps
-        if due(config.evaluation.every_steps, before, self.agent_steps) and not last:
+        if self.over:
+            return
+        if self.examiner.is_due(self.agent_steps):
             self._evaluate()
-        if due(config.checkpoint.every_steps, before, self.agent_steps) and not last:
-            self.save("latest")
-        return over
+        if due(config.checkpoint.every_steps, before, self.agent_steps):
+            self.saver.save()
+        else:
+            self.saver.save_ahead()
+
+    def _dump_batch(self) -> str:
+        """Keep what was learnt from last, for a person to look into; a half sentence on it."""
+        batch = self.agent.batch
+        if batch is None:
+            return ""
+        parts = {name: part.cpu() for name, part in batch._asdict().items()}
+        bad = [name for name, part in parts.items() if not part.isfinite().all()]
+        path = self.folder / "not_finite.pt"
+        checkpoints.write(path, {"agent_steps": self.agent_steps, "updates": self.updates, "batch": parts})
+        return f" ({', '.join(bad) or 'nothing'} in its batch is not finite either; the batch is in {path})"
 
     def _measure(self, epsilon: float) -> None:
         losses = self.agent.losses()
-        if losses.updates and not torch.isfinite(torch.tensor([losses.loss, losses.q_mean])).all():
-            raise RunFailed(f"the loss is {losses.loss} and the mean Q-value {losses.q_mean}: {DIVERGED}")
+        self._warn_of_impossible(losses.q_mean)
         steps, then = self._since
         now = time.perf_counter()
         self._since = (self.agent_steps, now)
@@ -266,69 +236,34 @@ class Run:
             frames_per_second=(self.agent_steps - steps) * self.config.env.frame_skip / (now - then),
             **{f"time_{stage}": times.get(stage, 0.0) / total for stage in STAGES},
         )
-        for tracker in self.trackers:
-            tracker.metrics(row)
+        self._tell("metrics", row)
+
+    def _warn_of_impossible(self, q_mean: float) -> None:
+        """No discounted sum of rewards clipped to c is larger than c / (1 - discount)."""
+        clip, discount = self.config.agent.reward_clip, self.config.agent.discount
+        if self._warned or clip is None or discount == 1 or not abs(q_mean) > clip / (1 - discount):
+            return
+        self._warned = True
+        self.say(
+            f"warning: at {self.agent_steps:,} agent steps the mean Q-value is {q_mean:.4g}, but rewards clipped to "
+            f"{clip:g} allow {clip / (1 - discount):.4g} at most: {DIVERGED}"
+        )
 
     def _evaluate(self) -> None:
         """Play whole games with the online network, film one, and keep the network if it is the best so far."""
-        config = self.config
-        env = evaluation.environment(config.env, config.protocol, None)
-        player = evaluation.Player(self.agent.online, self.emulators.actions, self.emulators.actions)
-        seed = seeding.derive(config.seed, "evaluation", self.agent_steps)[0]
-        games = evaluation.play(
-            player,
-            env,
-            config.protocol.epsilon,
-            config.evaluation.episodes,
-            config.evaluation.num_envs,
-            seed,
-            stop=self._stopped.is_set,
-        )
-        if self._stopped.is_set():  # a part of the games would favour short ones
+        numbers = self.examiner.examine(self.agent_steps)
+        if numbers is None:
             return
-        numbers = evaluation.summary(env.game, [game.score for game in games])
-        best = self.best_score is None or numbers["mean"] > self.best_score
-        row = self._row(protocol=config.protocol.name, best=int(best), **numbers)
-        for tracker in self.trackers:
-            tracker.evaluation(row)
-        if best:
-            self.best_score = numbers["mean"]
-            self.save("best")
-        self.save("latest")
-        self._say(
-            f"evaluation at {self.agent_steps:,} agent steps: mean {numbers['mean']:.1f}, sd {numbers['sd']:.1f}, "
-            f"{numbers['episodes']} games" + (" (best so far)" if best else "")
+        row = self._row(**numbers)
+        self._tell("evaluation", row)
+        if row["best"]:
+            checkpoints.write(self.folder / "checkpoints" / "best.pt", self.saver.playable())
+        self.say(
+            f"evaluation at {self.agent_steps:,} agent steps: mean {row['mean']:.1f}, sd {row['sd']:.1f}, "
+            f"{row['episodes']} games" + (" (best so far)" if row["best"] else "")
         )
-        if self._films:
-            self._film(player, env, seed, row)
+        film = self.folder / "videos" / f"step{self.agent_steps}.mp4"
+        if self.examiner.film(self.agent_steps, film, self.say):
+            self._tell("video", film, row)
         self._since = (self.agent_steps, time.perf_counter())  # frames/s is the loop's
         self.watch.skip()
-
-    def _film(self, player: evaluation.Player, env: Env, seed: int, row: Row) -> None:
-        path = self.folder / "videos" / f"step{self.agent_steps}.mp4"
-        seconds, epsilon = self.config.evaluation.video_seconds, self.config.protocol.epsilon
-        try:
-            video.film(player, env, epsilon, seed, path, seconds, stop=self._stopped.is_set)
-        except Exception as error:  # a film is not worth a run
-            self._films = False
-            self._say(f"no videos for the rest of this run; training goes on ({error!r:.200})")
-            return
-        for tracker in self.trackers:
-            tracker.video(path, row)
-
-
-@contextlib.contextmanager
-def stop_signals(stopped: threading.Event) -> Iterator[None]:
-    """SIGINT, SIGTERM and SIGUSR1 set `stopped`. A second SIGINT interrupts at once."""
-
-    def stop(number: int, frame: Any) -> None:
-        stopped.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    wanted = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
-    before = {number: signal.signal(number, stop) for number in wanted}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -10,12 +10,12 @@ from typing import Any
 import hydra
 import omegaconf
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
 
 from atari_dqn.config import SCHEMAS, PlayConfig, PlayProtocol, Protocol, TrainConfig, conf_dir
 from atari_dqn.errors import UserError
-from atari_dqn.games import atari_name, suggest
+from atari_dqn.games import atari_games, atari_name, suggest
 
 
 def as_hydra_reads(word: str) -> str:
@@ -46,6 +46,10 @@ def to_train_config(composed: Any) -> TrainConfig:
     """A checked TrainConfig from what Hydra composed or a run's config.yaml holds."""
     try:
         node = OmegaConf.merge(OmegaConf.structured(TrainConfig), composed)
+        keys, groups = known_keys("train")
+        for key in _leaves(node):  # what was added with a plus
+            if not is_known(key, keys):
+                raise UserError(f"no setting is called {key!r}{suggest(key, keys | {*groups})}")
         config: TrainConfig = OmegaConf.to_object(node)  # type: ignore[assignment]
     except omegaconf.errors.OmegaConfBaseException as error:
         raise UserError(explain_value(error)) from None
@@ -53,8 +57,18 @@ def to_train_config(composed: Any) -> TrainConfig:
         if re.fullmatch(r"cartpole(-v\d)?", config.env.game, re.IGNORECASE):
             raise UserError("CartPole is not an Atari game: use env=cartpole (`make train GAME=CartPole` does)")
         config.env.game = atari_name(config.env.game)
+    elif config.env.game.lower() in {name.lower() for name in atari_games()}:
+        raise UserError(f"{config.env.game} is an Atari game: use env=atari (`make train GAME={config.env.game}` does)")
     check(config)
     return config
+
+
+def plain(node: Any) -> Any:
+    """`node`, from a file, unless it asks for more than it says, as ${oc.env:SECRET} does. Raises ValueError."""
+    container = OmegaConf.to_container(node) if OmegaConf.is_config(node) else node
+    if "${" in str(container):
+        raise ValueError("its settings have ${...} in them")
+    return node
 
 
 def to_play_config(composed: Any) -> PlayConfig:
@@ -139,6 +153,8 @@ def check(config: TrainConfig) -> None:
     ):
         if above is not None and not 0 < above < math.inf:
             raise UserError(f"{key}={above:g}: must be above 0")
+    if config.checkpoint.cut_every_steps is not None:
+        between("checkpoint.cut_every_steps", config.checkpoint.cut_every_steps, config.num_envs)
     for width in config.network.hidden:
         between("network.hidden", width, 1)
     if ":" in env.game:  # Gymnasium would import what stands before it
@@ -192,6 +208,11 @@ def known_keys(command: str) -> tuple[set[str], dict[str, list[str]]]:
     return keys, groups
 
 
+def is_known(key: str, keys: set[str]) -> bool:
+    """Whether `key` is one of `keys`, or below one that holds anything."""
+    return key in keys or key.startswith(("optimizer.arguments.", "env.goals."))
+
+
 def explain_value(error: BaseException) -> str:
     """One line for OmegaConf's errors about a value."""
     text = str(getattr(error, "msg", None) or error).split("\n")[0]
@@ -199,6 +220,8 @@ def explain_value(error: BaseException) -> str:
     if match := re.match(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", text):
         wanted = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
         return f"{key}={match[1]}: must be {wanted.get(match[2], match[2])}"
+    if match := re.match(r"Value '(.*)' is not a valid bool", text):
+        return f"{key}={match[1]}: must be true or false"
     if isinstance(error, omegaconf.errors.MissingMandatoryValue):
         return f"{key or text} must be given"
     if "is not in struct" in text:
@@ -220,8 +243,10 @@ def explain(command: str, overrides: list[str], error: BaseException) -> UserErr
             options = groups[key]
             if "/" not in value and not {*value.split(",")} <= {*options, "null"} and key not in keys - {*groups}:
                 return UserError(f"{key}={value}: no such {key}{suggest(value, options)}; known: {', '.join(options)}")
-        elif key not in keys and not any(key.startswith(f"{k}.") for k in ("optimizer.arguments", "env.goals")):
+        elif not is_known(key, keys):
             return UserError(f"no setting is called {key!r}{suggest(key, keys | {*groups})}")
+    if isinstance(error, OverrideParseException):
+        return UserError(f"cannot read {error.override!r}; is a bracket or a quote missing?")
     chain: BaseException | None = error
     while chain is not None:
         if isinstance(chain, omegaconf.errors.OmegaConfBaseException):

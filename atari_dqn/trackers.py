@@ -17,6 +17,7 @@ from rich.console import Console
 from atari_dqn.config import Goal, TrainConfig
 from atari_dqn.display import Display, Row, Tracker
 from atari_dqn.emulators import Game
+from atari_dqn.files import replacing
 from atari_dqn.training import STAGES
 
 METRICS = (
@@ -61,6 +62,10 @@ class Guarded(Tracker):
         if inner := self._inner:
             self._call(lambda: inner.video(path, row))
 
+    def sync(self) -> None:
+        if inner := self._inner:
+            self._call(inner.sync)
+
     def close(self) -> None:
         if inner := self._inner:
             self._call(inner.close)
@@ -75,17 +80,22 @@ class CsvFile:
             with open(path, newline="") as old:
                 whole = [row for row in csv.DictReader(old) if None not in row and None not in row.values()]
             kept = [row for row in whole if int(row["agent_steps"]) <= keep_steps]
-        temporary = path.with_name(f".{path.name}.tmp")
-        with open(temporary, "w", newline="") as new:
+        with replacing(path, "w", newline="") as new:
             writer = csv.DictWriter(new, columns)
             writer.writeheader()
             writer.writerows(kept)
-        temporary.replace(path)
         self._file = open(path, "a", newline="", buffering=1)  # noqa: SIM115
         self._writer = csv.DictWriter(self._file, columns)
 
     def write(self, row: Row) -> None:
-        self._writer.writerow({k: f"{v:.10g}" if isinstance(v, float) else v for k, v in row.items()})
+        try:
+            self._writer.writerow({k: f"{v:.10g}" if isinstance(v, float) else v for k, v in row.items()})
+        except OSError as error:
+            error.filename = self._file.name  # a failed write does not know it
+            raise
+
+    def sync(self) -> None:
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()
@@ -108,6 +118,10 @@ class CsvFiles(Tracker):
     def evaluation(self, row: Row) -> None:
         self._evaluations.write(row)
 
+    def sync(self) -> None:
+        for file in (self._metrics, self._episodes, self._evaluations):
+            file.sync()
+
     def close(self) -> None:
         for file in (self._metrics, self._episodes, self._evaluations):
             file.close()
@@ -119,7 +133,7 @@ class TensorBoard(Tracker):
     def __init__(self, folder: Path, frames: int = 0) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter  # slow to load
 
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=frames or None)
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=frames + 1 if frames else None)
 
     def _scalars(self, group: str, row: Row) -> None:
         for key, value in row.items():
@@ -134,6 +148,9 @@ class TensorBoard(Tracker):
 
     def evaluation(self, row: Row) -> None:
         self._scalars("evaluation", row)
+
+    def sync(self) -> None:
+        self._writer.flush()
 
     def close(self) -> None:
         self._writer.close()
@@ -160,18 +177,27 @@ class WandB(Tracker):
     """The real Weights & Biases client. Metrics are drawn against environment frames; videos are its mp4 files.
 
     Without a login, or where its server cannot be reached, it records offline and says how to upload later.
+
+    Args:
+        step: W&B's own count of rows. A resumed run writes those since its checkpoint again, with the same numbers.
     """
 
-    def __init__(self, folder: Path, mode: str, project: str, config: Row, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, folder: Path, mode: str, project: str, config: Row, step: int, say: Callable[[str], None]
+    ) -> None:
         import wandb  # slow to load
 
-        self._wandb, self._say, self._offline = wandb, say, mode == "offline"
+        self._wandb, self._say, self._offline, self._step = wandb, say, mode == "offline", step
         if mode == "online" and not wandb_login():
             say("W&B: no login on this machine (`wandb login` makes one), so this run is recorded offline")
             self._offline = True
         id_file = folder / "wandb_id"
         run_id = id_file.read_text().strip() if id_file.exists() else secrets.token_hex(4)
         id_file.write_text(run_id + "\n")
+
+        quiet = wandb.Settings(silent=True, console="off", init_timeout=60)
+        if hasattr(quiet, "x_transaction_log_flush_interval"):
+            quiet.x_transaction_log_flush_interval = 1.0  # seconds of rows that a kill may cost offline; 15 is its own
 
         def init(offline: bool) -> Any:
             return wandb.init(
@@ -182,7 +208,7 @@ class WandB(Tracker):
                 resume="allow",
                 config=config,
                 mode="offline" if offline else "online",
-                settings=wandb.Settings(silent=True, console="off", init_timeout=60),
+                settings=quiet,
             )
 
         try:
@@ -198,25 +224,31 @@ class WandB(Tracker):
         if not self._offline:
             say(f"W&B: {self._run.url}")
 
-    def _log(self, group: str, row: Row) -> None:
-        self._run.log({"frames": row["frames"]} | {f"{group}/{k}": v for k, v in row.items() if k != "frames"})
+    def _log(self, row: Row) -> None:
+        self._run.log(row, step=self._step, commit=True)
+        self._step += 1
+
+    def _numbers(self, group: str, row: Row) -> None:
+        self._log({"frames": row["frames"]} | {f"{group}/{k}": v for k, v in row.items() if k != "frames"})
 
     def metrics(self, row: Row) -> None:
-        self._log("train", row)
+        self._numbers("train", row)
 
     def episode(self, row: Row) -> None:
-        self._log("episode", row)
+        self._numbers("episode", row)
 
     def evaluation(self, row: Row) -> None:
-        self._log("evaluation", row)
+        self._numbers("evaluation", row)
 
     def video(self, path: Path, row: Row) -> None:
-        self._run.log({"frames": row["frames"], "evaluation/video": self._wandb.Video(str(path), format="mp4")})
+        self._log({"frames": row["frames"], "evaluation/video": self._wandb.Video(str(path), format="mp4")})
 
     def close(self) -> None:
         folder = Path(self._run.dir).parent
         self._run.finish()
         if self._offline:
+            if len(list(folder.parent.glob(f"*-{self._run.id}"))) > 1:  # a folder for each time it went on
+                folder = folder.parent / f"*-{self._run.id}"
             self._say(f"W&B: recorded offline; upload with `wandb sync {os.path.relpath(folder)}`")
 
 
@@ -253,9 +285,9 @@ class Goals:
 
 
 def build(
-    config: TrainConfig, folder: Path, agent_steps: int, console: Console, say: Callable[[str], None]
+    config: TrainConfig, folder: Path, agent_steps: int, events: int, console: Console, say: Callable[[str], None]
 ) -> list[Tracker]:
-    """All that a run asks for, from `agent_steps` on; `say` prints a line for a person."""
+    """All that a run asks for, from `agent_steps` on, `events` having been told; `say` prints a line for a person."""
     logger, skip = config.logger, config.env.frame_skip
     chosen: list[Tracker] = [CsvFiles(folder, agent_steps)]
     if logger.tensorboard:
@@ -263,5 +295,5 @@ def build(
     mode = wandb_mode(logger.wandb)
     if mode != "off":
         plain = dataclasses.asdict(config)
-        chosen.append(Guarded("W&B", lambda: WandB(folder, mode, logger.project, plain, say), say))
+        chosen.append(Guarded("W&B", lambda: WandB(folder, mode, logger.project, plain, events, say), say))
     return [*chosen, Display(console, config.env.game, config.total_steps, skip, agent_steps)]

@@ -6,12 +6,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from atari_dqn import seeding
 from atari_dqn.agent import Agent
 from atari_dqn.config import Exploration, TrainConfig
 from atari_dqn.emulators import Emulators, Game
 from atari_dqn.graphs import graphed
 from atari_dqn.optimizers import can_be_recorded
-from atari_dqn.replay import Replay
+from atari_dqn.replay import Batch, Replay
 from atari_dqn.stopwatch import Stopwatch
 
 STAGES = ("act", "sample", "update", "copy", "emulators", "write", "logging")  # of a turn, for the stopwatch
@@ -44,9 +45,9 @@ def play_and_learn(
     config: TrainConfig,
     explore: torch.Generator,
     draw: torch.Generator,
-    seeds: list[int],
     agent_steps: int = 0,
     updates: int = 0,
+    playing: bool = False,
     watch: Stopwatch | None = None,
 ) -> Iterator[Record]:
     """Deep Q-learning with experience replay (Mnih et al. 2015, Algorithm 1), N games side by side.
@@ -57,8 +58,8 @@ def play_and_learn(
 
     Args:
         explore, draw: the random generators of epsilon-greedy and of the replay's sampling.
-        seeds: one for each game.
         agent_steps, updates: where a resumed run stands.
+        playing: the games are where the run left them, and the replay knows; else new ones are begun.
         watch: what to count the time of a turn's stages with.
     """
     update, learner, watch = config.update, config.agent, watch or Stopwatch()
@@ -69,17 +70,22 @@ def play_and_learn(
             return agent.act_at_random(emulators.num_envs, explore)
         return agent.act(replay.newest_stack(), epsilon_tensor, explore)
 
-    def learn(minibatches: int) -> list[Tensor]:
+    def learn(minibatches: int) -> tuple[Batch, list[Tensor]]:
         batch = replay.sample(
             minibatches, update.batch_size, draw, learner.discount, learner.n_step, learner.reward_clip
         )
         watch.lap("sample")
-        return agent.learn(batch)
+        return batch, agent.learn(batch)
+
+    def begin() -> None:
+        seeds = seeding.derive(config.seed, "games", agent_steps, count=emulators.num_envs)
+        replay.begin(torch.from_numpy(emulators.reset(seeds)))
 
     if config.compute.graphs and can_be_recorded(agent.optimizer):
         act, learn = graphed(act, agent.device, [explore]), graphed(learn, agent.device, [draw])
 
-    replay.begin(torch.from_numpy(emulators.reset(seeds)))
+    if not playing:
+        begin()
     watch.skip()
     while agent_steps < config.total_steps:
         epsilon = epsilon_at(agent_steps, config.replay.warmup_steps, config.exploration)
@@ -92,7 +98,7 @@ def play_and_learn(
         if replay.size >= config.replay.warmup_steps:
             minibatches = due(update.period_steps, before, agent_steps)
             if minibatches:
-                agent.gradients = learn(minibatches)
+                agent.batch, agent.gradients = learn(minibatches)
                 updates += minibatches
                 watch.lap("update")
         if due(update.target_period_steps, before, agent_steps):
@@ -104,6 +110,8 @@ def play_and_learn(
         replay.write(
             actions, torch.from_numpy(turn.rewards), torch.from_numpy(turn.frames), torch.from_numpy(turn.flags)
         )
+        if config.checkpoint.cut_every_steps and due(config.checkpoint.cut_every_steps, before, agent_steps):
+            begin()  # from seeds alone, so that a resumed run can bring its games back to where they were
         watch.lap("write")
         yield Record(agent_steps, updates, epsilon, turn.games)
         watch.lap("logging")

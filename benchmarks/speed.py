@@ -32,10 +32,7 @@ def measure(seconds: float, *overrides: str, settle_updates: int = 100) -> Speed
         ]  # fmt: skip
         config = settings.to_train_config(settings.compose("train", words))
         run = launch.prepare(config, Console(quiet=True))
-        seeds = list(range(config.num_envs))
-        loop = play_and_learn(
-            run.emulators, run.replay, run.agent, config, run.explore, run.draw, seeds, watch=run.watch
-        )
+        loop = play_and_learn(run.emulators, run.replay, run.agent, config, run.explore, run.draw, watch=run.watch)
         first = None
         for record in loop:
             if first is None and record.updates >= settle_updates:

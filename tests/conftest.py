@@ -1,8 +1,10 @@
 """Helpers that the tests share: running commands as a person does, small runs, probe environments."""
 
+import io
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from atari_dqn import launch, settings
+from atari_dqn import checkpoints, launch, settings
 from atari_dqn.run import Run
 
 ROOT = Path(__file__).parent.parent
@@ -56,3 +58,21 @@ def small_run(folder: Path, *overrides: str) -> Run:
     """A fresh run in this process, without logs or videos."""
     composed = settings.compose("train", [*overrides, *QUIET, f"run_dir={folder}"])
     return launch.prepare(settings.to_train_config(composed), Console(quiet=True))
+
+
+def sealed(content: object, path: Path, *, pickled: bytes | None = None) -> Path:
+    """A file with a right seal around anything."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    if pickled is not None:
+        changed = io.BytesIO()
+        with zipfile.ZipFile(buffer) as old, zipfile.ZipFile(changed, "w") as new:
+            for entry in old.infolist():
+                new.writestr(entry.filename, pickled if entry.filename.endswith("data.pkl") else old.read(entry))
+        buffer = changed
+    data = bytearray(buffer.getvalue())
+    data[-2:] = checkpoints.SEAL_BYTES.to_bytes(2, "little")
+    data += checkpoints.SEAL
+    data += checkpoints.hashlib.sha256(data).hexdigest().encode()
+    path.write_bytes(data)
+    return path

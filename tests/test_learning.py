@@ -100,9 +100,7 @@ def test_the_loop_updates_and_copies_the_same_whatever_the_number_of_games(tmp_p
     copies, asked, sample = [], [], run.replay.sample
     monkeypatch.setattr(run.agent, "copy_target", lambda: copies.append(1))
     monkeypatch.setattr(run.replay, "sample", lambda *a: asked.append((*a[:2], *a[3:])) or sample(*a))
-    last = list(
-        play_and_learn(run.emulators, run.replay, run.agent, run.config, run.explore, run.draw, [1] * num_envs)
-    )[-1]
+    last = list(play_and_learn(run.emulators, run.replay, run.agent, run.config, run.explore, run.draw))[-1]
     # Learning begins in the first turn that starts with 240 steps in memory.
     assert (last.agent_steps, last.updates, len(copies)) == (720, (720 - 240) // 4, 6)
     assert {a[1:] for a in asked} == {(7, 0.99, 5, 0.5)} and sum(a[0] for a in asked) == last.updates
@@ -120,7 +118,7 @@ def test_the_target_network_is_copied_on_the_exact_step(tmp_path):
         tmp_path / "run", "env=cartpole", "num_envs=2", "total_steps=1_000", "replay.warmup_steps=100",
         "update.target_period_steps=150", "update.period_steps=4", "agent.n_step=1",
     )  # fmt: skip
-    loop = play_and_learn(run.emulators, run.replay, run.agent, run.config, run.explore, run.draw, [1, 2])
+    loop = play_and_learn(run.emulators, run.replay, run.agent, run.config, run.explore, run.draw)
     before, copied_at, updates = flat(run.agent.target).clone(), [], {}
     for record in loop:
         target = flat(run.agent.target)
@@ -177,7 +175,7 @@ def test_memory_probe_is_learnt_from_pixels(tmp_path):
     values = q_table(run, np.array([[left, blank], [right, blank], [empty, left], [empty, right]]))
     # The optimum: the right answer is worth 1, the wrong one -1; the bar before it 0.9, whatever is pressed.
     np.testing.assert_allclose(values, [[1, -1], [-1, 1], [0.9, 0.9], [0.9, 0.9]], atol=0.15)
-    assert run.best_score == 1.0  # all games of the evaluation
+    assert run.examiner.best_score == 1.0  # all games of the evaluation
 
 
 def weights(folder, *overrides: str) -> torch.Tensor:

@@ -10,7 +10,7 @@ from conftest import flat, small_run
 from recording import Recording
 from torch import nn
 
-from atari_dqn import machine, networks, optimizers, targets
+from atari_dqn import machine, networks, optimizers, seeding, targets
 from atari_dqn.agent import Agent
 from atari_dqn.graphs import EAGER_CALLS, graphed, scripted
 from atari_dqn.replay import ORDINARY, TERMINAL, Replay
@@ -194,9 +194,9 @@ def test_the_loop_equals_a_sequential_one(tmp_path, num_envs):
         "update.target_period_steps=40", "update.batch_size=8", "exploration.decay_steps=100",
     ]  # fmt: skip
     reference, run = small_run(tmp_path / "reference", *words), small_run(tmp_path / "run", *words)
-    start, seeds = flat(run.agent.online).clone(), list(range(num_envs))
-    expected = sequential_reference(reference, seeds)
-    list(play_and_learn(run.emulators, run.replay, run.agent, run.config, run.explore, run.draw, seeds))
+    start = flat(run.agent.online).clone()
+    expected = sequential_reference(reference, seeding.derive(run.config.seed, "games", 0, count=num_envs))
+    list(play_and_learn(run.emulators, run.replay, run.agent, run.config, run.explore, run.draw))
     learnt = flat(run.agent.online)
     moved = (learnt - start).abs().max()
     assert moved > 1e-3  # 40 updates of about the learning rate, 1e-4

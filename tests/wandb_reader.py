@@ -30,16 +30,20 @@ def records(path: Path) -> Iterator[Any]:
             yield record
 
 
+def history(path: Path) -> list[dict[str, Any]]:
+    """The rows of one .wandb file."""
+    return [
+        {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+        for record in records(path)
+        if record.HasField("history")
+    ]
+
+
 def read(run_dir: Path) -> tuple[list[dict[str, Any]], dict[str, Any], list[Path]]:
     """(history rows, config, uploaded files) of the only offline run in a run's folder."""
     (path,) = run_dir.glob("wandb/offline-run-*/run-*.wandb")
-    history: list[dict[str, Any]] = []
     config: dict[str, Any] = {}
     for record in records(path):
-        if record.HasField("history"):
-            history.append(
-                {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
-            )
         for update in record.run.config.update if record.HasField("run") else []:
             config[update.key] = json.loads(update.value_json)
-    return history, config, sorted((path.parent / "files").rglob("*.mp4"))
+    return history(path), config, sorted((path.parent / "files").rglob("*.mp4"))

@@ -1,0 +1,155 @@
+"""What a checkpoint holds of a run, and back: all that a resumed run needs to go on to the bit."""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from atari_dqn import checkpoints, machine, seeding
+from atari_dqn.checkpoints import Resumed
+from atari_dqn.errors import DIVERGED, RunFailed, UserError
+from atari_dqn.replay_files import ReplayFiles, Segment
+
+if TYPE_CHECKING:
+    from atari_dqn.run import Run
+
+
+class Saver:
+    """Saves a run, and brings a resumed one back to where it was saved.
+
+    Args:
+        run: put together and fresh.
+        resumed: the checkpoint to go on from. Raises UserError where it does not fit.
+    """
+
+    def __init__(self, run: "Run", resumed: Resumed | None) -> None:
+        self._run, self._content = run, resumed.checkpoint.content if resumed else None
+        self._files = resumed.files if resumed else None
+        self._kept: list[Segment] = []  # by the checkpoint before
+        if self._content:
+            self._restore(self._content)
+
+    @property
+    def files(self) -> ReplayFiles:
+        """The replay's files in the run's folder."""
+        if self._files is None:
+            self._files = ReplayFiles(self._run.folder / "replay")
+        return self._files
+
+    def playable(self) -> dict[str, Any]:
+        """What is needed to play with the online network. Raises RunFailed where it would be of no use."""
+        run = self._run
+        if not all(parameter.isfinite().all() for parameter in run.agent.online.parameters()):
+            raise RunFailed(f"the network's weights are no longer finite numbers: {DIVERGED}")
+        return {
+            "config": dataclasses.asdict(run.config),
+            "actions": list(run.emulators.actions),
+            "frame_shape": list(run.emulators.frame_shape),
+            "frame_dtype": run.emulators.frame_dtype.name,
+            "agent_steps": run.agent_steps,
+            "updates": run.updates,
+            "seconds": run.seconds,
+            "online": run.agent.online.state_dict(),
+        }
+
+    def save(self) -> None:
+        """Write latest.pt with everything that a resume needs, and the replay's files; the checkpoint before is kept.
+
+        Raises OSError and RunFailed; what was saved before is whole then.
+        """
+        run, kept = self._run, None
+        content = self.playable() | run.agent.state()
+        if run.config.checkpoint.replay:
+            self.files.write(run.replay)
+            kept = self.files.held(run.replay)
+        content |= {
+            "games": run.games,
+            "events": run.events,
+            "over": run.over,
+            "finished": run.over and run.examiner.examined_steps == run.agent_steps,
+            "recent_returns": list(run.goals.recent),
+            "goals_reached": run.goals.reached,
+            "examined_steps": run.examiner.examined_steps,
+            "best_score": run.examiner.best_score,
+            "device": run.device.type,
+            "generators": {"exploration": run.explore.get_state(), "replay": run.draw.get_state()},
+            "emulators": run.emulators.state(),
+            "replay": kept and {"written": run.replay.written, "segments": [tuple(segment) for segment in kept]},
+            "made_with": machine.numerics(),
+        }
+        for tracker in run.trackers:
+            tracker.sync()
+        checkpoints.rotate(run.folder / "checkpoints", content)
+        if kept is not None:
+            self.files.tidy([*kept, *self._kept])
+            self._kept = kept
+
+    def save_ahead(self) -> None:
+        """Write the replay's files that are full already, so that no save takes long."""
+        if self._run.config.checkpoint.replay:
+            self.files.write(self._run.replay, full_only=True)
+
+    def _restore(self, content: dict[str, Any]) -> None:
+        """Everything but the replay and the games."""
+        run, config = self._run, self._run.config
+        try:
+            run.agent.restore(content)
+            run.agent_steps, run.updates = int(content["agent_steps"]), int(content["updates"])
+            run.games, run.events = int(content["games"]), int(content["events"])
+            if min(run.agent_steps, run.updates, run.games, run.events) < 0:
+                raise ValueError("a count below 0")
+            if content["device"] == run.device.type:
+                run.explore.set_state(content["generators"]["exploration"])
+                run.draw.set_state(content["generators"]["replay"])
+            else:
+                run.say(f"on {run.device} now, not {content['device']}: new random numbers from here")
+                run.explore = seeding.generator(run.device, config.seed, "exploration", run.agent_steps)
+                run.draw = seeding.generator(run.device, config.seed, "replay", run.agent_steps)
+            run.seconds_before = float(content["seconds"])
+            same_end = content["config"]["total_steps"] == config.total_steps
+            run.over = run.agent_steps >= config.total_steps or (bool(content["over"]) and same_end)
+            run.examiner.examined_steps = int(content["examined_steps"])
+            best = content["best_score"]
+            run.examiner.best_score = None if best is None else float(best)
+            run.goals.reached = [str(note) for note in content["goals_reached"]]
+            run.goals.recent.extend(float(score) for score in content["recent_returns"])
+            then, now = dict(content["made_with"]), machine.numerics()
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise self._unfit(error) from None
+        if changed := [f"{key} {now[key]} instead of {then.get(key)}" for key in now if now[key] != then.get(key)]:
+            run.say(f"not to the bit as it would have gone on before: {', '.join(changed)}")
+
+    def _unfit(self, error: Exception) -> UserError:
+        return UserError(f"the checkpoint does not fit its own config ({checkpoints.short(error)})")
+
+    def go_back(self) -> bool:
+        """Bring the replay and the games to where the checkpoint left them; whether the loop may go on from there."""
+        if not self._content:
+            return False
+        run, saved, journal = self._run, self._content["replay"], self._content["emulators"]
+        if not saved or not run.config.checkpoint.replay:
+            run.say(f"the replay was not saved; it fills again for {run.config.replay.warmup_steps:,} agent steps")
+            return False
+        try:
+            written = int(saved["written"])
+            lost = self.files.lost_rows(run.replay, written)
+            if lost > min(written, run.replay.rows) // 2:
+                run.say("most of the replay is lost; it fills again")
+                self._files = ReplayFiles(run.folder / "replay")
+                return False
+            with run.console.status("reading the replay"):
+                self.files.load(run.replay, written, len(run.emulators.actions))
+            self._kept = self.files.held(run.replay)
+            if lost:
+                run.say(f"going on without {lost * run.config.num_envs:,} agent steps of the replay, so not to the bit")
+                return False
+            if not journal:
+                run.say("checkpoint.cut_every_steps=null: new games are begun, so it goes on not to the bit")
+                return False
+            with run.console.status(f"bringing {run.config.num_envs} games back to where they were"):
+                there = run.emulators.rewind(journal, run.stopped.is_set)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise self._unfit(error) from None
+        if not there and not run.stopped.is_set():
+            run.say(
+                "the games did not come back to the same pictures: new ones are begun, so it goes on not to the bit"
+            )
+        return there

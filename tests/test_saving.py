@@ -1,0 +1,746 @@
+"""Nothing is lost: runs that are killed, stopped, damaged and cheated, and go on to the bit or say why not."""
+
+import contextlib
+import csv
+import dataclasses
+import io
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import fuzz
+import gymnasium
+import numpy as np
+import pytest
+import torch
+import torture
+import wandb_reader
+import zstandard
+from conftest import QUIET, ROOT, sealed, small_run
+from rich.console import Console
+
+from atari_dqn import checkpoints, emulators, files, folders, launch, machine, replay_files, seeding, settings
+from atari_dqn.display import Tracker
+from atari_dqn.errors import RunFailed, UserError
+from atari_dqn.replay import CUT, ORDINARY, Replay
+from atari_dqn.replay_files import ReplayFiles, Segment
+from atari_dqn.run import Run
+
+CARTPOLE = [
+    "env=cartpole", "total_steps=4_000", "replay.capacity=1_600", "replay.warmup_steps=400", "logger.every_steps=300",
+    "checkpoint.every_steps=500", "checkpoint.cut_every_steps=900", "evaluation.every_steps=1_500",
+    "evaluation.episodes=2",
+]  # fmt: skip
+PONG = [
+    "env.game=Pong", "num_envs=2", "total_steps=600", "replay.capacity=300", "replay.warmup_steps=100",
+    "update.target_period_steps=100", "exploration.decay_steps=300", "checkpoint.every_steps=100",
+    "checkpoint.cut_every_steps=250", "logger.every_steps=100", "evaluation.every_steps=400", "evaluation.episodes=1",
+    "protocol.max_frames=100", "env.max_frames=300",
+]  # fmt: skip
+
+
+class Stop(Tracker):
+    """Asks the run to stop at an agent step, as a signal would."""
+
+    def __init__(self, run: Run, agent_steps: int) -> None:
+        self._run, self._agent_steps = run, agent_steps
+
+    def turn(self, record):
+        if record.agent_steps >= self._agent_steps:
+            self._run.stop()
+
+
+def go_on(folder: Path, *overrides: str) -> str:
+    """Resume a run in this process, as `train resume=` does; what it said."""
+    asked = settings.to_train_config(settings.compose("train", [*overrides]))
+    said = io.StringIO()
+    launch.resume(folder, asked, list(overrides), Console(file=said, width=500))
+    return said.getvalue()
+
+
+@pytest.fixture(scope="module")
+def cartpole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a whole, untouched CartPole run."""
+    folder = tmp_path_factory.mktemp("cartpole") / "run"
+    small_run(folder, *CARTPOLE).go()
+    return folder
+
+
+@pytest.fixture
+def stopped(cartpole: Path, tmp_path: Path) -> Path:
+    """The same run stopped in its middle, with two checkpoints."""
+    folder = tmp_path / "stopped"
+    run = small_run(folder, *CARTPOLE)
+    run.go(Stop(run, 2_300))
+    return folder
+
+
+def assert_equal_runs(one: Path, other: Path) -> None:
+    expected, found = torture.left_behind(one), torture.left_behind(other)
+    assert [key for key in expected if expected[key] != found[key]] == []
+
+
+# --------------------------------------------------------------------------------------------------------- to the bit
+
+
+@pytest.mark.parametrize("game", ["CartPole", "Pong"])
+def test_a_killed_run_ends_as_an_untouched_one(game, tmp_path):
+    """The short form of `make torture`: whole processes, SIGKILL at random and in the middle of saving."""
+    steps = {"CartPole": 25_000, "Pong": 2_600}[game]
+    outcome = torture.torture(game, steps, kills=3, seed=1, parent=tmp_path)
+    assert outcome.equal and outcome.kills == 3
+
+
+@pytest.mark.parametrize("words", [CARTPOLE, PONG], ids=["CartPole", "Pong"])
+def test_a_run_stopped_on_request_ends_as_an_untouched_one(words, tmp_path):
+    """Stopped between two checkpoints, before the first, in an evaluation; with a ring that has wrapped around."""
+    untouched, folder = tmp_path / "untouched", tmp_path / "stopped"
+    small_run(untouched, *words).go()
+    total = settings.to_train_config(settings.compose("train", words)).total_steps
+    run = small_run(folder, *words)
+    run.go(Stop(run, 30))
+    assert "going on" in go_on(folder)  # this one goes to its end
+    assert_equal_runs(untouched, folder)
+    shutil.rmtree(folder)
+    run = small_run(folder, *words)
+    for share in (0.3, 0.55, 0.69, 0.9):
+        run.go(Stop(run, int(total * share)))
+        run = Run(run.config, folder, Console(quiet=True), checkpoints.newest(folder, print))
+    run.go()
+    assert_equal_runs(untouched, folder)
+
+
+def test_a_longer_run_equals_one_that_was_long_from_the_start(cartpole, tmp_path):
+    folder = tmp_path / "run"
+    small_run(folder, *CARTPOLE, "total_steps=1_500").go()
+    go_on(folder, "total_steps=4_000")
+    expected, found = torture.left_behind(cartpole), torture.left_behind(folder)
+    # The shorter run measured and evaluated at its own end, too.
+    same = ("online", "target", "optimizer", "generators", "emulators", "replay", "episodes")
+    assert [key for key in same if expected[key] != found[key]] == []
+    assert settings.to_train_config(launch.omegaconf.OmegaConf.load(folder / "config.yaml")).total_steps == 4_000
+
+
+def test_an_interrupted_evaluation_is_made_up_for(cartpole, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    run = small_run(folder, *CARTPOLE)
+    original = run.examiner.examine
+    monkeypatch.setattr(run.examiner, "examine", lambda steps: (run.stop(), original(steps))[1])
+    run.go()
+    assert run.agent_steps == 1504 and run.examiner.examined_steps == 0
+    go_on(folder)
+    assert_equal_runs(cartpole, folder)
+
+
+def test_a_run_without_a_checkpoint_starts_again(cartpole, tmp_path):
+    """As one that was killed before its first checkpoint leaves it."""
+    folder = tmp_path / "run"
+    run = small_run(folder, *CARTPOLE)
+    run.go(Stop(run, 400))
+    shutil.rmtree(folder / "checkpoints")
+    (folder / "checkpoints").mkdir()
+    assert "after 0 agent steps" in go_on(folder)
+    assert_equal_runs(cartpole, folder)
+
+
+def test_cut_games_are_bootstrapped_from_and_not_counted(tmp_path):
+    """At a cut every game gets a flag, none a row in episodes.csv; without the option there is neither."""
+    cut, free = (
+        small_run(tmp_path / name, "env.game=Pong", "num_envs=2", "total_steps=60", "replay.warmup_steps=1000",
+        f"checkpoint.cut_every_steps={every}", "evaluation.episodes=1", "protocol.max_frames=40")
+        for name, every in (("cut", 20), ("free", "null"))
+    )  # fmt: skip
+    cut.go()
+    free.go()
+    cuts = (cut.replay.flags[: cut.replay.written] == CUT).nonzero()[:, 0].tolist()
+    assert cuts == [10, 10, 21, 21, 32, 32]  # 10 turns after the first states, then 10 after each new ones
+    assert (free.replay.flags[: free.replay.written] == ORDINARY).all()
+    for run in (cut, free):
+        assert len((run.folder / "episodes.csv").read_text().splitlines()) == 1
+    assert cut.emulators.state()["seeds"] == seeding.derive(1, "games", 60, count=2) != seeding.derive(1, "games", 0)
+    assert len(cut.emulators.state()["actions"]) == 0 and free.emulators.state() is None
+
+
+@pytest.mark.parametrize("kind", ["atari", "gymnasium"])
+def test_emulators_come_back_to_where_they_were(kind):
+    words = ["env.game=Seaquest", "env.repeat_action_probability=0.25", "env.max_frames=200"]
+    config = settings.to_train_config(settings.compose("train", words if kind == "atari" else ["env=cartpole"]))
+    one, other = (emulators.Journal(emulators.make(config.env, 3), keep=True) for _ in range(2))
+    choose = np.random.default_rng(1)
+    one.reset([1, 2, 3])
+    for _ in range(150):
+        one.send(choose.integers(len(one.actions), size=3))
+        one.recv()
+    other.reset([7, 8, 9])
+    assert other.rewind(one.state())
+    for _ in range(100):
+        actions = choose.integers(len(one.actions), size=3)
+        turns = []
+        for games in (one, other):
+            games.send(actions)
+            turns.append(games.recv())
+        assert all(np.array_equal(a, b) for a, b in zip(turns[0][:3], turns[1][:3], strict=True))
+        assert turns[0].games == turns[1].games
+    assert not other.rewind(one.state() | {"seeds": [4, 5, 6], "frames_crc": 0})
+    for wrong in (
+        {"seeds": [1, 2]},
+        {"actions": torch.full((4, 3), 99, dtype=torch.uint8)},
+        {"actions": torch.ones(4)},
+    ):
+        with pytest.raises(ValueError, match="actions"):
+            other.rewind(one.state() | wrong)
+
+
+# --------------------------------------------------------------------------------------------------- the replay's files
+
+
+def filled(rows: int, written: int, generator: torch.Generator, replay: Replay | None = None) -> Replay:
+    replay = replay or Replay(rows, 3, (5, 4), stack=2)
+    for _ in range(written):
+        frames = torch.randint(256, (3, 5, 4), dtype=torch.uint8, generator=generator)
+        if not replay.written or torch.rand((), generator=generator) < 0.05:
+            replay.begin(frames)
+        else:
+            flags = torch.randint(3, (3,), dtype=torch.uint8, generator=generator)
+            replay.write(torch.randint(4, (3,), generator=generator), torch.rand(3, generator=generator), frames, flags)
+    return replay
+
+
+@pytest.mark.parametrize("rows", [7, 40])
+def test_replay_files_hold_the_ring(rows, tmp_path, monkeypatch):
+    """Any pattern of writing and saving, files of a few rows, around the ring's end and past it."""
+    monkeypatch.setattr(replay_files, "FILE_BYTES", 400)
+    choose = np.random.default_rng(rows)
+    generator = torch.Generator().manual_seed(rows)
+    replay, stored = filled(rows, 1, generator), ReplayFiles(tmp_path)
+    for _ in range(60):
+        filled(rows, int(choose.integers(0, 12)), generator, replay)
+        if choose.random() < 0.5:
+            stored.write(replay, full_only=True)
+            continue
+        stored.write(replay)
+        kept = stored.held(replay)
+        stored.tidy(kept)
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted(segment.name for segment in kept)
+        listing = replay_files.segments([list(segment) for segment in kept])
+        again, loaded = ReplayFiles(tmp_path, listing), Replay(rows, 3, (5, 4), stack=2)
+        assert again.drop_damaged() == [] and again.lost_rows(loaded, replay.written) == 0
+        again.load(loaded, replay.written, 4)
+        assert loaded.written == replay.written and int(loaded._newest) == int(replay._newest)
+        oldest = max(0, replay.written - rows)
+        for one, other in zip(replay.read(oldest, replay.written), loaded.read(oldest, replay.written), strict=True):
+            assert torch.equal(one, other)
+    assert replay.written > 3 * rows
+
+
+def test_lost_rows_are_counted_and_never_sampled(tmp_path, monkeypatch):
+    monkeypatch.setattr(replay_files, "FILE_BYTES", 600)  # 7 rows
+    replay, stored = filled(100, 60, torch.Generator().manual_seed(0)), ReplayFiles(tmp_path)
+    stored.write(replay)
+    lost = stored.segments[3]
+    (tmp_path / lost.name).unlink()
+    assert stored.drop_damaged() == [lost]
+    # Its first and its last row are in its neighbours, too.
+    assert stored.lost_rows(replay, 60) == lost.last - lost.first - 2
+    loaded = Replay(100, 3, (5, 4), stack=2)
+    stored.load(loaded, 60, 4)
+    assert (loaded.flags[lost.first + 1 : lost.last - 1] == CUT).all()
+    batch = loaded.sample(1, 4000, torch.Generator().manual_seed(0), 0.9)
+    drawn = {frame.numpy().tobytes() for frame in batch.s_tm1[0, :, -1]}
+    there = {frame.numpy().tobytes() for frame in replay.frames[: lost.first + 1].flatten(0, 1)}
+    there |= {frame.numpy().tobytes() for frame in replay.frames[lost.last - 1 :].flatten(0, 1)}
+    assert len(drawn) > 50 and drawn <= there
+
+
+def test_replay_files_promise_nothing_that_is_believed(tmp_path):
+    """Files made by someone else: too much, too little, cut short, with a huge window, with what cannot be."""
+    replay, stored = filled(200, 60, torch.Generator().manual_seed(0)), ReplayFiles(tmp_path)
+    stored.write(replay)
+    (whole,) = stored.segments
+    plain = zstandard.ZstdDecompressor().decompress((tmp_path / whole.name).read_bytes())
+    compress = zstandard.ZstdCompressor().compress
+    chunks = zstandard.ZstdCompressor().compressobj()  # does not say how much it holds
+    cases = {
+        "too much": compress(plain + b"x"),
+        "a bomb": compress(bytes(10**9)),
+        "too little": compress(plain[:-1]),
+        "cut short": compress(plain)[:-5],
+        "nameless": chunks.compress(plain) + chunks.flush(),
+        "nothing": b"",
+        "noise": os.urandom(500),
+        "an action that is none": compress(plain[: 60 * 60] + b"\xff" + plain[60 * 60 + 1 :]),
+        "a flag that is none": compress(plain[:-1] + b"\x07"),
+        "rewards not finite": compress(plain[: 60 * 63] + np.float32("nan").tobytes() + plain[60 * 63 + 4 :]),
+    }
+    for name, packed in cases.items():
+        segment = Segment(0, 60, len(packed), replay_files.hashlib.sha256(packed).hexdigest())
+        (tmp_path / segment.name).write_bytes(packed)
+        with pytest.raises(UserError, match="does not fit its checkpoint"):
+            ReplayFiles(tmp_path, [segment]).load(Replay(100, 3, (5, 4), stack=2), 60, 4)
+        assert name
+    good = "0" * 64
+    for listing in (
+        [[0, 5, 1, "../../etc/passwd"]], [[5, 5, 1, good]], [[-1, 5, 1, good]], [[0, 9, 1, good], [4, 12, 1, good]],
+        [[0, 5, 1]], [["a", 5, 1, good]], [[0, 5, 1, good], [4, 5, 1, good]], [[0, 1 << 60, 1, good]],
+    ):  # fmt: skip
+        with pytest.raises(ValueError):
+            replay_files.segments(listing)
+
+
+# ------------------------------------------------------------------------------------------------ damage and its remedy
+
+
+def flip(path: Path, where: float, bit: int = 0) -> None:
+    data = bytearray(path.read_bytes())
+    data[int(where * (len(data) - 1))] ^= 1 << bit
+    path.write_bytes(data)
+
+
+def test_a_flipped_bit_anywhere_in_a_checkpoint_is_found(stopped):
+    path = stopped / "checkpoints" / "latest.pt"
+    whole = path.read_bytes()
+    for i, where in enumerate([0, 1, *np.random.default_rng(0).random(60), *np.linspace(0.999, 1, 20)]):
+        flip(path, where, i % 8)
+        with pytest.raises(UserError, match=r"latest\.pt"):
+            checkpoints.Checkpoint(path)
+        path.write_bytes(whole)
+    checkpoints.Checkpoint(path)
+
+
+@pytest.mark.parametrize("how", ["flip", "cut", "empty", "gone", "folder"])
+def test_a_damaged_latest_is_named_and_the_one_before_it_used(how, stopped, cartpole):
+    path = stopped / "checkpoints" / "latest.pt"
+    if how == "flip":
+        flip(path, 0.6)
+    elif how == "cut":
+        path.write_bytes(path.read_bytes()[:-1000])
+    elif how == "empty":
+        path.write_bytes(b"")
+    else:
+        path.unlink()
+    if how == "folder":
+        path.mkdir()
+    said = go_on(stopped)
+    assert ("latest.pt" in said) == (how != "gone") and "previous.pt" in said
+    assert_equal_runs(cartpole, stopped)
+
+
+def test_damaged_replay_files_are_named_and_cost_what_they_hold(stopped, cartpole, tmp_path):
+    # The newest file belongs to the latest checkpoint alone: the one before it is whole, and goes on to the bit.
+    _, _, older, *_, newest = sorted((stopped / "replay").iterdir())
+    shutil.copytree(stopped, tmp_path / "both")
+    flip(newest, 0.5)
+    said = go_on(stopped)
+    assert newest.name in said and "going back" in said
+    assert_equal_runs(cartpole, stopped)
+    # An older file belongs to both: the latest goes on without its rows.
+    flip(tmp_path / "both" / "replay" / older.name, 0.5, 3)
+    said = go_on(tmp_path / "both")
+    assert older.name in said and "agent steps of the replay, so not to the bit" in said
+    assert checkpoints.Checkpoint(tmp_path / "both" / "checkpoints" / "latest.pt").agent_steps == 4_000
+
+
+def test_without_its_replay_a_run_fills_it_again(stopped):
+    shutil.rmtree(stopped / "replay")
+    said = go_on(stopped)
+    assert "most of the replay is lost; it fills again" in said
+    content = checkpoints.Checkpoint(stopped / "checkpoints" / "latest.pt").content
+    assert content["agent_steps"] == 4_000 and content["replay"]["written"] < 300
+
+
+def test_with_both_checkpoints_damaged_nothing_is_touched(stopped):
+    for name in ("latest.pt", "previous.pt"):
+        flip(stopped / "checkpoints" / name, 0.4)
+    before = {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file() and path.name != "process.json"}
+    with pytest.raises(UserError, match=r"latest\.pt is damaged.*previous\.pt is damaged.*neither"):
+        go_on(stopped)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_run_that_does_not_save_its_replay_goes_on_without(tmp_path):
+    folder = tmp_path / "run"
+    run = small_run(folder, *CARTPOLE, "checkpoint.replay=false")
+    run.go(Stop(run, 2_300))
+    assert not (folder / "replay").exists()
+    assert "the replay was not saved" in go_on(folder)
+
+
+class Disk:
+    """Makes the Nth write to any file fail, after a part of it, as a full disk does; 0 makes none fail."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, fails_at: int) -> None:
+        self.writes, self.fails_at, original = 0, fails_at, files.replacing
+
+        @files.contextlib.contextmanager
+        def replacing(path, mode="wb", **how):
+            with original(path, mode, **how) as file:
+                self.writes += 1
+                if self.writes == self.fails_at:
+                    file.write("x" if "b" not in mode else b"half of it")
+                    file.flush()
+                    raise OSError(28, "No space left on device")
+                yield file
+
+        for module in (checkpoints, replay_files):
+            monkeypatch.setattr(module, "replacing", replacing)
+
+
+def test_a_full_disk_costs_nothing_that_was_saved(cartpole, tmp_path, monkeypatch):
+    """Whichever write fails: the run ends in a sentence, and goes on to the bit once there is room."""
+    with monkeypatch.context() as patch:
+        disk = Disk(patch, 0)
+        small_run(tmp_path / "counted", *CARTPOLE).go()
+    assert disk.writes > 15
+    for fails_at in range(1, disk.writes + 1, 3):
+        folder = tmp_path / f"run{fails_at}"
+        with monkeypatch.context() as patch:
+            Disk(patch, fails_at)
+            with pytest.raises(RunFailed, match=r"No space left on device: .*run"):
+                small_run(folder, *CARTPOLE).go()
+        assert not list(folder.rglob(".*.tmp*"))
+        go_on(folder)
+        assert_equal_runs(cartpole, folder)
+
+
+def test_a_really_full_disk(tmp_path):
+    """A small file system of its own, with all loggers on: nothing hangs, exit 1, and it goes on with more room."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root can mount a file system")
+    words = [sys.executable, "-m", "atari_dqn", "train", "run_dir=run", "resume=auto", "env=cartpole"]
+    words += ["total_steps=30_000", "checkpoint.every_steps=2_000", "logger.every_steps=40", "logger.wandb=offline"]
+    where = {"cwd": disk, "env": os.environ | {"PYTHONPATH": str(ROOT)}, "capture_output": True, "text": True}
+    try:
+        full = subprocess.run(words, **where, timeout=200)
+        assert full.returncode == 1 and "No space left on device: run/" in full.stderr, full.stderr
+        assert full.stderr.count("\n") == 1 and "make resume RUN=run" in full.stderr
+        subprocess.run(["mount", "-o", "remount,size=60m", str(disk)], check=True)
+        again = subprocess.run(words, **where, timeout=200)
+        assert again.returncode == 0 and "going on in run after" in again.stdout, again.stderr
+    finally:
+        subprocess.run(["umount", "-l", str(disk)])
+
+
+def test_a_file_system_without_links_keeps_two_checkpoints_too(tmp_path, monkeypatch):
+    def link(*paths):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    for steps in (1, 2, 3):
+        checkpoints.rotate(tmp_path, {"agent_steps": steps})
+    found = [checkpoints._read(tmp_path / f"{name}.pt")["agent_steps"] for name in ("latest", "previous")]
+    assert found == [3, 2] and len(list(tmp_path.iterdir())) == 2
+
+
+# --------------------------------------------------------------------------------------------------- files of others
+
+
+def test_sealed_files_of_others_run_nothing_and_take_nothing(stopped, tmp_path, monkeypatch):
+    content = dict(checkpoints.Checkpoint(stopped / "checkpoints" / "latest.pt").content)
+
+    class Foreign:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path}/owned",)
+
+    wide, config, online = torch.zeros(1).expand(10**12), content["config"], content["online"]
+
+    def setting(group, **values):
+        return content | {"config": config | {group: config[group] | values}}
+
+    monkeypatch.setenv("WANDB_API_KEY", "secret")
+    cases = {
+        "a list": [content],
+        "another program's": {"model": torch.zeros(3)},
+        "code": Foreign(),
+        "an older format": content | {"version": 2},
+        "no config": {key: value for key, value in content.items() if key != "config"},
+        "wrong shapes": content | {"online": {key: value[:1] for key, value in online.items()}},
+        "weights are text": content | {"online": "hello"},
+        "not finite": content | {"online": online | {"head.2.bias": torch.full((2,), float("nan"))}},
+        "wide weights": content | {"online": dict.fromkeys(online, wide)},
+        "a wide optimiser": content | {"optimizer": wide},
+        "huge layers": setting("network", hidden=[10**9, 10**9]),
+        "no such game": setting("env", kind="atari", game="Doom"),
+        "an import": setting("env", game="this:F-v0"),
+        "a secret": setting("logger", project="${oc.env:WANDB_API_KEY}"),
+        "the same action twice": content | {"actions": ["NOOP"] * 2},
+        "other actions": content | {"actions": ["NOOP"]},
+    }
+    bad = tmp_path / "bad.pt"
+    checkpoints.Checkpoint(sealed(content, bad))
+    for name, case in cases.items():
+        with pytest.raises(UserError, match=r"bad\.pt") as refusal:
+            checkpoints.Checkpoint(sealed(case, bad))
+        assert "secret" not in str(refusal.value) and "\n" not in str(refusal.value), name
+    # bytearray(10**12) is something that torch's own reader would call.
+    for pickled in (
+        b"\x80\x02cbuiltins\nbytearray\nq\x00\x8a\x06\x00\x10\xa5\xd4\xe8\x00\x85q\x01Rq\x02.",
+        pickle.dumps(Foreign()),
+        b"\x80\x02" + b"(" * 100_000 + b"l" * 100_000 + b".",
+    ):
+        with pytest.raises(UserError, match=r"bad\.pt"):
+            checkpoints.Checkpoint(sealed(content, bad, pickled=pickled))
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"agent_steps": -5}, {"games": "many"}, {"generators": {}}, {"goals_reached": 5}, {"recent_returns": ["a"]},
+        {"replay": {"written": "x", "segments": []}}, {"replay": {"written": 100, "segments": [[0, 5, 1, "../../x"]]}},
+        {"replay": 7}, {"emulators": {"seeds": [1], "actions": 3}}, {"emulators": 5}, {"optimizer": {"state": 5}},
+        {"optimizer": {"state": {0: {"exp_avg": torch.ones(10**6)}}}}, {"sums": torch.ones(4)}, {"online": None},
+        {"made_with": 1}, {"seconds": None},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_checkpoint_that_makes_no_sense_is_refused_in_one_line(change, stopped):
+    folder = stopped / "checkpoints"
+    content = dict(checkpoints.Checkpoint(folder / "latest.pt").content)
+    (folder / "previous.pt").unlink()
+    sealed(content | change, folder / "latest.pt")
+    with pytest.raises(UserError) as refusal:
+        go_on(stopped)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_config_that_asks_for_secrets_is_refused(stopped, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "secret")
+    text = (stopped / "config.yaml").read_text()
+    (stopped / "config.yaml").write_text(text.replace("project: atari_dqn", "project: ${oc.env:WANDB_API_KEY}"))
+    with pytest.raises(UserError, match=r"settings have \$\{") as refusal:
+        go_on(stopped)
+    assert "secret" not in str(refusal.value)
+
+
+def test_keys_reach_no_file(tmp_path, command, monkeypatch):
+    key = "0123456789abcdef" * 2 + "89abcdef"
+    monkeypatch.setenv("WANDB_API_KEY", key)
+    done = command("train", *CARTPOLE, "total_steps=600", "run_dir=run", "logger.wandb=offline")
+    assert done.returncode == 0, done.stderr
+    assert key not in done.stdout + done.stderr
+    read = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert len(read) > 10 and not [path for path in read if key.encode() in path.read_bytes()]
+
+
+# ------------------------------------------------------------------------------------------------ one run, one process
+
+
+def test_a_run_in_use_is_refused_and_a_dead_lock_is_not(tmp_path, command, cartpole):
+    words = [sys.executable, "-m", "atari_dqn", "train", "env=cartpole", "total_steps=10M", "run_dir=run"]
+    process = subprocess.Popen(
+        [*words, *QUIET],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        wait_for(lambda: (tmp_path / "run" / "checkpoints" / "latest.pt").exists())
+        for words in (["resume=run"], ["resume=auto", "run_dir=run", "env=cartpole"]):
+            refused = command("train", *words)
+            assert refused.returncode == 2 and f"run is in use by process {process.pid} on " in refused.stderr
+        process.send_signal(signal.SIGUSR1)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+    # A lock file that nobody holds, and the note of a process that is gone, stop no one.
+    shutil.copytree(cartpole, tmp_path / "old")
+    for _ in range(2):
+        assert command("train", "resume=old").returncode == 0
+        assert (tmp_path / "old" / ".lock").exists() and (tmp_path / "old" / "process.json").exists()
+
+
+def wait_for(condition, seconds: float = 90) -> None:
+    deadline = time.time() + seconds
+    while not condition():
+        assert time.time() < deadline
+        time.sleep(0.05)
+
+
+def test_litter_of_killed_writers_is_swept(stopped):
+    for name in ("checkpoints/.latest.123.tmp.pt", "replay/.x.1.tmp.zst", ".metrics.7.tmp.csv"):
+        (stopped / name).write_bytes(b"half")
+    go_on(stopped)
+    assert not list(stopped.rglob(".*.tmp*"))
+
+
+def test_a_terminal_that_goes_away_stops_the_run_and_keeps_it(tmp_path):
+    """SIGHUP and a closed pseudo-terminal, as when a connection breaks."""
+    leader, follower = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "atari_dqn", "train", "env=cartpole", "total_steps=10M", "run_dir=run", *QUIET],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm"},
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+        start_new_session=True,
+    )
+    try:
+        os.close(follower)
+        os.set_blocking(leader, False)
+
+        def training() -> bool:
+            with contextlib.suppress(BlockingIOError):
+                os.read(leader, 100_000)
+            path = tmp_path / "run" / "metrics.csv"
+            return path.exists() and len(path.read_text().splitlines()) > 3
+
+        wait_for(training)
+        os.close(leader)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+    with open(tmp_path / "run" / "metrics.csv") as file:
+        steps = int(list(csv.DictReader(file))[-1]["agent_steps"])
+    assert checkpoints.Checkpoint(tmp_path / "run" / "checkpoints" / "latest.pt").agent_steps >= steps
+
+
+# ------------------------------------------------------------------------------------------------------ what goes wrong
+
+
+class Poisoned(gymnasium.Env):
+    """After 300 steps, a reward that is no number, or an exception."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (3,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, fault: str) -> None:
+        self.fault, self.steps = fault, 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(3, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        if self.steps > 300 and self.fault == "exception":
+            raise RuntimeError("the emulator is on fire")
+        reward = float("nan") if self.steps > 300 and self.fault == "reward" else 1.0
+        frame = np.full(3, np.inf if self.steps > 300 and self.fault == "frame" else 0.5, np.float32)
+        return frame, reward, self.steps % 20 == 0, False, {}
+
+
+for fault in ("reward", "frame", "exception"):
+    gymnasium.register(f"Poisoned/{fault}-v0", entry_point=Poisoned, kwargs={"fault": fault})
+POISONED = [
+    "env=gymnasium", "num_envs=2", "total_steps=4_000", "replay.warmup_steps=100", "replay.capacity=4_000",
+    "checkpoint.every_steps=200", "evaluation.every_steps=4_000", "protocol.max_frames=100",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("fault", "culprit"), [("reward", "r_t"), ("frame", "s_tm1, s_t")])
+def test_the_batch_that_broke_learning_is_kept(fault, culprit, tmp_path):
+    run = small_run(tmp_path / "run", *POISONED, f"env.game=Poisoned/{fault}-v0")
+    with pytest.raises(RunFailed, match=rf"not a finite number.*\({culprit} in its batch.*make resume") as failure:
+        run.go()
+    assert "\n" not in str(failure.value)
+    dumped = checkpoints._read(tmp_path / "run" / "not_finite.pt")
+    assert not torch.stack([part.isfinite().all() for part in dumped["batch"].values()]).all()
+    good = checkpoints.Checkpoint(tmp_path / "run" / "checkpoints" / "latest.pt")
+    assert good.agent_steps == 600 < dumped["agent_steps"] < 700
+
+
+def test_a_game_that_breaks_ends_the_run_in_a_sentence(tmp_path):
+    run = small_run(tmp_path / "run", *POISONED, "env.game=Poisoned/exception-v0")
+    with pytest.raises(RunFailed, match=r"after 630 agent steps: the emulator is on fire; go on .*make resume"):
+        run.go()
+
+
+def test_values_that_no_rewards_allow_are_told_once(tmp_path, monkeypatch):
+    said = []
+    run = small_run(
+        tmp_path / "run", *CARTPOLE, "agent.reward_clip=1", "agent.discount=0.5", "optimizer.name=SGD",
+        "agent.loss=squared", "optimizer.learning_rate=3e-3", "evaluation.every_steps=4000",
+    )  # fmt: skip
+    monkeypatch.setattr(run, "say", said.append)
+    with torch.no_grad():
+        list(run.agent.online.parameters())[-1].add_(50)
+    run.go()
+    (warning,) = [text for text in said if text.startswith("warning")]
+    assert "clipped to 1 allow 2 at most" in warning and "learning_rate" in warning
+
+
+def test_another_machine_is_told_of(stopped, monkeypatch):
+    own = machine.numerics()
+    monkeypatch.setattr(machine, "numerics", lambda: own | {"threads": "99"})
+    assert "not to the bit as it would have gone on before: threads 99 instead of" in go_on(stopped)
+
+
+def test_wandb_goes_on_with_the_same_run(tmp_path, command):
+    """Offline: a folder for each time that it went on, of one run, with row numbers that go on where the kill was."""
+    words = ["train", *CARTPOLE, "run_dir=run", "resume=auto", "logger.wandb=offline", "logger.tensorboard=false"]
+    words += ["evaluation.video_seconds=0", "total_steps=40_000", "evaluation.every_steps=2_000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "atari_dqn", *words],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    metrics = tmp_path / "run" / "metrics.csv"
+    wait_for(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 20)
+    process.kill()  # and not W&B's own process, which may then write what it was told
+    process.wait()
+    time.sleep(3)
+    done = command(*[word if not word.startswith("total") else "total_steps=12_000" for word in words])
+    assert done.returncode == 0, done.stderr
+    first, second = sorted((tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert first.name == second.name and "wandb/*-" in done.stdout
+    rows: dict[int, dict] = {}
+    for path in (first, second):
+        for row in wandb_reader.history(path):
+            earlier = rows.setdefault(row["_step"], row)
+            same = [key for key in row if key.split("/")[-1] in ("agent_steps", "loss", "return", "mean")]
+            assert [earlier[key] for key in same] == [row[key] for key in same]
+    with open(metrics) as file:
+        expected = [int(row["agent_steps"]) for row in csv.DictReader(file)]
+    assert [row["train/agent_steps"] for _, row in sorted(rows.items()) if "train/loss" in row] == expected
+    assert sorted(rows) == list(range(len(rows)))
+
+
+def test_rotate_is_never_without_a_latest(tmp_path, monkeypatch):
+    """At every step of the disk's work there is a whole latest.pt, and after the first save never less than it."""
+    original, seen = os.replace, []
+
+    def replace(old, new):
+        original(old, new)
+        latest = tmp_path / "latest.pt"
+        seen.append(checkpoints._read(latest)["agent_steps"] if latest.exists() else None)
+
+    monkeypatch.setattr(os, "replace", replace)
+    for steps in (1, 2, 3):
+        checkpoints.rotate(tmp_path, {"agent_steps": steps})
+    assert seen == [1, 2, 2, 3, 3]
+
+
+def test_folders_are_made_whole(tmp_path, monkeypatch):
+    config = settings.to_train_config(settings.compose("train", ["run_dir=null"]))
+    monkeypatch.chdir(tmp_path)
+    names = [folders.make(config).name for _ in range(3)]
+    assert len(set(names)) == 3 and all((tmp_path / "runs" / name / "config.yaml").is_file() for name in names)
+
+    def rename(old, new):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(UserError, match="Read-only file system; set run_dir=PATH"):
+        folders.make(dataclasses.replace(config, run_dir=str(tmp_path / "other")))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
+
+
+def test_broken_and_cheating_files_are_only_refused():
+    """The short form of `make fuzz`."""
+    counts = fuzz.fuzz(seconds=8)
+    assert counts["refused"] > 200
