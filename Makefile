@@ -23,7 +23,7 @@ PLAY = $(if $(CKPT),'checkpoint=$(CKPT)',$(error CKPT=... is missing: a .pt file
 	$(if $(filter command line environment,$(origin GAME)),'env.game=$(GAME)') $(if $(PROTOCOL),'protocol=$(PROTOCOL)') \
 	$(if $(SEED),'seed=$(SEED)') $(if $(EPISODES),'evaluation.episodes=$(EPISODES)')
 
-.PHONY: help setup doctor games train resume evaluate video watch profile bench scaling bench-gpu test check clean lock
+.PHONY: help setup doctor games train resume evaluate video watch profile bench scaling saving torture fuzz bench-gpu test check clean lock
 
 help:  ## this list
 	@echo 'make TARGET VARIABLE=value ...'
@@ -102,6 +102,15 @@ bench: $(READY) .peers/cleanrl/.ready .peers/sb3/.ready $(CLEANRL)  ## race Clea
 
 scaling: $(READY)  ## how the cost grows with games, replay and batch (4 minutes)
 	@$(BIN)/python benchmarks/scaling.py $(ARGS)
+
+saving: $(READY)  ## what saving and loading a full replay costs (10 minutes); ARGS="--games Pong Seaquest"
+	@$(BIN)/python benchmarks/saving.py $(ARGS)
+
+torture: $(READY)  ## kill runs 50 times each, resume them, compare them with untouched ones (15 minutes)
+	@$(BIN)/python tests/torture.py $(ARGS)
+
+fuzz: $(READY)  ## feed broken and cheating files to the readers (5 minutes); ARGS="--minutes 20"
+	@$(BIN)/python tests/fuzz.py $(ARGS)
 
 bench-gpu: $(READY)  ## all figures of a CUDA machine, 5 minutes of training among them
 	@$(BIN)/python benchmarks/gpu.py $(ARGS)

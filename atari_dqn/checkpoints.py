@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import pickletools
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -180,8 +181,10 @@ def _read(path: Path) -> dict[str, Any]:
         _check_archive(path)
         if not _sealed(path):
             raise UserError(f"{path} is damaged: it is not as it was written")
-        # Mapped, not read: what is not looked at takes no memory.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with warnings.catch_warnings():  # it has something to say of files that it cannot read, too
+            warnings.simplefilter("ignore")
+            # Mapped, not read: what is not looked at takes no memory.
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         for tensor in _tensors(content):
             if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
                 raise ValueError("a tensor larger than what is stored of it")

@@ -111,19 +111,26 @@ class Replay:
 
     def read(self, first: int, last: int) -> Rows:
         """A copy of rows first to last - 1, counted since the start; they must still be held."""
-        index = torch.arange(first, last, device=self.device) % self.rows
-        return Rows(*(part.index_select(0, index).cpu() for part in self.parts()))
+        spans = self._spans(first, last)
+        return Rows(*(torch.cat([part[span].cpu() for span in spans]) for part in self.parts()))
 
     def put(self, first: int, rows: Rows) -> None:
         """Write `rows` where rows from `first` on were, counted since the start. They count once `go_on` is called."""
-        index = torch.arange(first, first + len(rows.flags), device=self.device) % self.rows
+        spans = self._spans(first, first + len(rows.flags))
         for part, values in zip(self.parts(), rows, strict=True):
-            part.index_copy_(0, index, values.to(self.device))
+            for span, some in zip(spans, values.split([span.stop - span.start for span in spans]), strict=True):
+                part[span] = some.to(self.device)
 
     def go_on(self, written: int) -> None:
         """Take `written` rows as written; those of them that are held and were not `put` are never sampled."""
         self.written = written
         self._newest.fill_(written - 1)
+
+    def _spans(self, first: int, last: int) -> list[slice]:
+        """Where rows first to last - 1, counted since the start, lie in the ring: in one piece or two."""
+        here, length = first % self.rows, last - first
+        end = min(here + length, self.rows)
+        return [slice(here, end), slice(0, here + length - end)]
 
     def parts(self) -> Rows:
         """The whole ring, where it is stored."""

@@ -125,6 +125,7 @@ class Saver:
         if not self._content:
             return False
         run, saved, journal = self._run, self._content["replay"], self._content["emulators"]
+        self._content = None  # which lets go of its file
         if not saved or not run.config.checkpoint.replay:
             run.say(f"the replay was not saved; it fills again for {run.config.replay.warmup_steps:,} agent steps")
             return False
