@@ -80,6 +80,7 @@ class Agent:
         self._scripts: dict[torch.Size, Callable[..., Any]] = {}
         self.gradients: list[Tensor] = []  # the last update's
         self.batch: Batch | None = None  # that was learnt from last
+        self._norm_before = math.nan  # of the gradient, when it was restored
         self._sums = torch.zeros(3, device=self.device)  # loss, mean Q-value, updates
 
     @torch.no_grad()
@@ -144,21 +145,22 @@ class Agent:
             "target": self.target.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "sums": self._sums,
+            "gradient_norm": self.gradient_norm(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over a `state`. Raises ValueError, KeyError or RuntimeError where it does not fit."""
-        shapes = [tuple(parameter.shape) for parameter in self._parameters]
         for index, moments in state["optimizer"]["state"].items():
-            for value in moments.values():
-                if isinstance(value, Tensor) and tuple(value.shape) not in ((), shapes[index]):
-                    raise ValueError("the optimizer's numbers do not fit the network")
+            sizes = [value.numel() for value in moments.values() if isinstance(value, Tensor)]
+            if len(moments) > 8 or max(sizes, default=0) > self._parameters[index].numel():
+                raise ValueError("the optimizer's numbers do not fit the network")
         self.online.load_state_dict(state["online"])
         self.target.load_state_dict(state["target"])
         own = self.optimizer.state_dict()["param_groups"]  # of the config and this device, not of the file
         self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": own})
         self._sums.copy_(state["sums"])
+        self._norm_before = float(state["gradient_norm"])
 
     def gradient_norm(self) -> float:
         """Norm of the last update's gradient; nan before the first."""
-        return float(nn.utils.get_total_norm(self.gradients)) if self.gradients else math.nan
+        return float(nn.utils.get_total_norm(self.gradients)) if self.gradients else self._norm_before

@@ -7,9 +7,10 @@ import hashlib
 import io
 import os
 import pickletools
+import re
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,9 @@ FORMAT = "atari_dqn checkpoint"
 VERSION = 3  # 3: sealed; the replay's files, the games' actions. 2: channels-last features for the dense layer
 SEAL = b"sha256:"  # and 64 hex digits
 SEAL_BYTES = len(SEAL) + 64
+# What torch writes. Its reader of archives takes names for equal that differ in case, so no others are let in.
+ENTRIES = re.compile(r"archive/(data\.pkl|byteorder|version|\.format_version|\.storage_alignment|\.data/\w+|data/\d+)")
+MOST = 1_000_000  # operations in the pickle, and parts of what it makes
 HARMLESS = {"torch._utils _rebuild_tensor_v2", "collections OrderedDict"} | {
     f"torch {kind}Storage" for kind in ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Byte", "Bool")
 }
@@ -51,7 +55,8 @@ def rotate(folder: Path, content: dict[str, Any]) -> None:
         try:
             os.link(latest, kept)
         except OSError:  # a file system without links
-            kept.write_bytes(latest.read_bytes())
+            with replacing(kept) as file:
+                file.write(latest.read_bytes())
     try:
         write(latest, content)
         if kept.exists():
@@ -142,10 +147,15 @@ def _check_archive(path: Path) -> None:
             entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size for entry in entries
         ):
             raise ValueError("it is compressed")
-        (pickle,) = [entry for entry in entries if entry.filename.endswith("data.pkl")]
-        if pickle.file_size > 32_000_000:
+        names = [entry.filename for entry in entries]
+        if len({*names}) < len(names) or not all(ENTRIES.fullmatch(name) for name in names):
+            raise ValueError("its archive has other entries than it should")
+        pickle = archive.getinfo("archive/data.pkl")
+        if pickle.file_size > 16 * MOST:
             raise ValueError("it is too large")
-        for operation, argument, _ in pickletools.genops(archive.read(pickle)):
+        for count, (operation, argument, _) in enumerate(pickletools.genops(archive.read(pickle))):
+            if count > MOST:
+                raise ValueError("it is too large")
             if operation.name == "GLOBAL" and argument in HARMLESS:
                 continue
             if operation.name in (
@@ -162,12 +172,19 @@ def _check_archive(path: Path) -> None:
                 raise ValueError(f"it calls for {argument}")
 
 
-def _tensors(node: Any) -> Iterator[Tensor]:
-    if isinstance(node, Tensor):
-        yield node
-    elif isinstance(node, dict | list | tuple):
-        for part in node.values() if isinstance(node, dict) else node:
-            yield from _tensors(part)
+def _check_parts(content: Any) -> None:
+    """Raise ValueError where a few bytes stand for much: parts used more than once, tensors beyond what is stored."""
+    seen, left = set(), [content]
+    while left:
+        node = left.pop()
+        if isinstance(node, Tensor):
+            if node.numel() * node.element_size() > node.untyped_storage().nbytes():
+                raise ValueError("a tensor larger than what is stored of it")
+        elif isinstance(node, dict | list | tuple):
+            if id(node) in seen and node:
+                raise ValueError("a part that is used twice")
+            seen.add(id(node))
+            left += [*node, *node.values()] if isinstance(node, dict) else node
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -185,9 +202,7 @@ def _read(path: Path) -> dict[str, Any]:
             warnings.simplefilter("ignore")
             # Mapped, not read: what is not looked at takes no memory.
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        for tensor in _tensors(content):
-            if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-                raise ValueError("a tensor larger than what is stored of it")
+        _check_parts(content)
     except UserError:
         raise
     except zipfile.BadZipFile:

@@ -101,7 +101,7 @@ class Evaluation:
 @dataclass
 class Checkpoint:
     every_steps: int = MISSING
-    cut_every_steps: int | None = MISSING
+    cut_every_turns: int | None = MISSING  # a turn is one agent step in each game
     replay: bool = MISSING
 
 

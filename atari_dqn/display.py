@@ -1,6 +1,8 @@
 """What a tracker is, and the one that a person looks at while a run goes on."""
 
 import math
+import os
+import sys
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -27,6 +29,14 @@ class Tracker:
     def video(self, path: Path, row: Row) -> None: ...
     def sync(self) -> None: ...  # a checkpoint is being saved: what was told so far must outlive the process
     def close(self) -> None: ...
+
+
+class Screen(Console):
+    """A console whose loss is no reason to end: where nobody reads on, it falls silent."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def hours(seconds: float) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+import psutil
+
 
 @contextlib.contextmanager
 def replacing(path: Path, mode: str = "wb", **how: Any) -> Iterator[IO[Any]]:
@@ -46,7 +48,8 @@ def sync_folder(folder: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed writers left in `folder` and below. For who knows that no other writes there."""
-    for path in folder.rglob(".*.tmp*"):
-        if path.is_file():
+    """Remove what killed writers left in `folder` and its own folders; those of living processes stay."""
+    for path in [*folder.glob(".*.tmp*"), *folder.glob("*/.*.tmp*")]:
+        pid = path.name.rpartition(".tmp")[0].rpartition(".")[2]
+        if path.is_file() and pid.isdecimal() and (int(pid) == os.getpid() or not psutil.pid_exists(int(pid))):
             path.unlink(missing_ok=True)

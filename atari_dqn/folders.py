@@ -4,7 +4,6 @@ import contextlib
 import datetime
 import json
 import os
-import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,12 +15,14 @@ from atari_dqn.errors import UserError
 from atari_dqn.files import replacing, sweep
 from atari_dqn.settings import to_yaml
 
+PARTS = ("checkpoints", "videos")
+
 
 def make(config: TrainConfig) -> Path:
-    """The run's own new folder, with its config.yaml; it is there whole or not at all."""
+    """The run's own new folder. It is a run's from when its config.yaml is there, which comes last and whole."""
     if config.run_dir is not None:
         folder = Path(config.run_dir)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and not _is_free(folder):
             raise UserError(
                 f"run_dir={folder} is there already; choose another, or go on with it: `make resume RUN={folder}`"
             )
@@ -31,21 +32,29 @@ def make(config: TrainConfig) -> Path:
         name = f"runs/{_prefix(config)}{stamp}"
         folders = (Path(name + (f"-{i}" if i > 1 else "")) for i in range(1, 1000))
     for folder in folders:
-        # Without its name ".." and "." would be no folder of their own.
-        temporary = folder.absolute().parent / f".{folder.absolute().name}.{os.getpid()}.tmp"
+        there = folder.exists()
         try:
-            temporary.mkdir(parents=True)
-            for part in ("checkpoints", "videos"):
-                (temporary / part).mkdir()
-            (temporary / "config.yaml").write_text(to_yaml(config))
-            os.rename(temporary, folder)
+            folder.mkdir(parents=True, exist_ok=config.run_dir is not None)
+            for part in PARTS:
+                (folder / part).mkdir(exist_ok=True)
+            with replacing(folder / "config.yaml", "w") as file:
+                file.write(to_yaml(config))
+        except FileExistsError:
+            continue
         except OSError as error:
-            shutil.rmtree(temporary, ignore_errors=True)
-            if folder.is_dir() and any(folder.iterdir()) and config.run_dir is None:
-                continue
+            for path in [*(folder / part for part in PARTS), *([] if there else [folder])]:
+                with contextlib.suppress(OSError):
+                    path.rmdir()
             raise UserError(f"cannot make the run's folder {folder}: {error.strerror}; set run_dir=PATH") from None
         return folder
     raise UserError("no free name for the run's folder; set run_dir=PATH")
+
+
+def _is_free(folder: Path) -> bool:
+    """Whether a folder is empty but for what a start that was killed leaves."""
+    return folder.is_dir() and all(
+        path.name in PARTS and path.is_dir() and not any(path.iterdir()) for path in folder.iterdir()
+    )
 
 
 def _prefix(config: TrainConfig) -> str:
@@ -70,6 +79,9 @@ def held(folder: Path) -> Iterator[None]:
     The lock ends with the process that holds it, however that ends. What a killed one left half-written is removed.
     """
     lock, note = filelock.FileLock(folder / ".lock"), folder / "process.json"
+    for part in (*PARTS, "replay", "config.yaml", ".lock"):
+        if (folder / part).is_symlink():  # what is written and removed in a run's folder stays in it
+            raise UserError(f"{folder / part} is a link to elsewhere; put what it leads to in its place")
     try:
         lock.acquire(timeout=0)
         sweep(folder)

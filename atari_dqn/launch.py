@@ -9,6 +9,7 @@ from rich.console import Console
 
 from atari_dqn import checkpoints, folders
 from atari_dqn.config import TrainConfig
+from atari_dqn.display import Screen
 from atari_dqn.errors import UserError
 from atari_dqn.files import replacing
 from atari_dqn.run import Run
@@ -28,14 +29,14 @@ def resumed_config(folder: Path, overrides: list[str], asked: TrainConfig) -> Tr
     """
     typed = omegaconf.OmegaConf.structured(asked)
     try:
-        saved = omegaconf.OmegaConf.load(folder / "config.yaml")
+        saved = omegaconf.OmegaConf.create(_without_aliases((folder / "config.yaml").read_text()))
         for override in OverridesParser.create().parse_overrides(overrides):
             key = override.key_or_group
             if key in ("resume", "run_dir") or override.is_sweep_override():
                 continue
             if key.startswith(RESUMABLE):
                 omegaconf.OmegaConf.update(saved, key, override.value())
-            elif key not in known_keys("train")[1] and _select(saved, key) != _select(typed, key):
+            elif key not in ("logger", "hydra") and _select(saved, key) != _select(typed, key):
                 allowed = ", ".join(f"{name}*" if name.endswith(".") else name for name in RESUMABLE)
                 raise UserError(f"{key} cannot be changed when a run goes on; only {allowed} can")
         return to_train_config(plain(saved))
@@ -43,10 +44,29 @@ def resumed_config(folder: Path, overrides: list[str], asked: TrainConfig) -> Tr
         raise UserError(f"cannot read {folder}/config.yaml: {' '.join(str(error).split())[:150]}") from None
 
 
+def _without_aliases(text: str) -> str:
+    """`text`, unless it is YAML whose parts stand for each other, of which a few bytes can make gigabytes."""
+    if len(text) > 1_000_000 or any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+        raise ValueError("it is too large, or has YAML's aliases in it")
+    return text
+
+
+def _changes(one: TrainConfig, other: TrainConfig) -> list[str]:
+    """The settings in which two configs of one run differ and must not."""
+    theirs = [omegaconf.OmegaConf.structured(config) for config in (one, other)]
+    return sorted(
+        key
+        for key in known_keys("train")[0]
+        if not key.startswith((*RESUMABLE, "run_dir", "resume"))
+        and not isinstance(_select(theirs[0], key), omegaconf.DictConfig)
+        and _select(theirs[0], key) != _select(theirs[1], key)
+    )
+
+
 def train(config: TrainConfig, overrides: list[str]) -> None:
     """Start a run, or go on with one. `overrides` are the words that were typed."""
-    console = Console(highlight=False)
-    folder = folders.find(config) if config.resume else None
+    console = Screen(highlight=False)
+    folder = folders.find(config) if config.resume is not None else None
     if folder:
         resume(folder, config, overrides, console)
     else:
@@ -64,7 +84,7 @@ def resume(folder: Path, asked: TrainConfig, overrides: list[str], console: Cons
     """
 
     def say(text: str) -> None:
-        console.print(text, soft_wrap=True)
+        console.print(text, soft_wrap=True, markup=False)
 
     config = resumed_config(folder, overrides, asked)
     for key, now, then in (
@@ -79,6 +99,8 @@ def resume(folder: Path, asked: TrainConfig, overrides: list[str], console: Cons
         resumed = checkpoints.newest(folder, say)
         if resumed:
             steps, content = resumed.checkpoint.agent_steps, resumed.checkpoint.content
+            if changes := _changes(config, resumed.checkpoint.config):
+                raise UserError(f"{folder}/config.yaml was changed since its checkpoint, in {', '.join(changes)}")
             same_end = content["config"]["total_steps"] == config.total_steps
             if content.get("finished") and (same_end or steps >= config.total_steps):
                 say(f"{folder} is finished: {steps:,} agent steps; total_steps=... makes it longer")
@@ -98,5 +120,5 @@ def prepare(config: TrainConfig, console: Console) -> Run:
     except BaseException:
         run.emulators.close()
         raise
-    console.print(f"run: {run.folder}", soft_wrap=True)
+    console.print(f"run: {run.folder}", soft_wrap=True, markup=False)
     return run

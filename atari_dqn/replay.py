@@ -91,9 +91,13 @@ class Replay:
     def begin(self, frames: Tensor) -> None:
         """Append the first states of all games, [N, *frame]."""
         if self.written:
-            newest = self.flags[(self.written - 1) % self.rows]
-            newest[newest == ORDINARY] = CUT
+            self.cut(self.written - 1)
         self._append(frames, torch.zeros(self.num_envs, dtype=torch.uint8))
+
+    def cut(self, row: int) -> None:
+        """Cut off the games that go on after a row, counted since the start."""
+        flags = self.flags[row % self.rows]
+        flags[flags == ORDINARY] = CUT
 
     def write(self, actions: Tensor, rewards: Tensor, frames: Tensor, flags: Tensor) -> None:
         """Complete the newest states with what was done in them, and append the states that followed; all [N]."""

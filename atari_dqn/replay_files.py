@@ -18,12 +18,15 @@ import zstandard
 from torch import Tensor
 
 from atari_dqn.errors import UserError
-from atari_dqn.files import replacing
+from atari_dqn.files import replacing, sync_folder
 from atari_dqn.replay import CUT, Replay, Rows
 
 FILE_BYTES = 64_000_000  # at most, before compression; what saving and loading take in memory
 LEVEL = 3  # Zstandard's; 2 to 5 GB/s and 75 to 230 times smaller on frames of Pong, Breakout and Seaquest
 MAX_WINDOW = 1 << 27  # what an archive may ask the reader to keep
+
+
+NAME = re.compile(r"\d{10,}-\d{10,}-[0-9a-f]{16}\.zst")
 
 
 class Segment(NamedTuple):
@@ -64,16 +67,22 @@ class ReplayFiles:
     def __init__(self, folder: Path, known: Sequence[Segment] = ()) -> None:
         self._folder, self.segments = folder, list(known)
 
-    def write(self, replay: Replay, full_only: bool = False) -> None:
-        """Save what was written since the last time; with `full_only`, what fills whole files. Raises OSError."""
+    def write(self, replay: Replay, full_only: bool = False) -> bool:
+        """Save what was written since the last time, or of it what fills whole files. Whether there is a new file.
+
+        Raises OSError.
+        """
         before = self.segments[-1].last if self.segments else 0
         # Never more of the ring than half is left for later, else the newest rows would write over it.
-        rows = min(rows_in_a_file(replay), max(2, replay.rows // 2))
+        rows, count = min(rows_in_a_file(replay), max(2, replay.rows // 2)), len(self.segments)
         while before < (replay.written if not full_only else replay.written - rows):
             first = max(before - 1, replay.written - replay.rows, 0)
             before = min(replay.written, first + rows)
-            self._folder.mkdir(exist_ok=True)
+            if not self._folder.exists():
+                self._folder.mkdir()
+                sync_folder(self._folder.parent)
             self.segments.append(self._write(first, replay.read(first, before)))
+        return len(self.segments) > count
 
     def _write(self, first: int, rows: Rows) -> Segment:
         parts = [memoryview(_bytes(part)) for part in rows]
@@ -94,7 +103,7 @@ class ReplayFiles:
         """Remove all segments but those `wanted`."""
         names = {segment.name for segment in wanted}
         for path in self._folder.glob("*.zst"):
-            if path.name not in names:
+            if path.name not in names and NAME.fullmatch(path.name):
                 path.unlink(missing_ok=True)
 
     def drop_damaged(self) -> list[Segment]:
@@ -131,14 +140,19 @@ class ReplayFiles:
         return packed
 
     def load(self, replay: Replay, written: int, num_actions: int) -> None:
-        """Fill an empty `replay` as it was after `written` rows; those that are in no file are never sampled.
+        """Fill an empty `replay` as it was after `written` rows; those that are in no file are never sampled, and the
+        last one before them counts as cut off.
 
         Raises UserError where a file holds what its name and its checkpoint do not promise.
         """
+        end = max(0, written - replay.rows)  # of what has been loaded
         for segment in self.segments:
             first = max(segment.first, written - replay.rows)
             if segment.last <= first:
                 continue
+            if end < first:
+                replay.cut(end - 1)
+            end = segment.last
             try:
                 rows = _unpack(self._packed(segment), segment.last - segment.first, replay)
                 if rows.actions.max() >= num_actions or rows.flags.max() > CUT or not rows.rewards.isfinite().all():
@@ -148,6 +162,8 @@ class ReplayFiles:
             except (ValueError, zstandard.ZstdError) as error:
                 raise UserError(f"{self._folder / segment.name} does not fit its checkpoint: {error}") from None
             replay.put(first, Rows(*(part[first - segment.first :] for part in rows)))
+        if end < written:
+            replay.cut(end - 1)
         replay.go_on(written)
 
 

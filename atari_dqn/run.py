@@ -45,9 +45,9 @@ class Run:
         machine.set_tf32(config.compute.tf32)
         games = emulators.make(config.env, config.num_envs)
         try:
-            self.emulators = emulators.Journal(games, keep=config.checkpoint.cut_every_steps is not None)
+            self.emulators = emulators.Journal(games, keep=config.checkpoint.cut_every_turns is not None)
             self.agent = agent.make(config, games.frame_shape, len(games.actions), self.device)
-            self._replay_rows = self._plan_replay()
+            self._replay_rows = self._plan_replay(resumed)
         except BaseException:
             games.close()
             raise
@@ -65,23 +65,32 @@ class Run:
         self.examiner = Examiner(config, Player(self.agent.online, games.actions, games.actions), self.stopped.is_set)
         self.saver = Saver(self, resumed)
 
-    def _plan_replay(self) -> int:
+    def _plan_replay(self, resumed: Resumed | None) -> int:
         """Rows of the replay. Says what they take; raises UserError where the machine has not got it."""
         config, envs = self.config, self.emulators
-        # A run shorter than its capacity never fills more than its length, and a row more whenever games begin.
-        begun = 2 + config.total_steps // (config.checkpoint.cut_every_steps or config.total_steps)
-        rows = min(-(-config.replay.capacity // config.num_envs) + 1, config.total_steps // config.num_envs + begun)
+        # A run shorter than its capacity never fills more than its length, and a row more whenever games begin; and
+        # what its checkpoint holds, where it has been made shorter.
+        turns = config.total_steps // config.num_envs + 1
+        needed = turns + turns // (config.checkpoint.cut_every_turns or turns) + config.env.frame_stack + 1
+        if resumed and resumed.files.segments:
+            needed = max(needed, resumed.files.segments[-1].last - resumed.files.segments[0].first)
+        rows = min(-(-config.replay.capacity // config.num_envs) + 1, needed)
         rows = max(rows, config.env.frame_stack + config.agent.n_step + 1)
         frame_bytes = torch.Size(envs.frame_shape).numel() * envs.frame_dtype.itemsize
         text = machine.check_replay_fits(
             rows * config.num_envs, frame_bytes + BYTES_BESIDE_FRAME, self.device, config.replay.warmup_steps
         )
-        self.console.print(text, soft_wrap=True)
+        self.say(text)
         if config.total_steps <= config.replay.warmup_steps:
-            self.console.print(
+            self.say(
                 f"note: nothing will be learnt, for total_steps={config.total_steps} ends before "
-                f"replay.warmup_steps={config.replay.warmup_steps}",
-                soft_wrap=True,
+                f"replay.warmup_steps={config.replay.warmup_steps}"
+            )
+        frames = (config.checkpoint.cut_every_turns or turns) * config.env.frame_skip
+        if frames < config.env.max_frames and config.checkpoint.cut_every_turns and config.env.kind == "atari":
+            self.say(
+                f"note: no game lasts longer than {frames / 3600:.2g} minutes of play, for "
+                f"checkpoint.cut_every_turns={config.checkpoint.cut_every_turns} cuts it off"
             )
         return rows
 
@@ -161,11 +170,10 @@ class Run:
             record = next(loop)
             epsilon = record.epsilon
             self._see(record)
-        if not self.stopped.is_set():
-            if self._since[0] < self.agent_steps:
-                self._measure(epsilon)
-            if self.examiner.examined_steps < self.agent_steps:
-                self._evaluate()
+        if self.over and self._since[0] < self.agent_steps:
+            self._measure(epsilon)
+        if self.over and not self.stopped.is_set() and self.examiner.examined_steps < self.agent_steps:
+            self._evaluate()
         self.saver.save()
 
     def _failure(self, error: Exception) -> str:
@@ -173,6 +181,7 @@ class Run:
         if (self.folder / "checkpoints" / "latest.pt").exists():
             kept = f"go on from its last checkpoint with `make resume RUN={self.folder}`"
         what = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.strerror else str(error)
+        what = " ".join(what.split())[:400]
         return f"the run failed after {self.agent_steps:,} agent steps: {what or type(error).__name__}; {kept}"
 
     def _see(self, record: Record) -> None:
@@ -214,8 +223,12 @@ class Run:
         parts = {name: part.cpu() for name, part in batch._asdict().items()}
         bad = [name for name, part in parts.items() if not part.isfinite().all()]
         path = self.folder / "not_finite.pt"
-        checkpoints.write(path, {"agent_steps": self.agent_steps, "updates": self.updates, "batch": parts})
-        return f" ({', '.join(bad) or 'nothing'} in its batch is not finite either; the batch is in {path})"
+        try:
+            checkpoints.write(path, {"agent_steps": self.agent_steps, "updates": self.updates, "batch": parts})
+            kept = f"the batch is in {path}"
+        except OSError as error:
+            kept = f"the batch could not be written: {error.strerror}"
+        return f" ({', '.join(bad) or 'nothing'} in its batch is not finite either; {kept})"
 
     def _measure(self, epsilon: float) -> None:
         losses = self.agent.losses()

@@ -23,7 +23,8 @@ class Saver:
     def __init__(self, run: "Run", resumed: Resumed | None) -> None:
         self._run, self._content = run, resumed.checkpoint.content if resumed else None
         self._files = resumed.files if resumed else None
-        self._kept: list[Segment] = []  # by the checkpoint before
+        self._kept: list[Segment] = [*resumed.files.segments] if resumed else []  # by the checkpoint before
+        self._saved: tuple[Any, ...] = ()  # what told the last checkpoint from others
         if self._content:
             self._restore(self._content)
 
@@ -53,9 +54,11 @@ class Saver:
     def save(self) -> None:
         """Write latest.pt with everything that a resume needs, and the replay's files; the checkpoint before is kept.
 
-        Raises OSError and RunFailed; what was saved before is whole then.
+        Raises OSError and RunFailed; what was saved before is whole then. Does nothing where that was just now.
         """
         run, kept = self._run, None
+        if self._saved == (run.agent_steps, run.over, run.examiner.examined_steps):
+            return
         content = self.playable() | run.agent.state()
         if run.config.checkpoint.replay:
             self.files.write(run.replay)
@@ -72,7 +75,12 @@ class Saver:
             "device": run.device.type,
             "generators": {"exploration": run.explore.get_state(), "replay": run.draw.get_state()},
             "emulators": run.emulators.state(),
-            "replay": kept and {"written": run.replay.written, "segments": [tuple(segment) for segment in kept]},
+            "replay": kept
+            and {
+                "written": run.replay.written,
+                "lost_rows": self.files.lost_rows(run.replay, run.replay.written),
+                "segments": [tuple(segment) for segment in kept],
+            },
             "made_with": machine.numerics(),
         }
         for tracker in run.trackers:
@@ -81,11 +89,13 @@ class Saver:
         if kept is not None:
             self.files.tidy([*kept, *self._kept])
             self._kept = kept
+        self._saved = (run.agent_steps, run.over, run.examiner.examined_steps)
 
     def save_ahead(self) -> None:
         """Write the replay's files that are full already, so that no save takes long."""
-        if self._run.config.checkpoint.replay:
-            self.files.write(self._run.replay, full_only=True)
+        replay = self._run.replay
+        if self._run.config.checkpoint.replay and self.files.write(replay, full_only=True):
+            self.files.tidy([*self.files.held(replay), *self._kept])
 
     def _restore(self, content: dict[str, Any]) -> None:
         """Everything but the replay and the games."""
@@ -112,7 +122,7 @@ class Saver:
             run.goals.reached = [str(note) for note in content["goals_reached"]]
             run.goals.recent.extend(float(score) for score in content["recent_returns"])
             then, now = dict(content["made_with"]), machine.numerics()
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        except Exception as error:
             raise self._unfit(error) from None
         if changed := [f"{key} {now[key]} instead of {then.get(key)}" for key in now if now[key] != then.get(key)]:
             run.say(f"not to the bit as it would have gone on before: {', '.join(changed)}")
@@ -126,11 +136,13 @@ class Saver:
             return False
         run, saved, journal = self._run, self._content["replay"], self._content["emulators"]
         self._content = None  # which lets go of its file
-        if not saved or not run.config.checkpoint.replay:
+        if not saved:
             run.say(f"the replay was not saved; it fills again for {run.config.replay.warmup_steps:,} agent steps")
             return False
         try:
             written = int(saved["written"])
+            if not 0 < written < 1 << 48:
+                raise ValueError("a count that cannot be")
             lost = self.files.lost_rows(run.replay, written)
             if lost > min(written, run.replay.rows) // 2:
                 run.say("most of the replay is lost; it fills again")
@@ -138,16 +150,15 @@ class Saver:
                 return False
             with run.console.status("reading the replay"):
                 self.files.load(run.replay, written, len(run.emulators.actions))
-            self._kept = self.files.held(run.replay)
-            if lost:
+            if lost := lost - int(saved["lost_rows"]):  # since the checkpoint
                 run.say(f"going on without {lost * run.config.num_envs:,} agent steps of the replay, so not to the bit")
                 return False
             if not journal:
-                run.say("checkpoint.cut_every_steps=null: new games are begun, so it goes on not to the bit")
+                run.say("checkpoint.cut_every_turns=null: new games are begun, so it goes on not to the bit")
                 return False
             with run.console.status(f"bringing {run.config.num_envs} games back to where they were"):
                 there = run.emulators.rewind(journal, run.stopped.is_set)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise self._unfit(error) from None
         if not there and not run.stopped.is_set():
             run.say(

@@ -66,7 +66,10 @@ def to_train_config(composed: Any) -> TrainConfig:
 def plain(node: Any) -> Any:
     """`node`, from a file, unless it asks for more than it says, as ${oc.env:SECRET} does. Raises ValueError."""
     container = OmegaConf.to_container(node) if OmegaConf.is_config(node) else node
-    if "${" in str(container):
+    text = str(container)
+    if len(text) > 100_000:
+        raise ValueError("its settings are too long")
+    if "${" in text:
         raise ValueError("its settings have ${...} in them")
     return node
 
@@ -153,8 +156,10 @@ def check(config: TrainConfig) -> None:
     ):
         if above is not None and not 0 < above < math.inf:
             raise UserError(f"{key}={above:g}: must be above 0")
-    if config.checkpoint.cut_every_steps is not None:
-        between("checkpoint.cut_every_steps", config.checkpoint.cut_every_steps, config.num_envs)
+    if config.checkpoint.cut_every_turns is not None:
+        between("checkpoint.cut_every_turns", config.checkpoint.cut_every_turns, 1)
+    if len(config.network.hidden) > 100:
+        raise UserError(f"network.hidden: {len(config.network.hidden)} layers; at most 100")
     for width in config.network.hidden:
         between("network.hidden", width, 1)
     if ":" in env.game:  # Gymnasium would import what stands before it

@@ -192,8 +192,11 @@ class WandB(Tracker):
             say("W&B: no login on this machine (`wandb login` makes one), so this run is recorded offline")
             self._offline = True
         id_file = folder / "wandb_id"
-        run_id = id_file.read_text().strip() if id_file.exists() else secrets.token_hex(4)
-        id_file.write_text(run_id + "\n")
+        run_id = id_file.read_text().strip() if id_file.exists() else ""
+        if not run_id:
+            run_id = secrets.token_hex(4)
+            with replacing(id_file, "w") as file:
+                file.write(run_id + "\n")
 
         quiet = wandb.Settings(silent=True, console="off", init_timeout=60)
         if hasattr(quiet, "x_transaction_log_flush_interval"):

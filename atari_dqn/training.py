@@ -63,6 +63,7 @@ def play_and_learn(
         watch: what to count the time of a turn's stages with.
     """
     update, learner, watch = config.update, config.agent, watch or Stopwatch()
+    cut_every_steps = (config.checkpoint.cut_every_turns or 0) * emulators.num_envs
     epsilon_tensor = torch.zeros((), device=agent.device)  # a graph would freeze a number
 
     def act(looking: bool) -> Tensor:
@@ -110,7 +111,7 @@ def play_and_learn(
         replay.write(
             actions, torch.from_numpy(turn.rewards), torch.from_numpy(turn.frames), torch.from_numpy(turn.flags)
         )
-        if config.checkpoint.cut_every_steps and due(config.checkpoint.cut_every_steps, before, agent_steps):
+        if cut_every_steps and due(cut_every_steps, before, agent_steps):
             begin()  # from seeds alone, so that a resumed run can bring its games back to where they were
         watch.lap("write")
         yield Record(agent_steps, updates, epsilon, turn.games)

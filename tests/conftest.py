@@ -60,15 +60,18 @@ def small_run(folder: Path, *overrides: str) -> Run:
     return launch.prepare(settings.to_train_config(composed), Console(quiet=True))
 
 
-def sealed(content: object, path: Path, *, pickled: bytes | None = None) -> Path:
-    """A file with a right seal around anything."""
+def sealed(content: object, path: Path, *, pickled: bytes | None = None, more: dict[str, bytes] | None = None) -> Path:
+    """A file with a right seal around anything; `more` are further entries of its archive."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    if pickled is not None:
+    if pickled is not None or more:
         changed = io.BytesIO()
         with zipfile.ZipFile(buffer) as old, zipfile.ZipFile(changed, "w") as new:
             for entry in old.infolist():
-                new.writestr(entry.filename, pickled if entry.filename.endswith("data.pkl") else old.read(entry))
+                hidden = pickled is not None and entry.filename.endswith("data.pkl")
+                new.writestr(entry.filename, pickled if hidden else old.read(entry))
+            for name, data in (more or {}).items():
+                new.writestr(name, data)
         buffer = changed
     data = bytearray(buffer.getvalue())
     data[-2:] = checkpoints.SEAL_BYTES.to_bytes(2, "little")
