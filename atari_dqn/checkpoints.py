@@ -29,6 +29,7 @@ SEAL_BYTES = len(SEAL) + 64
 # What torch writes. Its reader of archives takes names for equal that differ in case, so no others are let in.
 ENTRIES = re.compile(r"archive/(data\.pkl|byteorder|version|\.format_version|\.storage_alignment|\.data/\w+|data/\d+)")
 MOST = 1_000_000  # operations in the pickle, and parts of what it makes
+NAMING = {"GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"}  # Python's things
 HARMLESS = {"torch._utils _rebuild_tensor_v2", "collections OrderedDict"} | {
     f"torch {kind}Storage" for kind in ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Byte", "Bool")
 }
@@ -156,19 +157,7 @@ def _check_archive(path: Path) -> None:
         for count, (operation, argument, _) in enumerate(pickletools.genops(archive.read(pickle))):
             if count > MOST:
                 raise ValueError("it is too large")
-            if operation.name == "GLOBAL" and argument in HARMLESS:
-                continue
-            if operation.name in (
-                "GLOBAL",
-                "STACK_GLOBAL",
-                "INST",
-                "OBJ",
-                "NEWOBJ",
-                "NEWOBJ_EX",
-                "EXT1",
-                "EXT2",
-                "EXT4",
-            ):
+            if operation.name in NAMING and not (operation.name == "GLOBAL" and argument in HARMLESS):
                 raise ValueError(f"it calls for {argument}")
 
 

@@ -43,27 +43,27 @@ class Run:
         networks.set_threads(config.network.name)
         machine.keep_freed_memory()
         machine.set_tf32(config.compute.tf32)
-        games = emulators.make(config.env, config.num_envs)
-        try:
-            self.emulators = emulators.Journal(games, keep=config.checkpoint.cut_every_turns is not None)
-            self.agent = agent.make(config, games.frame_shape, len(games.actions), self.device)
-            self._replay_rows = self._plan_replay(resumed)
-        except BaseException:
-            games.close()
-            raise
-        self.explore = seeding.generator(self.device, config.seed, "exploration")
-        self.draw = seeding.generator(self.device, config.seed, "replay")
         self.agent_steps = self.updates = self.games = 0
         self.events = 0  # that the trackers were told
         self.over = False  # no more turns
+        self.stopped = threading.Event()
         self.seconds_before, self._started = 0.0, time.perf_counter()
         self.watch = Stopwatch()
-        self.stopped = threading.Event()
-        self._warned = False
         self.goals = trackers.Goals(config.env.goals)
         self.trackers: list[Tracker] = []
-        self.examiner = Examiner(config, Player(self.agent.online, games.actions, games.actions), self.stopped.is_set)
-        self.saver = Saver(self, resumed)
+        self._warned = False
+        self.explore = seeding.generator(self.device, config.seed, "exploration")
+        self.draw = seeding.generator(self.device, config.seed, "replay")
+        games = emulators.make(config.env, config.num_envs)
+        with contextlib.ExitStack() as on_error:
+            on_error.callback(games.close)
+            self.emulators = emulators.Journal(games, keep=config.checkpoint.cut_every_turns is not None)
+            self.agent = agent.make(config, games.frame_shape, len(games.actions), self.device)
+            player = Player(self.agent.online, games.actions, games.actions)
+            self.examiner = Examiner(config, player, self.stopped.is_set)
+            self._replay_rows = self._plan_replay(resumed)
+            self.saver = Saver(self, resumed)
+            on_error.pop_all()
 
     def _plan_replay(self, resumed: Resumed | None) -> int:
         """Rows of the replay. Says what they take; raises UserError where the machine has not got it."""

@@ -95,13 +95,15 @@ def load(folder: Path, num_envs: int, capacity: int) -> None:
 def measure(game: str, capacity: int, num_envs: int) -> dict[str, Any]:
     config = settings.to_train_config(settings.compose("train", [f"env.game={game}", f"num_envs={num_envs}"]))
     games, replay, chance = emulators.make(config.env, num_envs), empty(capacity, num_envs), np.random.default_rng(1)
+    games.reset([0] * num_envs)
+    start = time.perf_counter()
     replay.begin(torch.from_numpy(games.reset(list(range(num_envs)))))
+    begin = time.perf_counter() - start
     play(games, replay, capacity, chance)
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR", ".")) as name:
         folder = Path(name) / "replay"
         files = ReplayFiles(folder)
         rows = replay_files.rows_in_a_file(replay)
-        pauses = []
         with Peak() as peak:
             start = time.perf_counter()
             files.write(replay)
@@ -109,7 +111,7 @@ def measure(game: str, capacity: int, num_envs: int) -> dict[str, Any]:
         play(games, replay, LATER, chance)
         start = time.perf_counter()
         files.write(replay)
-        pauses.append(time.perf_counter() - start)
+        more = time.perf_counter() - start
         files.tidy(files.held(replay))
         size = sum(segment.size for segment in files.segments)
         listing = {"written": replay.written, "segments": [list(segment) for segment in files.segments]}
@@ -138,12 +140,13 @@ def measure(game: str, capacity: int, num_envs: int) -> dict[str, Any]:
         "files": len(files.segments),
         "save_all_s": whole,
         "save_all_extra_mb": peak.bytes / 1e6,
-        f"save_{LATER}_more_s": pauses[0],
+        f"save_{LATER}_more_s": more,
         "rows_in_a_file": rows,
         "check_s": loaded["check"],
         "load_s": loaded["load"],
         "load_extra_mb": loaded["extra_bytes"] / 1e6,
         "load_resident_gb": loaded["resident_bytes"] / 1e9,
+        "begin_games_s": begin,
         "rewind_steps_per_s": rewind,
     }
 
