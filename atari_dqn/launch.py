@@ -36,7 +36,7 @@ def resumed_config(folder: Path, overrides: list[str], asked: TrainConfig) -> Tr
                 continue
             if key.startswith(RESUMABLE):
                 omegaconf.OmegaConf.update(saved, key, override.value())
-            elif key not in ("logger", "hydra") and _select(saved, key) != _select(typed, key):
+            elif key not in ("logger", "hydra", "preset") and _select(saved, key) != _select(typed, key):
                 allowed = ", ".join(f"{name}*" if name.endswith(".") else name for name in RESUMABLE)
                 raise UserError(f"{key} cannot be changed when a run goes on; only {allowed} can")
         return to_train_config(plain(saved))

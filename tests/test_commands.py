@@ -73,7 +73,7 @@ def test_a_run_leaves_all_its_files(breakout):
     assert [row["agent_steps"] for row in evaluations] == ["400", "600"] and evaluations[0]["episodes"] == "2"
     said = (breakout.parent / "output.txt").read_text()
     assert "no login on this machine" in said and "wandb sync" in said and "done: 600 agent steps" in said
-    assert "replay: 604 agent steps take" in said and "Traceback" not in said
+    assert "replay: 612 agent steps take" in said and "Traceback" not in said
 
 
 def test_wandb_wrote_metrics_config_and_videos(breakout):
