@@ -124,18 +124,20 @@ def short(error: BaseException) -> str:
     return " ".join(str(error).split())[:120]
 
 
-def _sealed(path: Path) -> bool:
-    """Whether the digest at the end of a file is that of the rest; False for files of other programs, too."""
+def _is_damaged(path: Path) -> bool:
+    """Whether a file ends with a seal that is not of what comes before it; False where it has none."""
     with open(path, "rb") as file:
         left = os.fstat(file.fileno()).st_size - 64
-        file.seek(max(0, left))
+        file.seek(max(0, left - len(SEAL)))
+        if file.read(len(SEAL)) != SEAL:
+            return False
         digest = file.read()
         file.seek(0)
         sha256 = hashlib.sha256()
         while left > 0 and (block := file.read(min(left, 1 << 20))):
             sha256.update(block)
             left -= len(block)
-    return sha256.hexdigest().encode() == digest
+    return sha256.hexdigest().encode() != digest
 
 
 def _check_archive(path: Path) -> None:
@@ -184,9 +186,9 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path} is not a file")
     try:
-        _check_archive(path)
-        if not _sealed(path):
+        if _is_damaged(path):
             raise UserError(f"{path} is damaged: it is not as it was written")
+        _check_archive(path)
         with warnings.catch_warnings():  # it has something to say of files that it cannot read, too
             warnings.simplefilter("ignore")
             # Mapped, not read: what is not looked at takes no memory.
