@@ -154,7 +154,7 @@ def torture(game: str, steps: int, kills: int, seed: int, parent: Path) -> Outco
                         while saving(tortured):
                             time.sleep(0.0005)
                     else:
-                        time.sleep(chance.uniform(0, 0.01))
+                        time.sleep(chance.uniform(0, 0.002))
                     break
                 time.sleep(0.0002)
         if process.poll() is not None:
