@@ -53,14 +53,11 @@ def _without_aliases(text: str) -> str:
 
 def _changes(one: TrainConfig, other: TrainConfig) -> list[str]:
     """The settings in which two configs of one run differ and must not."""
-    theirs = [omegaconf.OmegaConf.structured(config) for config in (one, other)]
-    return sorted(
-        key
-        for key in known_keys("train")[0]
-        if not key.startswith((*RESUMABLE, "run_dir", "resume"))
-        and not isinstance(_select(theirs[0], key), omegaconf.DictConfig)
-        and _select(theirs[0], key) != _select(theirs[1], key)
-    )
+    here, there = (omegaconf.OmegaConf.structured(config) for config in (one, other))
+    keys = known_keys("train")[0]
+    groups = {key.rpartition(".")[0] for key in keys}
+    fixed = [key for key in keys - groups if not key.startswith((*RESUMABLE, "run_dir", "resume"))]
+    return sorted(key for key in fixed if _select(here, key) != _select(there, key))
 
 
 def train(config: TrainConfig, overrides: list[str]) -> None:
@@ -100,7 +97,10 @@ def resume(folder: Path, asked: TrainConfig, overrides: list[str], console: Cons
         if resumed:
             steps, content = resumed.checkpoint.agent_steps, resumed.checkpoint.content
             if changes := _changes(config, resumed.checkpoint.config):
-                raise UserError(f"{folder}/config.yaml was changed since its checkpoint, in {', '.join(changes)}")
+                raise UserError(
+                    f"{folder}/config.yaml was changed since its checkpoint, in {', '.join(changes)}; "
+                    f"put it back, or start a new run"
+                )
             same_end = content["config"]["total_steps"] == config.total_steps
             if content.get("finished") and (same_end or steps >= config.total_steps):
                 say(f"{folder} is finished: {steps:,} agent steps; total_steps=... makes it longer")

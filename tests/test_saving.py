@@ -810,6 +810,9 @@ def test_an_edited_config_or_a_typed_group_is_not_taken_in_silence(stopped):
     (stopped / "config.yaml").write_text(text.replace("learning_rate: 0.0005", "learning_rate: 0.5"))
     with pytest.raises(UserError, match=r"config\.yaml was changed since its checkpoint, in optimizer\.learning_rate"):
         go_on(stopped)
+    (stopped / "config.yaml").write_text(text.replace("arguments: {}", "arguments: {eps: 0.1}"))
+    with pytest.raises(UserError, match=r"in optimizer\.arguments; put it back"):
+        go_on(stopped)
 
 
 def test_an_output_that_is_closed_does_not_end_the_run(tmp_path):
