@@ -31,7 +31,7 @@ class Tracker:
     def close(self) -> None: ...
 
 
-class Screen(Console):
+class Terminal(Console):
     """A console whose loss is no reason to end: where nobody reads on, it falls silent."""
 
     def on_broken_pipe(self) -> None:

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from atari_dqn import checkpoints, folders
 from atari_dqn.config import TrainConfig
-from atari_dqn.display import Screen
+from atari_dqn.display import Terminal
 from atari_dqn.errors import UserError
 from atari_dqn.files import replacing
 from atari_dqn.run import Run
@@ -62,7 +62,7 @@ def _changes(one: TrainConfig, other: TrainConfig) -> list[str]:
 
 def train(config: TrainConfig, overrides: list[str]) -> None:
     """Start a run, or go on with one. `overrides` are the words that were typed."""
-    console = Screen(highlight=False)
+    console = Terminal(highlight=False)
     folder = folders.find(config) if config.resume is not None else None
     if folder:
         resume(folder, config, overrides, console)

@@ -156,8 +156,8 @@ class Saver:
             if not journal:
                 run.say("checkpoint.cut_every_turns=null: new games are begun, so it goes on not to the bit")
                 return False
-            with run.console.status(f"bringing {run.config.num_envs} games back to where they were"):
-                there = run.emulators.rewind(journal, run.stopped.is_set)
+            run.say(f"bringing the games back: {journal['actions'].numel():,} agent steps are played again")
+            there = run.emulators.rewind(journal, run.stopped.is_set)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise self._unfit(error) from None
         if not there and not run.stopped.is_set():

@@ -300,12 +300,11 @@ def test_replay_files_promise_nothing_that_is_believed(tmp_path):
         "a flag that is none": compress(plain[:-1] + b"\x07"),
         "rewards not finite": compress(plain[: 60 * 63] + np.float32("nan").tobytes() + plain[60 * 63 + 4 :]),
     }
-    for name, packed in cases.items():
+    for packed in cases.values():
         segment = Segment(0, 60, len(packed), replay_files.hashlib.sha256(packed).hexdigest())
         (tmp_path / segment.name).write_bytes(packed)
         with pytest.raises(UserError, match="does not fit its checkpoint"):
             ReplayFiles(tmp_path, [segment]).load(Replay(100, 3, (5, 4), stack=2), 60, 4)
-        assert name
     good = "0" * 64
     for listing in (
         [[0, 5, 1, "../../etc/passwd"]], [[5, 5, 1, good]], [[-1, 5, 1, good]], [[0, 9, 1, good], [4, 12, 1, good]],
