@@ -30,7 +30,7 @@ def make(config: TrainConfig, frame_shape: tuple[int, ...], num_actions: int, de
     """The agent that a config asks for, with the first weights that its seed gives."""
     torch.manual_seed(seeding.derive(config.seed, "network")[0])
     network, optimizer = config.network, config.optimizer
-    online = networks.build(network.name, network.hidden, frame_shape, config.env.frame_stack, num_actions).to(device)
+    online = networks.build(network, frame_shape, config.env.frame_stack, num_actions).to(device)
     agent = Agent(
         online,
         num_actions,

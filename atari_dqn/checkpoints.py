@@ -106,9 +106,7 @@ class Checkpoint:
         # Built without memory, so that a tampered size costs nothing before the weights have been compared with it.
         network, weights = self.config.network, self.content["online"]
         with torch.device("meta"):
-            module = networks.build(
-                network.name, network.hidden, self.frame_shape, self.config.env.frame_stack, len(self.actions)
-            )
+            module = networks.build(network, self.frame_shape, self.config.env.frame_stack, len(self.actions))
         shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
         if {key: tuple(value.shape) for key, value in weights.items()} != shapes:
             raise ValueError("its weights do not fit its network")

@@ -40,6 +40,8 @@ class Env:
 @dataclass
 class Network:
     name: str = MISSING
+    padding: str = "valid"  # of nature_cnn: valid | same
+    initialization: str = "torch"  # of nature_cnn: torch | xavier
     hidden: list[int] = field(default_factory=list)
 
 

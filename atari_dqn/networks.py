@@ -9,6 +9,7 @@ import cv2
 import torch
 from torch import Tensor, nn
 
+from atari_dqn import config
 from atari_dqn.errors import UserError
 from atari_dqn.machine import cpus
 
@@ -63,22 +64,48 @@ class Dense(nn.Linear):
         return super().forward(x)
 
 
+def same_padding(size: Sequence[int], kernel: int, stride: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Zeros before and after, for height and width, as TensorFlow's SAME: the odd one comes after."""
+    total = [max(0, (-(-n // stride) - 1) * stride + kernel - n) for n in size]
+    return tuple(n // 2 for n in total), tuple(n - n // 2 for n in total)
+
+
 class NatureCNN(nn.Module):
     """The network of Mnih et al. 2015: three convolutions and a layer of 512, on uint8 stacks [B, stack, 84, 84].
 
-    torch's default initialisation is Torch7's, which the paper's code used: U(+-1/sqrt(fan_in)).
+    Args:
+        padding: `valid`, none, as in the paper; or `same`, zeros around the pictures so that a convolution of stride s
+            makes ceil(size / s) of size, as TensorFlow and Flax pad by default, and so Dopamine: 11x11x64 features.
+        initialization: `torch`, U(+-1/sqrt(fan_in)), which is Torch7's, which the paper's code used; or `xavier`, Glorot
+            and Bengio 2010, eq. 16, with biases of 0, as in Dopamine.
     """
 
-    def __init__(self, frame_shape: Sequence[int], stack: int, num_actions: int) -> None:
+    def __init__(
+        self,
+        frame_shape: Sequence[int],
+        stack: int,
+        num_actions: int,
+        padding: str = "valid",
+        initialization: str = "torch",
+    ) -> None:
         super().__init__()
-        self.convolutions = nn.Sequential(
-            nn.Conv2d(stack, 32, 8, stride=4), nn.ReLU(inplace=True),
-            nn.Conv2d(32, 64, 4, stride=2), nn.ReLU(inplace=True),
-            nn.Conv2d(64, 64, 3, stride=1), nn.ReLU(inplace=True),
-        )  # fmt: skip
-        with torch.no_grad():
-            features = self.convolutions(torch.zeros(1, stack, *frame_shape)).numel()
+        layers: list[nn.Module] = []
+        size = list(frame_shape)
+        for channels_in, channels, kernel, stride in ((stack, 32, 8, 4), (32, 64, 4, 2), (64, 64, 3, 1)):
+            before, after = same_padding(size, kernel, stride) if padding == "same" else ((0, 0), (0, 0))
+            if before != after:  # torch's convolutions pad alike on both sides only
+                layers.append(nn.ZeroPad2d((before[1], after[1], before[0], after[0])))
+                before = (0, 0)
+            layers += [nn.Conv2d(channels_in, channels, kernel, stride, before), nn.ReLU(inplace=True)]
+            size = [-(-n // stride) if padding == "same" else (n - kernel) // stride + 1 for n in size]
+        self.convolutions = nn.Sequential(*layers)
+        features = channels * size[0] * size[1]
         self.head = nn.Sequential(Dense(features, 512), nn.ReLU(inplace=True), nn.Linear(512, num_actions))
+        if initialization == "xavier":
+            for layer in self.modules():
+                if isinstance(layer, nn.Conv2d | nn.Linear):
+                    nn.init.xavier_uniform_(layer.weight)
+                    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster on a CPU
 
     prepare = staticmethod(scaled)  # what forward begins with, and leaves as it is where it is done
@@ -117,12 +144,12 @@ def set_threads(name: str) -> None:
 QNetwork: TypeAlias = NatureCNN | MLP
 
 
-def build(name: str, hidden: Sequence[int], frame_shape: Sequence[int], stack: int, num_actions: int) -> QNetwork:
-    """The network called `name`. Raises UserError where it cannot see such frames."""
-    if name == "mlp":
-        return MLP(frame_shape, stack, num_actions, hidden)
-    if name == "nature_cnn":
+def build(network: config.Network, frame_shape: Sequence[int], stack: int, num_actions: int) -> QNetwork:
+    """The network that a config asks for. Raises UserError where it cannot see such frames."""
+    if network.name == "mlp":
+        return MLP(frame_shape, stack, num_actions, network.hidden)
+    if network.name == "nature_cnn":
         if len(frame_shape) != 2 or min(frame_shape) < 36:
             raise UserError(f"network=nature_cnn needs pictures of 36x36 or more, not {frame_shape}; use network=mlp")
-        return NatureCNN(frame_shape, stack, num_actions)
-    raise UserError(f"no network is called {name!r}; known: nature_cnn, mlp")
+        return NatureCNN(frame_shape, stack, num_actions, network.padding, network.initialization)
+    raise UserError(f"no network is called {network.name!r}; known: nature_cnn, mlp")

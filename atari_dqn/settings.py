@@ -125,6 +125,8 @@ def check(config: TrainConfig) -> None:
     env, replay, update, exploration = config.env, config.replay, config.update, config.exploration
 
     one_of("env.kind", env.kind, ("atari", "gymnasium"))
+    one_of("network.padding", config.network.padding, ("valid", "same"))
+    one_of("network.initialization", config.network.initialization, ("torch", "xavier"))
     one_of("agent.loss", config.agent.loss, ("huber", "squared"))
     one_of("agent.reduction", config.agent.reduction, ("mean", "sum"))
     one_of("logger.wandb", config.logger.wandb, ("online", "offline", "off"))
