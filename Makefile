@@ -23,7 +23,7 @@ PLAY = $(if $(CKPT),'checkpoint=$(CKPT)',$(error CKPT=... is missing: a .pt file
 	$(if $(filter command line environment,$(origin GAME)),'env.game=$(GAME)') $(if $(PROTOCOL),'protocol=$(PROTOCOL)') \
 	$(if $(SEED),'seed=$(SEED)') $(if $(EPISODES),'evaluation.episodes=$(EPISODES)')
 
-.PHONY: help setup doctor games train resume evaluate video watch profile bench scaling saving torture fuzz bench-gpu test check clean lock
+.PHONY: help setup doctor games train resume evaluate compare video watch profile bench scaling saving torture fuzz bench-gpu test check clean lock
 
 help:  ## this list
 	@echo 'make TARGET VARIABLE=value ...'
@@ -33,13 +33,13 @@ help:  ## this list
 	@echo 'Variables:'
 	@echo '  GAME      CartPole, or any Atari game in any case      (Breakout)'
 	@echo '  SEED      a whole number                               (1)'
-	@echo '  PRESET    a file in conf/preset: default, nature       (default)'
+	@echo '  PRESET    a file in conf/preset: nature, dopamine ...  (default)'
 	@echo '  STEPS     agent steps to train, e.g. 20k               (10M; CartPole 150k)'
 	@echo '  REPLAY    replay capacity in agent steps, e.g. 200k    (1M = 7.06 GB)'
-	@echo '  RUN       a folder in runs/, for resume'
+	@echo '  RUN       a folder in runs/, for resume and compare'
 	@echo '  CKPT      a .pt file or a folder in runs/, for evaluate, video and watch'
 	@echo '  EPISODES  whole games to evaluate                      (30)'
-	@echo '  PROTOCOL  a file in conf/protocol: nature, greedy      (as the run evaluated)'
+	@echo '  PROTOCOL  a file in conf/protocol: nature, machado ... (as the run evaluated)'
 	@echo '  WANDB     online | offline | off                       (online if logged in)'
 	@echo '  ARGS      any settings of conf/: ARGS="key=value key=value"'
 
@@ -68,6 +68,9 @@ resume: $(READY)  ## go on with RUN from its latest checkpoint; STEPS makes it l
 
 evaluate: $(READY)  ## play whole games with CKPT, on GAME if given; EPISODES, PROTOCOL, ARGS="output=PATH"
 	@$(RUN_PYTHON) evaluate $(PLAY) $(ARGS)
+
+compare: $(READY)  ## draw RUN's curve on the published one; ARGS="published=nnabla output=PATH"
+	@$(RUN_PYTHON) compare $(if $(RUN),'run=$(RUN)',$(error RUN=... is missing: a folder in runs/)) $(ARGS)
 
 video: $(READY)  ## film a game that CKPT plays, to an mp4; GAME, SEED, ARGS="output=PATH max_seconds=60"
 	@$(RUN_PYTHON) video $(PLAY) $(ARGS)
@@ -121,13 +124,16 @@ test: $(READY)  ## run the tests
 check: $(READY)  ## lint, format and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
+# What is pinned stays as it is; to renew a pin, delete its line first.
 lock: $(READY)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@cp requirements.lock requirements.lock.tmp
+	@echo 'torch==2.13.0' | $(BIN)/uv pip compile pyproject.toml - --quiet --extra dev --universal --python-version 3.10 \
+	--no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file requirements.lock.tmp > /dev/null
 	@{ echo '# What was tested, for Python 3.10 to 3.13. Made by `make lock`.'; \
 	echo '# CUDA packages are left out: torch names its own where its build needs them.'; \
-	echo 'torch==2.13.0' | $(BIN)/uv pip compile pyproject.toml - --quiet --extra dev --universal --python-version 3.10 \
-	--no-header --no-annotate --no-emit-index-url --no-emit-find-links | grep -vE '^(cuda|nvidia|triton)'; } > requirements.lock.tmp
-	@mv requirements.lock.tmp requirements.lock
+	grep -vE '^(#|cuda|nvidia|triton)' requirements.lock.tmp; } > requirements.lock.new
+	@mv requirements.lock.new requirements.lock; rm requirements.lock.tmp
 
 clean:  ## remove .venv and caches; runs/ stays
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache *.egg-info

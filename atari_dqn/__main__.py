@@ -3,6 +3,7 @@
 Commands:
   train      learn a game, or go on with a run (resume=PATH)
   evaluate   play whole games with a checkpoint and count the score
+  compare    draw a run's curve on a published one
   video      film a game that a checkpoint plays
   watch      show a checkpoint's games in a window
   profile    say where the time of training goes
@@ -90,7 +91,7 @@ def evaluate(composed: Any) -> None:
 
 
 def video(composed: Any) -> None:
-    from atari_dqn import evaluation
+    from atari_dqn import evaluation, scores
     from atari_dqn import video as videos
 
     asked, checkpoint, protocol = _asked(composed)
@@ -100,7 +101,8 @@ def video(composed: Any) -> None:
     name = f"{checkpoint.path.stem}-{env.game.replace('/', '-')}-seed{asked.seed}.mp4"
     output = _output(asked.output, folder / name)
     score, seconds = videos.film(player, env, protocol.epsilon, asked.seed, output, asked.max_seconds)
-    print(f"{env.game}: score {score:.10g} in {seconds:.1f} seconds of play; written: {output}")
+    human = scores.human(env.game, score)
+    print(f"{env.game}: score {score:.10g}{human} in {seconds:.1f} seconds of play; written: {output}")
 
 
 def watch(composed: Any) -> None:
@@ -112,8 +114,16 @@ def watch(composed: Any) -> None:
     videos.watch(player, env, protocol.epsilon, asked.seed)
 
 
+def compare(composed: Any) -> None:
+    from rich.console import Console
+
+    from atari_dqn import compare, settings
+
+    compare.compare(settings.to_object(composed), Console(highlight=False))
+
+
 COMMANDS: dict[str, Callable[[Any], None]] = {
-    "train": train, "evaluate": evaluate, "video": video, "watch": watch, "profile": profile,
+    "train": train, "evaluate": evaluate, "compare": compare, "video": video, "watch": watch, "profile": profile,
 }  # fmt: skip
 
 

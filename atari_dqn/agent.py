@@ -37,6 +37,7 @@ def make(config: TrainConfig, frame_shape: tuple[int, ...], num_actions: int, de
         optimizers.build(optimizer.name, online.parameters(), optimizer.learning_rate, optimizer.arguments),
         config.agent.loss,
         config.agent.reduction,
+        optimizer.max_grad_norm,
         script=config.compute.graphs and not config.compute.compile,
     )
     if config.compute.compile:
@@ -59,6 +60,7 @@ class Agent:
     Args:
         online: the Q-network that acts and learns.
         loss, reduction: see targets.loss.
+        max_grad_norm: longer gradients are shortened to this norm; None leaves them.
         script: on a CPU, differentiate without Python; see graphs.scripted.
     """
 
@@ -69,11 +71,12 @@ class Agent:
         optimizer: torch.optim.Optimizer,
         loss: str,
         reduction: str,
+        max_grad_norm: float | None = None,
         script: bool = False,
     ) -> None:
         self.online, self.num_actions, self.optimizer = online, num_actions, optimizer
         self.target = copy.deepcopy(online).requires_grad_(False)
-        self.loss, self.reduction = loss, reduction
+        self.loss, self.reduction, self.max_grad_norm = loss, reduction, max_grad_norm
         self.device = next(online.parameters()).device
         self._parameters = list(online.parameters())
         self._script = script and self.device.type == "cpu"
@@ -106,6 +109,8 @@ class Agent:
             loss, q_mean, *gradients = self._differentiator(x_tm1, a_tm1, y)(x_tm1, a_tm1, y)
             for parameter, gradient in zip(self._parameters, gradients, strict=True):
                 parameter.grad = gradient
+            if self.max_grad_norm is not None:
+                nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm)
             self.optimizer.step()
             self._sums += torch.stack((loss, q_mean, torch.ones_like(loss)))
         return gradients

@@ -30,7 +30,8 @@ class Env:
     frame_stack: int = MISSING
     screen_size: int = MISSING  # pixels
     repeat_action_probability: float = MISSING  # stickiness
-    noop_max: int = MISSING  # frames
+    noop_max: int = MISSING  # frames of no-ops at a game's start, at most
+    fire_reset: bool = False  # press FIRE at a game's start and after each lost life
     max_frames: int = MISSING  # a game is cut off after so many
     full_action_space: bool = MISSING
     terminal_on_life_loss: bool = MISSING
@@ -49,6 +50,7 @@ class Network:
 class Optimizer:
     name: str = MISSING
     learning_rate: float = MISSING
+    max_grad_norm: float | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
 
 
@@ -79,17 +81,23 @@ class Exploration:
     start: float = MISSING
     end: float = MISSING
     decay_steps: int = MISSING
+    begin_steps: int | None = None  # agent steps before epsilon begins to fall; null: replay.warmup_steps
 
 
 @dataclass
 class Protocol:
-    """How evaluation games are played. null keeps what the checkpoint was trained with."""
+    """How a network is scored: in games of its own, or by its training games. null keeps what it was trained with."""
 
     name: str = MISSING
     epsilon: float = MISSING
+    source: str = "games"  # games | training
     repeat_action_probability: float | None = None
     noop_max: int | None = None
+    fire_reset: bool | None = None
     max_frames: int | None = None
+    full_action_space: bool | None = None
+    window_frames: int | None = None  # of training games: those that ended in so many frames
+    window_games: int | None = None  # or the last so many
 
 
 @dataclass
@@ -98,6 +106,7 @@ class Evaluation:
     episodes: int = MISSING
     num_envs: int = MISSING
     video_seconds: int = MISSING  # of a game recorded at each evaluation; 0 for none
+    held_out_states: int = 500
 
 
 @dataclass
@@ -137,6 +146,7 @@ class TrainConfig:
     logger: Logger = field(default_factory=Logger)
     compute: Compute = field(default_factory=Compute)
     preset: str = MISSING
+    published: str | None = None  # the curve to compare with, an agent of data/agents.csv
     seed: int = MISSING
     total_steps: int = MISSING
     num_envs: int = MISSING
@@ -162,9 +172,14 @@ class PlayProtocol:
 
     name: str | None = None
     epsilon: float | None = None
+    source: str | None = None
     repeat_action_probability: float | None = None
     noop_max: int | None = None
+    fire_reset: bool | None = None
     max_frames: int | None = None
+    full_action_space: bool | None = None
+    window_frames: int | None = None
+    window_games: int | None = None
 
 
 @dataclass
@@ -181,8 +196,18 @@ class PlayConfig:
     output: str | None = None
 
 
+@dataclass
+class CompareConfig:
+    """Which run to draw on which published curve."""
+
+    run: str = MISSING
+    published: str | None = None
+    output: str | None = None
+
+
 SCHEMAS: dict[str, type] = {
     "train": TrainConfig, "profile": TrainConfig, "evaluate": PlayConfig, "video": PlayConfig, "watch": PlayConfig,
+    "compare": CompareConfig,
 }  # fmt: skip
 for _command, _schema in SCHEMAS.items():
     ConfigStore.instance().store(name=f"{_command}_schema", node=_schema)

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.text import Text
 
 from atari_dqn import scores
+from atari_dqn.curves import Pace
 from atari_dqn.training import Record
 
 Row = dict[str, Any]
@@ -48,10 +49,19 @@ class Display(Tracker):
 
     PLAIN_SECONDS = 30.0
 
-    def __init__(self, console: Console, game: str, total_steps: int, frame_skip: int, agent_steps: int = 0) -> None:
+    def __init__(
+        self,
+        console: Console,
+        game: str,
+        total_steps: int,
+        frame_skip: int,
+        agent_steps: int = 0,
+        pace: Pace | None = None,
+    ) -> None:
         self._console, self._game, self._total, self._skip = console, game, total_steps, frame_skip
         self._first, self._started, self._spoke = agent_steps, time.perf_counter(), time.perf_counter()
         self._row: Row = {}
+        self._pace = pace
         self._best = ""
         self._updates = 0
         self._epsilon = 1.0
@@ -68,13 +78,14 @@ class Display(Tracker):
         steps = int(self._bar.tasks[0].completed)
         row = self._row
         shown = row.get("return_mean", math.nan)
-        normalised = scores.human_normalised(self._game, shown)
-        human = f" ({normalised:.0%} human)" if normalised is not None and not math.isnan(shown) else ""
+        pace = self._pace.word(steps * self._skip) if self._pace else ""
         return [
             f"{compact(steps)} steps {compact(steps * self._skip)} frames {compact(self._updates)} updates",
             f"{row.get('frames_per_second', 0):,.0f} frames/s",
             f"ε {self._epsilon:.2f}",
-            f"return {shown:.1f}{human}{self._best}" if not math.isnan(shown) else "return: no game ended yet",
+            "return: no game ended yet"
+            if math.isnan(shown)
+            else f"return {shown:.1f}{scores.human(self._game, shown)}{pace and f'  {pace}'}{self._best}",
             "time: " + " ".join(f"{stage} {share:.0%}" for stage, share in self._largest()),
         ]
 
@@ -105,9 +116,15 @@ class Display(Tracker):
             share = row["agent_steps"] / self._total
             self._console.print(f"{share:4.0%}  {'  '.join(self._facts())}  left {hours(left)}", soft_wrap=True)
 
+    def episode(self, row: Row) -> None:
+        if self._pace:
+            self._pace.game(row["frames"], row["return"])
+
     def evaluation(self, row: Row) -> None:
+        if self._pace and row["network"] == "current":
+            self._pace.evaluation(row["frames"], row["mean"])
         if row["best"]:
-            self._best = f"  best evaluation {row['mean']:.1f}"
+            self._best = f"  best {row['mean']:.1f}{scores.human(self._game, row['mean'])}"
 
     def close(self) -> None:
         self._live.stop()

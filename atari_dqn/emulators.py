@@ -119,14 +119,15 @@ class AtariEmulators(Emulators):
             img_width=env.screen_size,
             repeat_action_probability=env.repeat_action_probability,
             full_action_space=env.full_action_space,
-            noop_max=env.noop_max,
+            noop_max=env.noop_max + 1,  # it draws from 0 to noop_max - 1
             max_num_frames_per_episode=NEVER,  # its own cut repeats the frame before the last
             life_loss_info=env.terminal_on_life_loss,  # a flag; `episodic_life` would restart the game at each life
             reward_clipping=False,
-            use_fire_reset=False,
+            use_fire_reset=env.fire_reset,
             autoreset_mode=AutoresetMode.NEXT_STEP,
         )
         self._life_loss = env.terminal_on_life_loss
+        self._fire = self.actions.index("FIRE") if env.fire_reset and "FIRE" in self.actions else None
         self.num_envs, self._frame_skip, self._max_frames = num_envs, env.frame_skip, env.max_frames
         self.frame_shape = (env.screen_size, env.screen_size)
         self.frame_dtype = np.dtype(np.uint8)
@@ -136,9 +137,12 @@ class AtariEmulators(Emulators):
         self._scoreboard = Scoreboard(self.num_envs, self._frame_skip)
         self._cut = np.zeros(self.num_envs, bool)
         self._lives = info["lives"].copy()
+        self._lost = np.zeros(self.num_envs, bool)
         return frames[:, 0]
 
     def send(self, actions: NDArray[np.int64]) -> None:
+        if self._fire is not None:  # the state is flagged, so no transition begins with the action that this replaces
+            actions = np.where(self._lost, self._fire, actions)
         self._envs.send(actions)
 
     def recv(self) -> Turn:
@@ -152,6 +156,7 @@ class AtariEmulators(Emulators):
             # Then it is a lost life too. It is the game's end where no life is left (Pong counts none), or where it
             # came without the loss of one (Adventure).
             over = terminated & ((lives == 0) | (lives >= self._lives))
+        self._lost = (lives < self._lives) & ~over
         self._lives = lives.copy()
         self._cut = (self._scoreboard.step(rewards) >= self._max_frames) & ~over
         games = self._scoreboard.end(over | self._cut, self._cut)

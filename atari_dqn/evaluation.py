@@ -1,10 +1,12 @@
 """Play whole games with a network under a published protocol, and count raw scores."""
 
+import contextlib
 import dataclasses
+import itertools
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +19,15 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import atari_dqn
-from atari_dqn import emulators, scores, seeding
+from atari_dqn import curves, emulators, scores, seeding
 from atari_dqn.agent import epsilon_greedy
 from atari_dqn.checkpoints import Checkpoint
 from atari_dqn.config import Env, Protocol
-from atari_dqn.emulators import Game
+from atari_dqn.emulators import Game, Turn
 from atari_dqn.errors import UserError
 from atari_dqn.games import atari_name
 from atari_dqn.replay import Replay, torch_dtype
+from atari_dqn.settings import PLAYED, check_training
 
 
 class Player:
@@ -41,7 +44,7 @@ class Player:
         self.unknown = tuple(name for name in game if name not in learnt)
         if len(self.unmatched) == len(learnt):
             raise UserError(f"none of the checkpoint's actions ({', '.join(learnt)}) exists in this game")
-        device = next(network.parameters()).device
+        self.device = device = next(network.parameters()).device
         self._index = torch.tensor([game.index(name) if name in game else -1 for name in learnt], device=device)
 
     @torch.no_grad()
@@ -52,6 +55,31 @@ class Player:
     def act(self, states: Tensor, epsilon: float, generator: torch.Generator) -> Tensor:
         """The game's action numbers, int64 [N], for states [N, stack, *frame]."""
         return self._index[epsilon_greedy(self.q_values(states), epsilon, generator)]
+
+
+def side_by_side(
+    env: Env, num_envs: int, device: torch.device, seed: int, act: Callable[[Tensor], Tensor]
+) -> Generator[tuple[Tensor, Turn], None, None]:
+    """Play games for ever: the states [N, stack, *frame] that `act` chose actions in, and what followed.
+
+    The games are begun from `seed`; whoever is done closes the generator, and so the emulators.
+    """
+    envs = emulators.make(env, num_envs)
+    try:
+        # The replay of a few rows is the history that the network sees: training and evaluation stack alike.
+        history = Replay(
+            env.frame_stack + 1, num_envs, envs.frame_shape, torch_dtype(envs.frame_dtype), env.frame_stack, device
+        )
+        history.begin(torch.from_numpy(envs.reset(seeding.derive(seed, "evaluation games", count=num_envs))))
+        while True:
+            states = history.newest_stack()
+            actions = act(states).cpu()
+            envs.send(actions.numpy())
+            turn = envs.recv()
+            history.write(actions, *map(torch.from_numpy, (turn.rewards, turn.frames, turn.flags)))
+            yield states, turn
+    finally:
+        envs.close()
 
 
 def play(
@@ -71,40 +99,50 @@ def play(
     """
     num_envs = min(num_envs, episodes)
     quota = [episodes // num_envs + (i < episodes % num_envs) for i in range(num_envs)]
-    envs = emulators.make(env, num_envs)
-    try:
-        # The replay of a few rows is the history that the network sees: training and evaluation stack alike.
-        history = Replay(
-            env.frame_stack + 1,
-            num_envs,
-            envs.frame_shape,
-            torch_dtype(envs.frame_dtype),
-            env.frame_stack,
-            next(player.network.parameters()).device,
-        )
-        generator = seeding.generator(history.device, seed, "evaluation actions")
-        history.begin(torch.from_numpy(envs.reset(seeding.derive(seed, "evaluation games", count=num_envs))))
-        played: list[Game] = []
+    generator = seeding.generator(player.device, seed, "evaluation actions")
+    games = side_by_side(env, num_envs, player.device, seed, lambda states: player.act(states, epsilon, generator))
+    played: list[Game] = []
+    with contextlib.closing(games):
         while any(quota) and not stop():
-            actions = player.act(history.newest_stack(), epsilon, generator).cpu()
-            envs.send(actions.numpy())
-            turn = envs.recv()
-            history.write(actions, *map(torch.from_numpy, (turn.rewards, turn.frames, turn.flags)))
-            for game in turn.games:
+            for game in next(games)[1].games:
                 if quota[game.env]:
                     quota[game.env] -= 1
                     played.append(game)
                     on_game(played)
-        return played
-    finally:
-        envs.close()
+    return played
+
+
+HELD_OUT_ENVS, HELD_OUT_EVERY = 10, 10  # games; agent steps from one state that is kept to the next
+
+
+def held_out(env: Env, num_actions: int, states: int, device: torch.device, seed: int) -> Tensor:
+    """Some states [states, stack, *frame] of random play, on which the growth of Q-values can be followed.
+
+    (Mnih et al. 2015, Figure 2: "a held-out set of states"; its code kept 500 of the first 50,000 steps, which are
+    random.)
+    """
+    generator = seeding.generator(device, seed, "held-out actions")
+    games = side_by_side(
+        env, HELD_OUT_ENVS, device, seed,
+        lambda states: torch.randint(num_actions, (len(states),), generator=generator, device=device),
+    )  # fmt: skip
+    rounds = -(-states // HELD_OUT_ENVS)
+    with contextlib.closing(games):
+        kept = [seen for seen, _ in itertools.islice(games, 0, rounds * HELD_OUT_EVERY, HELD_OUT_EVERY)]
+    return torch.cat(kept)[:states]
+
+
+@torch.no_grad()
+def mean_max_q(network: nn.Module, states: Tensor) -> float:
+    """Mean over states [B, stack, *frame] of the largest Q-value: the paper's Figure 2."""
+    return float(torch.cat([network(some).amax(1) for some in states.split(100)]).mean())
 
 
 def environment(trained: Env, protocol: Protocol, game: str | None) -> Env:
     """The games to evaluate on: preprocessing as trained, starts and ends as the protocol says, lives ignored."""
     changes: dict[str, Any] = {"terminal_on_life_loss": False, "goals": []}
     # Gymnasium's own environments know neither stickiness nor no-op starts.
-    keys = ("repeat_action_probability", "noop_max", "max_frames") if trained.kind == "atari" else ("max_frames",)
+    keys = PLAYED if trained.kind == "atari" else ("max_frames",)
     for key in keys:
         if getattr(protocol, key) is not None:
             changes[key] = getattr(protocol, key)
@@ -142,6 +180,18 @@ def summary(game: str, results: Sequence[float]) -> dict[str, Any]:
     }
 
 
+def training_games(checkpoint: Checkpoint, protocol: Protocol, env: Env) -> list[Game]:
+    """The training games by which a protocol scores a checkpoint, from its run's episodes.csv."""
+    trained, path = checkpoint.config.env, checkpoint.path.parent.parent / "episodes.csv"
+    check_training(protocol, trained)
+    if env.game != trained.game:
+        raise UserError(f"protocol={protocol.name} scores training games, and there are none of {env.game}")
+    rows = curves.window(curves.read(path), protocol, checkpoint.agent_steps * trained.frame_skip)
+    if not rows:
+        raise UserError(f"protocol={protocol.name} scores training games, and there are none for it in {path}")
+    return [Game(int(row["env"]), float(row["return"]), int(row["length_frames"]), False) for row in rows]
+
+
 def evaluate(
     checkpoint: Checkpoint,
     protocol: Protocol,
@@ -154,7 +204,10 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate a checkpoint, seated by `seat`; all that another needs to judge or repeat the numbers, as plain data."""
     started = time.perf_counter()
-    played = play(player, env, protocol.epsilon, episodes, num_envs, seed, on_game)
+    if protocol.source == "training":
+        played = training_games(checkpoint, protocol, env)
+    else:
+        played = play(player, env, protocol.epsilon, episodes, num_envs, seed, on_game)
     return {
         "game": env.game,
         "checkpoint": str(checkpoint.path),
@@ -163,12 +216,8 @@ def evaluate(
         "trained_frames": checkpoint.agent_steps * env.frame_skip,
         "preset": checkpoint.config.preset,
         "protocol": dataclasses.asdict(protocol) | {
-            key: getattr(env, key)
-            for key in (
-                "repeat_action_probability", "noop_max", "max_frames", "frame_skip", "frame_stack", "screen_size",
-                "full_action_space",
-            )
-        } | {"terminal_on_life_loss": False, "fire_reset": False, "seed": seed, "num_envs": min(num_envs, episodes)},
+            key: getattr(env, key) for key in (*PLAYED, "frame_skip", "frame_stack", "screen_size")
+        } | {"terminal_on_life_loss": False, "seed": seed, "num_envs": min(num_envs, episodes)},
         "actions": list(checkpoint.actions),
         "actions_not_in_game": list(player.unmatched),
         "actions_never_learnt": list(player.unknown),
@@ -188,10 +237,9 @@ def evaluate(
 def table(result: dict[str, Any]) -> Table:
     """The result as a table of one row, 80 columns wide at most."""
     numbers, protocol = result["summary"], result["protocol"]
-    view = Table(
-        title=f"{result['game']}: {numbers['episodes']} games, "
-        f"protocol {protocol['name']} (epsilon {protocol['epsilon']:g})",
-    )
+    kind = "training games" if protocol["source"] == "training" else "games"
+    epsilon = "" if protocol["source"] == "training" else f" (epsilon {protocol['epsilon']:g})"
+    view = Table(title=f"{result['game']}: {numbers['episodes']} {kind}, protocol {protocol['name']}{epsilon}")
     for column in ("mean", "sd", "median", "min", "max", "human-normalised"):
         view.add_column(column, justify="right")
     normalised = numbers["human_normalised"]

@@ -1,52 +1,113 @@
 """Evaluation while training: whole games on emulators of their own, the best network, a film."""
 
+import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from atari_dqn import evaluation, seeding, video
+from torch import Tensor, nn
+
+from atari_dqn import curves, emulators, evaluation, seeding, video
 from atari_dqn.config import TrainConfig
 from atari_dqn.evaluation import Player
 from atari_dqn.training import due
 
 
 class Examiner:
-    """Examines the online network every `evaluation.every_steps`.
+    """Examines the online network every `evaluation.every_steps`, and at the run's end the best one once more.
 
     Attributes:
         examined_steps: agent steps at the last evaluation.
         best_score: the best mean return so far.
+        confirmed: whether the best network was examined again, at the end.
     """
 
-    def __init__(self, config: TrainConfig, player: Player, stop: Callable[[], bool]) -> None:
-        self._config, self._player, self._stop = config, player, stop
+    def __init__(
+        self, config: TrainConfig, online: nn.Module, actions: tuple[str, ...], stop: Callable[[], bool]
+    ) -> None:
+        self._config, self._learnt, self._stop = config, actions, stop
         self._env = evaluation.environment(config.env, config.protocol, None)
+        self._actions = actions  # of the games that are played, which may be more
+        if config.env.kind == "atari":
+            self._actions = emulators.atari_actions(self._env.game, self._env.full_action_space)
+        self._player = Player(online, actions, self._actions)
         self._films = config.evaluation.video_seconds > 0
         self.examined_steps = 0
         self.best_score: float | None = None
+        self.confirmed = False
 
     def is_due(self, agent_steps: int) -> bool:
         """Also where an evaluation was interrupted by a request to stop."""
         return due(self._config.evaluation.every_steps, self.examined_steps, agent_steps) > 0
 
-    def _seed(self, agent_steps: int) -> int:
-        return seeding.derive(self._config.seed, "evaluation", agent_steps)[0]
+    def _seed(self, agent_steps: int, stream: str = "evaluation") -> int:
+        return seeding.derive(self._config.seed, stream, agent_steps)[0]
 
-    def examine(self, agent_steps: int) -> dict[str, Any] | None:
-        """Play; a row for evaluations.csv, or None where the run was asked to stop meanwhile."""
+    @functools.cached_property
+    def _held_out(self) -> Tensor | None:
+        """States of random play, from the run's seed alone: the same whenever the run is resumed."""
+        states, seed = self._config.evaluation.held_out_states, self._seed(0, "held-out states")
+        if not states:
+            return None
+        return evaluation.held_out(self._env, len(self._actions), states, self._player.device, seed)
+
+    def _play(self, player: Player, seed: int) -> list[float]:
         config = self._config
         games = evaluation.play(
-            self._player, self._env, config.protocol.epsilon, config.evaluation.episodes, config.evaluation.num_envs,
-            self._seed(agent_steps), stop=self._stop,
+            player, self._env, config.protocol.epsilon, config.evaluation.episodes, config.evaluation.num_envs, seed,
+            stop=self._stop,
         )  # fmt: skip
-        if self._stop():  # a part of the games would favour short ones
-            return None
-        numbers = evaluation.summary(self._env.game, [game.score for game in games])
-        best = self.best_score is None or numbers["mean"] > self.best_score
-        if best:
-            self.best_score = numbers["mean"]
+        return [game.score for game in games]
+
+    def _row(self, returns: list[float], network: str, best: bool, held_out_q: float) -> dict[str, Any]:
+        return {
+            "protocol": self._config.protocol.name,
+            "network": network,
+            "best": int(best),
+            "held_out_q": held_out_q,
+        } | evaluation.summary(self._env.game, returns)
+
+    def examine(self, agent_steps: int, episodes: Path) -> dict[str, Any] | None:
+        """Score the online network by the protocol; a row for evaluations.csv.
+
+        None where the run was asked to stop meanwhile, or no training game has ended that could be counted.
+
+        Args:
+            episodes: the run's episodes.csv, for protocols that score its training games.
+        """
+        protocol = self._config.protocol
+        if protocol.source == "training":
+            rows = curves.window(curves.read(episodes), protocol, agent_steps * self._config.env.frame_skip)
+            returns = [float(row["return"]) for row in rows]
+        else:
+            returns = self._play(self._player, self._seed(agent_steps))
+            if self._stop():  # a part of the games would favour short ones
+                return None
         self.examined_steps = agent_steps
-        return {"protocol": config.protocol.name, "best": int(best)} | numbers
+        if not returns:
+            return None
+        mean = sum(returns) / len(returns)
+        best = self.best_score is None or mean > self.best_score
+        if best:
+            self.best_score = mean
+        states = self._held_out
+        held_out_q = math.nan if states is None else evaluation.mean_max_q(self._player.network, states)
+        return self._row(returns, "current", best, held_out_q)
+
+    def confirm(self, best: nn.Module, agent_steps: int) -> dict[str, Any] | None:
+        """Score the best network again in games from fresh seeds: the largest of many scores is too large.
+
+        None where the run was asked to stop meanwhile, or the protocol scores training games, which are over.
+        """
+        if self._config.protocol.source == "training":
+            self.confirmed = True
+            return None
+        returns = self._play(Player(best, self._learnt, self._actions), self._seed(agent_steps, "fresh evaluation"))
+        if self._stop():
+            return None
+        self.confirmed = True
+        return self._row(returns, "best", False, math.nan)
 
     def film(self, agent_steps: int, path: Path, say: Callable[[str], None]) -> bool:
         """A film of one more game, if films are wanted; whether there is one now."""

@@ -7,7 +7,7 @@ import yaml  # type: ignore[import-untyped]
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from rich.console import Console
 
-from atari_dqn import checkpoints, folders
+from atari_dqn import checkpoints, folders, presets
 from atari_dqn.config import TrainConfig
 from atari_dqn.display import Terminal
 from atari_dqn.errors import UserError
@@ -18,7 +18,15 @@ from atari_dqn.settings import known_keys, plain, to_train_config, to_yaml
 _select = omegaconf.OmegaConf.select
 
 # What may be changed when a run goes on; anything else would make it another run.
-RESUMABLE = ("total_steps", "device", "evaluation.", "checkpoint.every_steps", "checkpoint.replay", "logger.")
+RESUMABLE = (
+    "total_steps",
+    "device",
+    "published",
+    "evaluation.",
+    "checkpoint.every_steps",
+    "checkpoint.replay",
+    "logger.",
+)
 
 
 def resumed_config(folder: Path, overrides: list[str], asked: TrainConfig) -> TrainConfig:
@@ -27,9 +35,8 @@ def resumed_config(folder: Path, overrides: list[str], asked: TrainConfig) -> Tr
     Args:
         asked: what `overrides` would make of a fresh run.
     """
-    typed = omegaconf.OmegaConf.structured(asked)
+    typed, saved = omegaconf.OmegaConf.structured(asked), _saved(folder)
     try:
-        saved = omegaconf.OmegaConf.create(_without_aliases((folder / "config.yaml").read_text()))
         for override in OverridesParser.create().parse_overrides(overrides):
             key = override.key_or_group
             if key in ("resume", "run_dir") or override.is_sweep_override():
@@ -39,9 +46,33 @@ def resumed_config(folder: Path, overrides: list[str], asked: TrainConfig) -> Tr
             elif key not in ("logger", "hydra", "preset") and _select(saved, key) != _select(typed, key):
                 allowed = ", ".join(f"{name}*" if name.endswith(".") else name for name in RESUMABLE)
                 raise UserError(f"{key} cannot be changed when a run goes on; only {allowed} can")
-        return to_train_config(plain(saved))
+    except omegaconf.errors.OmegaConfBaseException as error:
+        raise _unreadable(folder, error) from None
+    return _checked(folder, saved)
+
+
+def saved_config(folder: Path) -> TrainConfig:
+    """A run's own config.yaml. Raises UserError where it cannot be read."""
+    return _checked(folder, _saved(folder))
+
+
+def _saved(folder: Path) -> omegaconf.DictConfig:
+    try:
+        saved = omegaconf.OmegaConf.create(_without_aliases((folder / "config.yaml").read_text()))
+        return omegaconf.OmegaConf.merge(omegaconf.OmegaConf.structured(TrainConfig), saved)  # type: ignore[return-value]
     except (OSError, omegaconf.errors.OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-        raise UserError(f"cannot read {folder}/config.yaml: {' '.join(str(error).split())[:150]}") from None
+        raise _unreadable(folder, error) from None
+
+
+def _checked(folder: Path, saved: omegaconf.DictConfig) -> TrainConfig:
+    try:
+        return to_train_config(plain(saved))
+    except (omegaconf.errors.OmegaConfBaseException, ValueError) as error:
+        raise _unreadable(folder, error) from None
+
+
+def _unreadable(folder: Path, error: Exception) -> UserError:
+    return UserError(f"cannot read {folder}/config.yaml: {' '.join(str(error).split())[:150]}")
 
 
 def _without_aliases(text: str) -> str:
@@ -69,6 +100,8 @@ def train(config: TrainConfig, overrides: list[str]) -> None:
     else:
         config.resume = None
         run = prepare(config, console)
+        if departures := presets.departures(config):
+            console.print(presets.table(config.preset, departures))
         with folders.held(run.folder):
             run.go()
 

@@ -64,10 +64,10 @@ class Dense(nn.Linear):
         return super().forward(x)
 
 
-def same_padding(size: Sequence[int], kernel: int, stride: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def same_padding(size: tuple[int, int], kernel: int, stride: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """Zeros before and after, for height and width, as TensorFlow's SAME: the odd one comes after."""
-    total = [max(0, (-(-n // stride) - 1) * stride + kernel - n) for n in size]
-    return tuple(n // 2 for n in total), tuple(n - n // 2 for n in total)
+    height, width = (max(0, (-(-n // stride) - 1) * stride + kernel - n) for n in size)
+    return (height // 2, width // 2), (height - height // 2, width - width // 2)
 
 
 class NatureCNN(nn.Module):
@@ -76,7 +76,7 @@ class NatureCNN(nn.Module):
     Args:
         padding: `valid`, none, as in the paper; or `same`, zeros around the pictures so that a convolution of stride s
             makes ceil(size / s) of size, as TensorFlow and Flax pad by default, and so Dopamine: 11x11x64 features.
-        initialization: `torch`, U(+-1/sqrt(fan_in)), which is Torch7's, which the paper's code used; or `xavier`, Glorot
+        initialization: `torch`, U(+-1/sqrt(fan_in)), which is Torch7's and so the paper's code's; or `xavier`, Glorot
             and Bengio 2010, eq. 16, with biases of 0, as in Dopamine.
     """
 
@@ -90,16 +90,21 @@ class NatureCNN(nn.Module):
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        size = list(frame_shape)
+        height, width = frame_shape
         for channels_in, channels, kernel, stride in ((stack, 32, 8, 4), (32, 64, 4, 2), (64, 64, 3, 1)):
-            before, after = same_padding(size, kernel, stride) if padding == "same" else ((0, 0), (0, 0))
+            before, after = (0, 0), (0, 0)
+            if padding == "same":
+                before, after = same_padding((height, width), kernel, stride)
             if before != after:  # torch's convolutions pad alike on both sides only
                 layers.append(nn.ZeroPad2d((before[1], after[1], before[0], after[0])))
-                before = (0, 0)
-            layers += [nn.Conv2d(channels_in, channels, kernel, stride, before), nn.ReLU(inplace=True)]
-            size = [-(-n // stride) if padding == "same" else (n - kernel) // stride + 1 for n in size]
+            layers += [
+                nn.Conv2d(channels_in, channels, kernel, stride, before if before == after else 0),
+                nn.ReLU(inplace=True),
+            ]
+            height = (height + before[0] + after[0] - kernel) // stride + 1
+            width = (width + before[1] + after[1] - kernel) // stride + 1
         self.convolutions = nn.Sequential(*layers)
-        features = channels * size[0] * size[1]
+        features = channels * height * width
         self.head = nn.Sequential(Dense(features, 512), nn.ReLU(inplace=True), nn.Linear(512, num_actions))
         if initialization == "xavier":
             for layer in self.modules():

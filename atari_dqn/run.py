@@ -4,18 +4,18 @@ import contextlib
 import functools
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from atari_dqn import agent, checkpoints, emulators, machine, networks, seeding, trackers
+from atari_dqn import agent, checkpoints, curves, emulators, machine, networks, scores, seeding, trackers
 from atari_dqn.checkpoints import Resumed
 from atari_dqn.config import TrainConfig
 from atari_dqn.display import Row, Tracker, hours
 from atari_dqn.errors import DIVERGED, RunFailed, UserError
-from atari_dqn.evaluation import Player
 from atari_dqn.examiner import Examiner
 from atari_dqn.replay import BYTES_BESIDE_FRAME, Replay, torch_dtype
 from atari_dqn.saving import Saver
@@ -48,6 +48,7 @@ class Run:
         self.over = False  # no more turns
         self.stopped = threading.Event()
         self.seconds_before, self._started = 0.0, time.perf_counter()
+        self.evaluation_seconds = 0.0  # of them
         self.watch = Stopwatch()
         self.goals = trackers.Goals(config.env.goals)
         self.trackers: list[Tracker] = []
@@ -59,8 +60,7 @@ class Run:
             on_error.callback(games.close)
             self.emulators = emulators.Journal(games, keep=config.checkpoint.cut_every_turns is not None)
             self.agent = agent.make(config, games.frame_shape, len(games.actions), self.device)
-            player = Player(self.agent.online, games.actions, games.actions)
-            self.examiner = Examiner(config, player, self.stopped.is_set)
+            self.examiner = Examiner(config, self.agent.online, games.actions, self.stopped.is_set)
             self._replay_rows = self._plan_replay(resumed)
             self.saver = Saver(self, resumed)
             on_error.pop_all()
@@ -150,7 +150,9 @@ class Run:
         if self.stopped.is_set():
             self.say(f"stopped on request after {steps}; go on with `make resume RUN={self.folder}`")
         else:
-            self.say(f"done: {steps}; play it with `make evaluate CKPT={self.folder}/checkpoints/best.pt`")
+            share = self.evaluation_seconds / max(self.seconds, 1e-9)
+            self.say(f"done: {steps}, of which evaluation took {share:.1%}")
+            self.say(f"play it with `make evaluate CKPT={self.folder}/checkpoints/best.pt`")
 
     def _train(self) -> None:
         playing = self.saver.go_back()
@@ -174,6 +176,8 @@ class Run:
             self._measure(epsilon)
         if self.over and not self.stopped.is_set() and self.examiner.examined_steps < self.agent_steps:
             self._evaluate()
+        if self.over and not self.stopped.is_set() and not self.examiner.confirmed:
+            self._confirm()
         self.saver.save()
 
     def _failure(self, error: Exception) -> str:
@@ -262,21 +266,53 @@ class Run:
             f"{clip:g} allow {clip / (1 - discount):.4g} at most: {DIVERGED}"
         )
 
-    def _evaluate(self) -> None:
-        """Play whole games with the online network, film one, and keep the network if it is the best so far."""
-        numbers = self.examiner.examine(self.agent_steps)
-        if numbers is None:
-            return
-        row = self._row(**numbers)
-        self._tell("evaluation", row)
-        if row["best"]:
-            checkpoints.write(self.folder / "checkpoints" / "best.pt", self.saver.playable())
-        self.say(
-            f"evaluation at {self.agent_steps:,} agent steps: mean {row['mean']:.1f}, sd {row['sd']:.1f}, "
-            f"{row['episodes']} games" + (" (best so far)" if row["best"] else "")
-        )
-        film = self.folder / "videos" / f"step{self.agent_steps}.mp4"
-        if self.examiner.film(self.agent_steps, film, self.say):
-            self._tell("video", film, row)
-        self._since = (self.agent_steps, time.perf_counter())  # frames/s is the loop's
+    @contextlib.contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Count the time of a block as evaluation's, and not as the loop's."""
+        began = time.perf_counter()
+        yield
+        self._since = (self.agent_steps, time.perf_counter())
+        self.evaluation_seconds += self._since[1] - began
         self.watch.skip()
+
+    def _evaluate(self) -> None:
+        """Score the online network, film a game, and keep the network if it is the best so far."""
+        with self._evaluating():
+            numbers = self.examiner.examine(self.agent_steps, self.folder / "episodes.csv")
+            if numbers is None:
+                return
+            row = self._row(**numbers)
+            self._tell("evaluation", row)
+            if row["best"]:
+                checkpoints.write(self.folder / "checkpoints" / "best.pt", self.saver.playable())
+            self.say(
+                f"evaluation at {self.agent_steps:,} agent steps: {self._score(row)}"
+                + (", best so far" if row["best"] else "")
+            )
+            film = self.folder / "videos" / f"step{self.agent_steps}.mp4"
+            if self.examiner.film(self.agent_steps, film, self.say):
+                self._tell("video", film, row)
+
+    def _confirm(self) -> None:
+        """At the end: score the best network once more, and say how the last and the best one do."""
+        path = self.folder / "checkpoints" / "best.pt"
+        if not path.exists():  # no game was ever counted
+            return
+        with self._evaluating():
+            best = checkpoints.Checkpoint(path, self.device)
+            numbers = self.examiner.confirm(best.network, self.agent_steps)
+            if numbers is None:
+                return
+            row = self._row(**numbers)
+            self._tell("evaluation", row)
+        last = curves.evaluations(curves.read(self.folder / "evaluations.csv"))[-1]
+        game = self.config.env.game
+        self.say(f"last network: mean {last.mean:.1f}{scores.human(game, last.mean)}, {last.games} games")
+        self.say(
+            f"best network, of {best.agent_steps:,} agent steps: {self._score(row)} from fresh seeds; "
+            f"{self.examiner.best_score:.1f} when it was chosen"
+        )
+
+    def _score(self, row: Row) -> str:
+        human = scores.human(self.config.env.game, row["mean"])
+        return f"mean {row['mean']:.1f}{human}, sd {row['sd']:.1f}, {row['episodes']} games"

@@ -57,7 +57,7 @@ class Saver:
         Raises OSError and RunFailed; what was saved before is whole then. Does nothing where that was just now.
         """
         run, kept = self._run, None
-        if self._saved == (run.agent_steps, run.over, run.examiner.examined_steps):
+        if self._saved == self._state():
             return
         content = self.playable() | run.agent.state()
         if run.config.checkpoint.replay:
@@ -67,10 +67,12 @@ class Saver:
             "games": run.games,
             "events": run.events,
             "over": run.over,
-            "finished": run.over and run.examiner.examined_steps == run.agent_steps,
+            "finished": run.over and run.examiner.examined_steps == run.agent_steps and run.examiner.confirmed,
             "recent_returns": list(run.goals.recent),
             "goals_reached": run.goals.reached,
             "examined_steps": run.examiner.examined_steps,
+            "confirmed": run.examiner.confirmed,
+            "evaluation_seconds": run.evaluation_seconds,
             "best_score": run.examiner.best_score,
             "device": run.device.type,
             "generators": {"exploration": run.explore.get_state(), "replay": run.draw.get_state()},
@@ -89,7 +91,12 @@ class Saver:
         if kept is not None:
             self.files.tidy([*kept, *self._kept])
             self._kept = kept
-        self._saved = (run.agent_steps, run.over, run.examiner.examined_steps)
+        self._saved = self._state()
+
+    def _state(self) -> tuple[Any, ...]:
+        """What tells a checkpoint from another."""
+        run = self._run
+        return run.agent_steps, run.over, run.examiner.examined_steps, run.examiner.confirmed
 
     def save_ahead(self) -> None:
         """Write the replay's files that are full already, so that no save takes long."""
@@ -117,6 +124,8 @@ class Saver:
             same_end = content["config"]["total_steps"] == config.total_steps
             run.over = run.agent_steps >= config.total_steps or (bool(content["over"]) and same_end)
             run.examiner.examined_steps = int(content["examined_steps"])
+            run.examiner.confirmed = run.over and bool(content.get("confirmed"))
+            run.evaluation_seconds = float(content.get("evaluation_seconds", 0.0))
             best = content["best_score"]
             run.examiner.best_score = None if best is None else float(best)
             run.goals.reached = [str(note) for note in content["goals_reached"]]

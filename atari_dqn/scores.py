@@ -1,17 +1,24 @@
-"""Published scores, and scores in terms of a human's."""
+"""Published scores and learning curves, and scores in terms of a human's. Numbers and sources are in data/."""
 
 import csv
 import functools
 import importlib.resources
+import math
+from typing import NamedTuple
 
 SOURCE = "Wang et al. 2016, Table 2 (57 games, no-op starts)"
+MILLION = 1_000_000  # frames between two values of a curve
+
+
+def _rows(name: str) -> list[dict[str, str]]:
+    text = importlib.resources.files("atari_dqn").joinpath(f"data/{name}.csv").read_text(encoding="utf-8")
+    return list(csv.DictReader(text.splitlines()))
 
 
 @functools.cache
 def random_and_human() -> dict[str, tuple[float, float]]:
-    """Game -> mean raw score of a random and of a human player."""
-    text = importlib.resources.files("atari_dqn").joinpath("data/atari57_random_human.csv").read_text()
-    return {row["game"]: (float(row["random"]), float(row["human"])) for row in csv.DictReader(text.splitlines())}
+    """Game -> mean raw score of a random and of a human player, by SOURCE."""
+    return {row["game"]: (float(row["random"]), float(row["human"])) for row in _rows("atari57_random_human")}
 
 
 def human_normalised(game: str, score: float) -> float | None:
@@ -20,3 +27,103 @@ def human_normalised(game: str, score: float) -> float | None:
         return None
     random, human = random_and_human()[game]
     return (score - random) / (human - random)
+
+
+def human(game: str, score: float) -> str:
+    """`" (27% of a human)"`, or nothing where the game has no numbers or the score is none."""
+    normalised = human_normalised(game, score)
+    return "" if normalised is None or math.isnan(score) else f" ({normalised:.0%} of a human)"
+
+
+class Published(NamedTuple):
+    """Who published scores, and how they were counted."""
+
+    agent: str
+    title: str
+    preset: str  # ours, of the same constants; "" where there is none
+    measure: str  # training | evaluation: a curve of such returns; best | final: scores at the end
+    seeds: str
+    spread: str  # what sd is of: sample or population over seeds, games, seeds
+    protocol: str
+    source: str
+
+
+@functools.cache
+def agents() -> dict[str, Published]:
+    """All published agents by their keys."""
+    return {row["agent"]: Published(**row) for row in _rows("agents")}
+
+
+LEARNING_CURVES = ("dopamine_jax_2024", "dopamine_jax_2021", "dopamine_tf", "nnabla")
+
+
+class Curve(NamedTuple):
+    """A published learning curve: values i are of the frames from i to i + 1 million."""
+
+    by: Published
+    game: str
+    means: tuple[float, ...]
+    sds: tuple[float, ...]
+
+    def allowed(self, million: float) -> tuple[float, float]:
+        """What counts as on the curve after so many million frames: mean +- max(3 sd, 20% of the mean)."""
+        mean, sd = self.at(million)
+        width = max(3 * sd, 0.2 * abs(mean))
+        return mean - width, mean + width
+
+    def at(self, million: float) -> tuple[float, float]:
+        """Mean and sd after so many million frames, 1 or more; between two values, linearly. Then the last value."""
+        last = len(self.means)
+        here = min(max(million, 1.0), float(last))
+        before = min(int(here), last - 1) if last > 1 else 1
+        share = here - before
+        return tuple(  # type: ignore[return-value]
+            values[before - 1] + share * (values[min(before, last - 1)] - values[before - 1])
+            for values in (self.means, self.sds)
+        )
+
+
+@functools.cache
+def curve(agent: str, game: str) -> Curve | None:
+    """The learning curve of a published agent on a game; None where none was published."""
+    for row in _rows("curves"):
+        if (row["agent"], row["game"]) == (agent, game):
+            means, sds = (tuple(map(float, row[key].split())) for key in ("means", "sds"))
+            return Curve(agents()[agent], game, means, sds)
+    return None
+
+
+class Score(NamedTuple):
+    """A published score at the end of training."""
+
+    by: Published
+    frames: int | None
+    mean: float
+    sd: float
+
+
+def published(game: str) -> list[Score]:
+    """All scores published for a game at the end of training."""
+    return [
+        Score(
+            agents()[row["agent"]],
+            int(row["frames"]) if row["frames"] else None,
+            float(row["mean"]),
+            float(row["sd"]) if row["sd"] else math.nan,
+        )
+        for row in _rows("scores")
+        if row["game"] == game
+    ]
+
+
+@functools.cache
+def dqn_zoo_medians() -> dict[str, list[tuple[float, float]]]:
+    """Agent of DQN Zoo -> (million frames, median human-normalised score over 57 games), read off its figure.
+
+    Source: google-deepmind/dqn_zoo:plot_atari_summary.svg@45061f4bbbcf, digitised; its points are not evenly spaced.
+    """
+    medians: dict[str, list[tuple[float, float]]] = {}
+    for row in _rows("dqn_zoo_medians"):
+        point = float(row["millions_of_frames"]), float(row["median_human_normalised"])
+        medians.setdefault(row["agent"], []).append(point)
+    return medians

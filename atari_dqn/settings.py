@@ -5,15 +5,18 @@ import functools
 import math
 import re
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import hydra
 import omegaconf
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
 
-from atari_dqn.config import SCHEMAS, PlayConfig, PlayProtocol, Protocol, TrainConfig, conf_dir
+from atari_dqn import scores
+from atari_dqn.config import SCHEMAS, Env, PlayConfig, PlayProtocol, Protocol, TrainConfig, conf_dir
 from atari_dqn.errors import UserError
 from atari_dqn.games import atari_games, atari_name, suggest
 
@@ -34,7 +37,7 @@ def as_hydra_reads(word: str) -> str:
         except ValueError:
             return word
         return f"{key}={int(number)}" if number == int(number) else word
-    if key in ("checkpoint", "run_dir", "resume", "output", "env.game") and not re.fullmatch(
+    if key in ("checkpoint", "run", "run_dir", "resume", "output", "env.game") and not re.fullmatch(
         r"[\w./:,-]*|'.*'|\".*\"", value
     ):
         escaped = value.replace("'", "\\'")
@@ -47,7 +50,7 @@ def to_train_config(composed: Any) -> TrainConfig:
     try:
         node = OmegaConf.merge(OmegaConf.structured(TrainConfig), composed)
         keys, groups = known_keys("train")
-        for key in _leaves(node):  # what was added with a plus
+        for key in leaves(node):  # what was added with a plus
             if not is_known(key, keys):
                 raise UserError(f"no setting is called {key!r}{suggest(key, keys | {*groups})}")
         config: TrainConfig = OmegaConf.to_object(node)  # type: ignore[assignment]
@@ -74,12 +77,17 @@ def plain(node: Any) -> Any:
     return node
 
 
-def to_play_config(composed: Any) -> PlayConfig:
-    """A checked PlayConfig from what Hydra composed."""
+def to_object(composed: Any) -> Any:
+    """What Hydra composed, as its own dataclass."""
     try:
-        config: PlayConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]
+        return OmegaConf.to_object(composed)
     except omegaconf.errors.OmegaConfBaseException as error:
         raise UserError(explain_value(error)) from None
+
+
+def to_play_config(composed: Any) -> PlayConfig:
+    """A checked PlayConfig from what Hydra composed."""
+    config: PlayConfig = to_object(composed)
     between("evaluation.episodes", config.evaluation.episodes, 1)
     between("evaluation.num_envs", config.evaluation.num_envs, 1)
     between("max_seconds", config.max_seconds, 0)
@@ -91,7 +99,7 @@ def to_play_config(composed: Any) -> PlayConfig:
 def merge_protocol(asked: PlayProtocol, trained: Protocol) -> Protocol:
     """The protocol to play under: one asked for by name, whole; or the run's own with changes, and then renamed."""
     if asked.name is not None and asked.epsilon is not None:
-        return Protocol(**dataclasses.asdict(asked))
+        return Protocol(**{key: value for key, value in dataclasses.asdict(asked).items() if value is not None})
     changes = {key: value for key, value in dataclasses.asdict(asked).items() if value is not None}
     if changes and "name" not in changes:
         changes["name"] = f"{trained.name.removesuffix('-changed')}-changed"
@@ -100,11 +108,36 @@ def merge_protocol(asked: PlayProtocol, trained: Protocol) -> Protocol:
 
 def check_protocol(protocol: Protocol | PlayProtocol) -> None:
     """Raise UserError for the first value out of its range."""
+    if protocol.source is not None:
+        one_of("protocol.source", protocol.source, ("games", "training"))
     for key, low, high in (
         ("epsilon", 0, 1), ("repeat_action_probability", 0, 1), ("noop_max", 0, math.inf), ("max_frames", 1, math.inf),
+        ("window_frames", 1, math.inf), ("window_games", 1, math.inf),
     ):  # fmt: skip
         if (value := getattr(protocol, key)) is not None:
             between(f"protocol.{key}", value, low, high)
+
+
+# What a protocol may say of how games are played.
+PLAYED = (
+    "repeat_action_probability",
+    "noop_max",
+    "fire_reset",
+    "max_frames",
+    "full_action_space",
+)
+
+
+def check_training(protocol: Protocol, env: Env) -> None:
+    """Raise UserError where a protocol scores the training games, and these are not played as it says."""
+    if protocol.source != "training":
+        return
+    if (protocol.window_frames is None) == (protocol.window_games is None):
+        raise UserError("protocol.source=training needs protocol.window_frames or protocol.window_games, and not both")
+    wanted = {f"env.{key}": getattr(protocol, key) for key in PLAYED if getattr(protocol, key) is not None}
+    if any(value != getattr(env, key.removeprefix("env.")) for key, value in wanted.items()):
+        words = " ".join(f"{key}={str(value).lower()}" for key, value in wanted.items())
+        raise UserError(f"protocol={protocol.name} scores the training games, so they must be trained with {words}")
 
 
 def one_of(key: str, value: str, options: tuple[str, ...]) -> None:
@@ -145,6 +178,16 @@ def check(config: TrainConfig) -> None:
     between("env.screen_size", env.screen_size, 8, 512)
     between("num_envs", config.num_envs, 1, 4096)
     between("evaluation.video_seconds", config.evaluation.video_seconds, 0)
+    between("evaluation.held_out_states", config.evaluation.held_out_states, 0, 100_000)
+    if exploration.begin_steps is not None:
+        between("exploration.begin_steps", exploration.begin_steps, 0)
+    if config.published is not None:
+        one_of("published", config.published, scores.LEARNING_CURVES)
+    if env.fire_reset and not env.terminal_on_life_loss:
+        raise UserError(
+            "env.fire_reset=true presses FIRE after a lost life in place of the action that was chosen, so that state "
+            "must start no transition: set env.terminal_on_life_loss=true, or env.fire_reset=false"
+        )
     for key, share in (
         ("exploration.start", exploration.start), ("exploration.end", exploration.end),
         ("agent.discount", config.agent.discount),
@@ -152,8 +195,10 @@ def check(config: TrainConfig) -> None:
     ):  # fmt: skip
         between(key, share, 0, 1)
     check_protocol(config.protocol)
+    check_training(config.protocol, env)
     for key, above in (
         ("optimizer.learning_rate", config.optimizer.learning_rate),
+        ("optimizer.max_grad_norm", config.optimizer.max_grad_norm),
         ("agent.reward_clip", config.agent.reward_clip),
     ):
         if above is not None and not 0 < above < math.inf:
@@ -181,9 +226,10 @@ def to_yaml(config: TrainConfig) -> str:
 
 
 def compose(command: str, overrides: list[str]) -> omegaconf.DictConfig:
-    """The composed config of a command, as Hydra makes it. For tests and tools; commands use hydra.main."""
+    """The composed config of a command, as Hydra makes it; within one of hydra.main's jobs, too."""
+    running = GlobalHydra().is_initialized()
     try:
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        with nullcontext() if running else hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
             return hydra.compose(command, [as_hydra_reads(word) for word in overrides])
     except (HydraException, omegaconf.errors.OmegaConfBaseException) as error:
         raise explain(command, overrides, error) from None
@@ -194,19 +240,19 @@ def task_overrides() -> list[str]:
     return list(HydraConfig.get().overrides.task)
 
 
-def _leaves(node: Any, prefix: str = "") -> Iterator[str]:
+def leaves(node: Any, prefix: str = "") -> Iterator[str]:
     for key in node:
         path = f"{prefix}{key}"
         yield path
         value = None if OmegaConf.is_missing(node, key) else node._get_node(key)
         if isinstance(value, omegaconf.DictConfig) and not value._is_none():
-            yield from _leaves(value, f"{path}.")
+            yield from leaves(value, f"{path}.")
 
 
 @functools.cache
 def known_keys(command: str) -> tuple[set[str], dict[str, list[str]]]:
     """All config keys of a command, and its groups with their options."""
-    keys = set(_leaves(OmegaConf.structured(SCHEMAS[command])))
+    keys = set(leaves(OmegaConf.structured(SCHEMAS[command])))
     groups = {
         folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
         for folder in conf_dir().iterdir()

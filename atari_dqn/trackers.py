@@ -14,6 +14,7 @@ from urllib.parse import urlparse
 
 from rich.console import Console
 
+from atari_dqn import curves
 from atari_dqn.config import Goal, TrainConfig
 from atari_dqn.display import Display, Row, Tracker
 from atari_dqn.emulators import Game
@@ -27,7 +28,7 @@ METRICS = (
 EPISODES = ("frames", "agent_steps", "updates", "seconds", "return", "length_frames", "env")
 EVALUATIONS = (
     "frames", "agent_steps", "updates", "seconds", "protocol", "episodes", "mean", "sd", "median", "min", "max",
-    "human_normalised", "best",
+    "human_normalised", "best", "network", "held_out_q",
 )  # fmt: skip
 
 
@@ -127,6 +128,11 @@ class CsvFiles(Tracker):
             file.close()
 
 
+def group(evaluation: Row) -> str:
+    """Where an evaluation is drawn: the best network's, once more at the end, is no part of the curve."""
+    return "evaluation" if evaluation["network"] == "current" else f"evaluation_{evaluation['network']}"
+
+
 class TensorBoard(Tracker):
     """Scalars against environment frames, in tensorboard/."""
 
@@ -147,7 +153,7 @@ class TensorBoard(Tracker):
         self._scalars("episode", row)
 
     def evaluation(self, row: Row) -> None:
-        self._scalars("evaluation", row)
+        self._scalars(group(row), row)
 
     def sync(self) -> None:
         self._writer.flush()
@@ -241,7 +247,7 @@ class WandB(Tracker):
         self._numbers("episode", row)
 
     def evaluation(self, row: Row) -> None:
-        self._numbers("evaluation", row)
+        self._numbers(group(row), row)
 
     def video(self, path: Path, row: Row) -> None:
         self._log({"frames": row["frames"], "evaluation/video": self._wandb.Video(str(path), format="mp4")})
@@ -299,4 +305,5 @@ def build(
     if mode != "off":
         plain = dataclasses.asdict(config)
         chosen.append(Guarded("W&B", lambda: WandB(folder, mode, logger.project, plain, events, say), say))
-    return [*chosen, Display(console, config.env.game, config.total_steps, skip, agent_steps)]
+    pace = curves.pace(config, folder, agent_steps)
+    return [*chosen, Display(console, config.env.game, config.total_steps, skip, agent_steps, pace)]

@@ -28,8 +28,9 @@ class Record(NamedTuple):
 
 
 def epsilon_at(step: int, warmup_steps: int, exploration: Exploration) -> float:
-    """Epsilon at an agent step: `start` while warming up, then linearly to `end` over decay_steps."""
-    done = min(1.0, max(0.0, (step - warmup_steps) / exploration.decay_steps))
+    """Epsilon at an agent step: `start` until begin_steps (None: while warming up), then linearly to `end`."""
+    begin = warmup_steps if exploration.begin_steps is None else exploration.begin_steps
+    done = min(1.0, max(0.0, (step - begin) / exploration.decay_steps))
     return exploration.start + done * (exploration.end - exploration.start)
 
 

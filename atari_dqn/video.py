@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 import torch
 
-from atari_dqn import emulators, seeding, wrappers
+from atari_dqn import emulators, scores, seeding, wrappers
 from atari_dqn.config import Env
 from atari_dqn.errors import UserError
 from atari_dqn.evaluation import Player
@@ -87,6 +87,7 @@ def single_game(env: Env, on_frame: Callable[[], None] | None) -> gymnasium.Env:
             screen_size=env.screen_size,
             repeat_action_probability=env.repeat_action_probability,
             noop_max=env.noop_max,
+            fire_reset=env.fire_reset,
             max_frames=env.max_frames,
             full_action_space=env.full_action_space,
             render_mode="rgb_array",
@@ -179,5 +180,8 @@ def watch(player: Player, env: Env, epsilon: float, seed: int) -> None:
     window = Window(env.game)
     while not window.closed:
         score = play_one(player, env, epsilon, seed, window)
-        print(f"{env.game}: {score:.10g}{' (stopped)' if window.closed else ''}", flush=True)
+        print(
+            f"{env.game}: {score:.10g}{scores.human(env.game, score)}{' (stopped)' if window.closed else ''}",
+            flush=True,
+        )
         seed += 1

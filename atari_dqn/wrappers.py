@@ -39,20 +39,50 @@ class FrameSkip(gymnasium.Wrapper):
         return np.max(frames[-2:], axis=0), total, terminated, truncated, info
 
 
-class NoopStart(gymnasium.Wrapper):
-    """Begin each game with 0 to noop_max - 1 frames of doing nothing, drawn from the environment's own generator."""
+def fire(env: gymnasium.Env) -> int | None:
+    """The number of the action FIRE; None where a game has none."""
+    meanings = env.unwrapped.get_action_meanings()  # type: ignore[attr-defined]
+    return meanings.index("FIRE") if "FIRE" in meanings else None
 
-    def __init__(self, env: gymnasium.Env, noop_max: int) -> None:
+
+class NoopStart(gymnasium.Wrapper):
+    """Begin each game with 0 to noop_max frames of doing nothing, drawn from the environment's own generator.
+
+    Args:
+        fire_reset: press FIRE for a frame first, in place of one of them; some games wait for it.
+    """
+
+    def __init__(self, env: gymnasium.Env, noop_max: int, fire_reset: bool = False) -> None:
         super().__init__(env)
-        self.noop_max = noop_max
+        self.noop_max, self.fire = noop_max, fire(env) if fire_reset else None
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         frame, info = self.env.reset(**kwargs)
-        for _ in range(int(self.np_random.integers(self.noop_max)) if self.noop_max else 0):
-            frame, _, terminated, truncated, info = self.env.step(0)
+        noops = int(self.np_random.integers(self.noop_max + 1))
+        for action in ([] if self.fire is None else [self.fire]) + [0] * (noops - (self.fire is not None)):
+            frame, _, terminated, truncated, info = self.env.step(action)
             if terminated or truncated:
                 frame, info = self.env.reset()
         return frame, info
+
+
+class FireOnLifeLoss(gymnasium.Wrapper):
+    """Press FIRE in place of the first action after a lost life."""
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        super().__init__(env)
+        self.fire, self.lives, self.lost = fire(env), 0, False
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        frame, info = self.env.reset(**kwargs)
+        self.lives, self.lost = info["lives"], False
+        return frame, info
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        pressed = self.fire if self.lost and self.fire is not None else action
+        frame, reward, terminated, truncated, info = self.env.step(pressed)
+        self.lost, self.lives = info["lives"] < self.lives, info["lives"]
+        return frame, float(reward), terminated, truncated, info
 
 
 def atari(
@@ -63,6 +93,7 @@ def atari(
     screen_size: int = 84,
     repeat_action_probability: float = 0.0,
     noop_max: int = 30,
+    fire_reset: bool = False,
     max_frames: int = 108_000,
     full_action_space: bool = False,
     render_mode: str | None = None,
@@ -82,9 +113,11 @@ def atari(
         render_mode=render_mode,
         disable_env_checker=True,
     )
-    env = NoopStart(env, noop_max)
+    env = NoopStart(env, noop_max, fire_reset)
     env = TimeLimit(env, max_frames)
     env = FrameSkip(env, frame_skip, on_frame)
+    if fire_reset:
+        env = FireOnLifeLoss(env)
     env = ResizeObservation(env, (screen_size, screen_size))  # OpenCV's INTER_AREA
     return FrameStackObservation(env, frame_stack, padding_type="zero")
 

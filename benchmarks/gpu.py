@@ -24,6 +24,7 @@ from speed import measure, wait
 from atari_dqn import emulators, networks, optimizers, settings
 from atari_dqn import machine as machines
 from atari_dqn.agent import Agent
+from atari_dqn.config import Network
 from atari_dqn.errors import UserError
 from atari_dqn.graphs import graphed
 from atari_dqn.replay import Replay
@@ -47,7 +48,7 @@ def emulator_rate(num_envs: int, seconds: float) -> float:
 
 def new_agent(device: torch.device, compiled: bool) -> Agent:
     torch.manual_seed(0)
-    online = networks.build("nature_cnn", [], (84, 84), 4, ACTIONS).to(device)
+    online = networks.build(Network("nature_cnn"), (84, 84), 4, ACTIONS).to(device)
     optimizer = optimizers.build("NatureRMSProp", online.parameters(), 2.5e-4, {})
     agent = Agent(online, ACTIONS, optimizer, "huber", "sum")
     if compiled:

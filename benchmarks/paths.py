@@ -17,6 +17,7 @@ from torch import nn
 from atari_dqn import machine as machines
 from atari_dqn import networks, optimizers
 from atari_dqn.agent import Agent
+from atari_dqn.config import Network
 from atari_dqn.replay import Replay
 
 REPEATS = 60
@@ -47,7 +48,7 @@ def page_faults(agent: Agent, replay: Replay, draw: torch.Generator) -> float:
 def main() -> None:
     torch.manual_seed(0)
     replay, draw = filled_replay(torch.device("cpu"), 16, 16_000), torch.Generator().manual_seed(0)
-    online = networks.build("nature_cnn", [], (84, 84), 4, 6)
+    online = networks.build(Network("nature_cnn"), (84, 84), 4, 6)
     agent = Agent(online, 6, optimizers.build("Adam", online.parameters(), 1e-4, {}), "huber", "mean")
 
     print(f"{machine()}; {versions()}; {torch.get_num_threads()} threads\n{'':<62}   plain    fast")
@@ -81,7 +82,7 @@ def main() -> None:
             lambda: [agent.target(states) for states in batch.s_t],
             lambda: agent.target(batch.s_t.flatten(0, 1)),
         )
-    default = networks.build("nature_cnn", [], (84, 84), 4, 6)
+    default = networks.build(Network("nature_cnn"), (84, 84), 4, 6)
     default.to(memory_format=torch.contiguous_format)
     twin = Agent(default, 6, torch.optim.Adam(default.parameters(), 1e-4), "huber", "mean")
     race(

@@ -17,7 +17,9 @@ from atari_dqn import checkpoints, launch, settings
 from atari_dqn.run import Run
 
 ROOT = Path(__file__).parent.parent
-QUIET = ["logger.wandb=off", "logger.tensorboard=false", "evaluation.video_seconds=0"]
+QUIET = [
+    "logger.wandb=off", "logger.tensorboard=false", "evaluation.video_seconds=0", "evaluation.held_out_states=0",
+]  # fmt: skip
 
 gymnasium.register("Probe/Chain-v0", entry_point="probes:Chain")
 gymnasium.register("Probe/Memory-v0", entry_point="probes:Memory")
@@ -56,7 +58,7 @@ def flat(network: torch.nn.Module) -> torch.Tensor:
 
 def small_run(folder: Path, *overrides: str) -> Run:
     """A fresh run in this process, without logs or videos."""
-    composed = settings.compose("train", [*overrides, *QUIET, f"run_dir={folder}"])
+    composed = settings.compose("train", [*QUIET, *overrides, f"run_dir={folder}"])
     return launch.prepare(settings.to_train_config(composed), Console(quiet=True))
 
 

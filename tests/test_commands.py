@@ -70,7 +70,10 @@ def test_a_run_leaves_all_its_files(breakout):
     games = rows(breakout / "episodes.csv")
     assert games and {"return", "length_frames", "env", "frames", "agent_steps", "updates", "seconds"} <= set(games[0])
     evaluations = rows(breakout / "evaluations.csv")
-    assert [row["agent_steps"] for row in evaluations] == ["400", "600"] and evaluations[0]["episodes"] == "2"
+    assert [(row["agent_steps"], row["network"]) for row in evaluations] == [
+        ("400", "current"), ("600", "current"), ("600", "best"),
+    ]  # fmt: skip
+    assert evaluations[0]["episodes"] == "2" and float(evaluations[0]["held_out_q"]) != 0
     said = (breakout.parent / "output.txt").read_text()
     assert "no login on this machine" in said and "wandb sync" in said and "done: 600 agent steps" in said
     assert "replay: 612 agent steps take" in said and "Traceback" not in said
@@ -292,7 +295,7 @@ def test_a_failing_film_does_not_stop_a_run(tmp_path, monkeypatch):
     run = small_run(tmp_path / "run", "env=cartpole", "total_steps=1_500", "evaluation.episodes=1")
     run.examiner._films = True
     run.go()
-    assert len(rows(tmp_path / "run" / "evaluations.csv")) == 1
+    assert [row["network"] for row in rows(tmp_path / "run" / "evaluations.csv")] == ["current", "best"]
 
 
 def test_divergence_ends_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
@@ -328,24 +331,11 @@ ENVS = sorted(path.stem for path in (ROOT / "conf" / "env").glob("*.yaml"))
 def test_every_config_composes_and_learns_a_few_steps(env, preset, tmp_path):
     run = small_run(
         tmp_path / "run", f"env={env}", f"preset={preset}", "total_steps=160", "replay.warmup_steps=80",
-        "evaluation.episodes=1", "protocol.max_frames=100",
+        "evaluation.episodes=1", "protocol.max_frames=100", "env.max_frames=100",
     )  # fmt: skip
     run.go()
     assert run.agent_steps == 160 and run.updates > 0
     assert checkpoints.Checkpoint(tmp_path / "run" / "checkpoints" / "best.pt").config.preset == preset
-
-
-def test_nature_preset_has_the_released_codes_constants():
-    nature = settings.to_train_config(settings.compose("train", ["preset=nature"]))
-    assert (nature.replay.capacity, nature.replay.warmup_steps, nature.total_steps) == (10**6, 50_000, 50 * 10**6)
-    assert (nature.update.period_steps, nature.update.batch_size, nature.update.target_period_steps) == (4, 32, 10_000)
-    assert (nature.exploration.end, nature.exploration.decay_steps) == (0.1, 10**6)
-    assert (nature.optimizer.name, nature.optimizer.learning_rate) == ("NatureRMSProp", 2.5e-4)
-    env = nature.env
-    assert (env.frame_skip, env.frame_stack, env.noop_max, env.repeat_action_probability) == (4, 4, 30, 0)
-    assert env.terminal_on_life_loss and not env.full_action_space and nature.network.name == "nature_cnn"
-    assert (nature.agent.loss, nature.agent.n_step, nature.agent.reward_clip) == ("huber", 1, 1)
-    assert nature.optimizer.arguments == {"decay": 0.95, "eps": 0.01} and nature.agent.reduction == "sum"
 
 
 def test_a_protocol_by_name_is_played_whole_and_a_changed_one_is_renamed():

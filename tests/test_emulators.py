@@ -1,5 +1,6 @@
 """The ALE's C++ path against the readable wrappers; lives, cuts, ends and scores."""
 
+import gymnasium
 import numpy as np
 import pytest
 
@@ -13,35 +14,59 @@ def atari(*overrides: str) -> config.Env:
     return settings.to_train_config(settings.compose("train", list(overrides))).env
 
 
+class Gymnasium:
+    """Gymnasium's own AtariPreprocessing, one frame at a time."""
+
+    def __init__(self, game: str) -> None:
+        plain = gymnasium.make(f"ALE/{game}-v5", frameskip=1, repeat_action_probability=0.0)
+        self.env = gymnasium.wrappers.AtariPreprocessing(plain, noop_max=0)
+
+    def reset(self, seed: int | None = None) -> np.ndarray:
+        return self.env.reset(seed=seed)[0]
+
+    def step(self, action: int) -> np.ndarray:
+        return self.env.step(action)[0]
+
+
 @pytest.mark.parametrize("game", ["Pong", "Breakout", "Seaquest", "MsPacman", "Qbert"])
-def test_cpp_frames_equal_the_wrappers(game):
+@pytest.mark.parametrize("fire_reset", [False, True])
+def test_cpp_frames_equal_the_wrappers_and_gymnasiums(game, fire_reset):
     """Same seeds, same actions, 1200 agent steps: equal frames, rewards, ends and stacks."""
-    env = atari(f"env.game={game}", "env.noop_max=0", "env.terminal_on_life_loss=false", "env.max_frames=2000")
+    env = atari(
+        f"env.game={game}", "env.noop_max=0", f"env.terminal_on_life_loss={str(fire_reset).lower()}",
+        f"env.fire_reset={str(fire_reset).lower()}", "env.max_frames=2000",
+    )  # fmt: skip
     envs = emulators.make(env, 1)
-    oracle = wrappers.atari(game, noop_max=0, max_frames=2000)
+    oracle = wrappers.atari(game, noop_max=0, fire_reset=fire_reset, max_frames=2000)
+    third = None if fire_reset else Gymnasium(game)  # which knows no FIRE
     rng = np.random.default_rng(5)
     frames = envs.reset([7])
     stack, _ = oracle.reset(seed=7)
     assert (frames[0] == stack[-1]).all() and (stack[:-1] == 0).all()
-    rewards, over, ends = 0.0, False, 0
+    assert third is None or (third.reset(seed=7) == frames[0]).all()
+    rewards, over, ends, lost = 0.0, False, 0, 0
     for _ in range(1200):
         action = int(rng.integers(len(envs.actions)))
         envs.send(np.array([action]))
         turn = envs.recv()
         if over:  # the step after an end only shows the next game
             stack, _ = oracle.reset()
+            gymnasiums = third and third.reset()
             over = False
             assert turn.rewards[0] == 0 and turn.flags[0] == ORDINARY
         else:
             stack, reward, terminated, truncated, _ = oracle.step(action)
+            gymnasiums = third and third.step(action)
             over = terminated or truncated
             assert turn.rewards[0] == reward
-            assert turn.flags[0] == (TERMINAL if terminated else CUT if truncated else ORDINARY)
+            life = fire_reset and not over and turn.flags[0] == TERMINAL
+            assert life or turn.flags[0] == (TERMINAL if terminated else CUT if truncated else ORDINARY)
             rewards += abs(reward)
-            ends += over
+            ends, lost = ends + over, lost + life
         if not over or turn.flags[0] == CUT:  # (at game over the C++ path repeats the frame before; nothing reads it)
             assert (turn.frames[0] == stack[-1]).all()
-    assert ends >= 2 and rewards > 0
+            assert third is None or (turn.frames[0] == gymnasiums).all()
+    assert ends >= 2 and rewards > 0 and (lost > 0) == (fire_reset and game != "Pong")
     envs.close()
     oracle.close()
 
@@ -139,17 +164,58 @@ def test_no_stickiness_unless_asked():
     assert (play(0.25, 1) != play(0.25, 2)).any()
 
 
-def test_noop_starts_are_0_to_29_frames():
-    envs = emulators.make(atari("env.game=Breakout"), 16)
-    envs.reset(list(range(16)))
-    starts: set[int] = set()
-    for seeds in range(6):
-        envs._envs.reset(seed=np.arange(seeds * 16, seeds * 16 + 16))
-        envs.send(np.zeros(16, np.int64))
-        info = envs._envs.recv()[4]
-        starts |= set((info["frame_number"] - 4).tolist())
+def test_noop_starts_are_any_number_from_0_to_30_frames():
+    def starts(*overrides: str) -> set[int]:
+        envs, found = emulators.make(atari("env.game=Breakout", *overrides), 16), set()
+        for first in range(0, 320, 16):
+            envs.reset(list(range(first, first + 16)))
+            envs.send(np.zeros(16, np.int64))
+            answer = envs._envs.recv()
+            found |= set((answer[4]["frame_number"] - 4).tolist())
+            envs._envs.send(np.zeros(16, np.int64))  # what recv is asked for in between
+            envs._envs.recv()
+        envs.close()
+        return found
+
+    assert starts() == set(range(31))
+    assert starts("env.noop_max=0") == {0}
+
+
+def test_lives_go_5_4_3_2_1_0_in_one_game_whose_return_counts_them_all():
+    envs = emulators.make(atari("env.game=Breakout"), 1)
+    envs.reset([3])
+    rng = np.random.default_rng(0)
+    lives, rewards, flags, games = [int(envs._lives[0])], [], [], []
+    while not games:
+        envs.send(rng.integers(4, size=1))
+        turn = envs.recv()
+        games += turn.games
+        rewards.append(float(turn.rewards[0]))
+        flags.append(int(turn.flags[0]))
+        if envs._lives[0] != lives[-1]:
+            lives.append(int(envs._lives[0]))
+            assert flags[-1] == TERMINAL
+            assert len(lives) == 6 or not games  # the game goes on
     envs.close()
-    assert min(starts) >= 0 and max(starts) <= 29 and len(starts) > 15
+    assert lives == [5, 4, 3, 2, 1, 0] and flags.count(TERMINAL) == 5
+    assert games[0].score == sum(rewards) > 0 and games[0].length_frames == 4 * len(rewards)
+
+
+def test_fire_is_pressed_at_the_start_and_after_each_lost_life():
+    """In Breakout no ball is served without it: a player who never presses FIRE loses all lives all the same."""
+    overrides = ["env.game=Breakout", "env.fire_reset=true", "env.noop_max=3", "env.max_frames=8000"]
+    for fire, lost in (("true", 5), ("false", 0)):
+        envs = emulators.make(atari(*overrides, f"env.fire_reset={fire}"), 1)
+        envs.reset([1])
+        lives = [int(envs._lives[0])]
+        for _ in range(1000):
+            envs.send(np.zeros(1, np.int64))
+            turn = envs.recv()
+            lives.append(int(envs._lives[0]))
+            if turn.games:
+                break
+        envs.close()
+        assert lives[0] - lives[-1] == lost
 
 
 def test_cartpole_counts_whole_games_and_bootstraps_from_the_time_limit():

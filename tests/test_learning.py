@@ -10,7 +10,7 @@ from probes import Chain, Memory, Uneven
 
 from atari_dqn import evaluation, networks, settings, targets
 from atari_dqn.agent import epsilon_greedy
-from atari_dqn.config import Exploration
+from atari_dqn.config import Exploration, Network
 from atari_dqn.optimizers import NatureRMSProp
 from atari_dqn.training import due, epsilon_at, play_and_learn
 
@@ -55,7 +55,7 @@ def test_nature_rmsprop_survives_equal_gradients():
 
 
 def test_nature_network_has_the_papers_shape():
-    network = networks.build("nature_cnn", [], (84, 84), 4, 18)
+    network = networks.build(Network("nature_cnn"), (84, 84), 4, 18)
     assert [tuple(p.shape) for p in network.parameters() if p.ndim > 1] == [
         (32, 4, 8, 8), (64, 32, 4, 4), (64, 64, 3, 3), (512, 3136), (18, 512),
     ]  # fmt: skip
@@ -138,7 +138,7 @@ def test_every_emulator_has_its_quota_of_games(monkeypatch):
     lengths = iter([1, 50])
     monkeypatch.setattr(Uneven, "next_length", staticmethod(lambda: next(lengths)))
     env = settings.to_train_config(settings.compose("train", ["env=gymnasium", "env.game=Probe/Uneven-v0"])).env
-    network = networks.build("mlp", [], (1,), 1, 2)
+    network = networks.build(Network("mlp"), (1,), 1, 2)
     player = evaluation.Player(network, ("ACTION0", "ACTION1"), ("ACTION0", "ACTION1"))
     games = evaluation.play(player, env, 0.0, episodes=7, num_envs=2, seed=1)
     assert sorted(g.length_frames for g in games) == [1, 1, 1, 1, 50, 50, 50]

@@ -150,7 +150,7 @@ def test_an_interrupted_evaluation_is_made_up_for(cartpole, tmp_path, monkeypatc
     folder = tmp_path / "run"
     run = small_run(folder, *CARTPOLE)
     original = run.examiner.examine
-    monkeypatch.setattr(run.examiner, "examine", lambda steps: (run.stop(), original(steps))[1])
+    monkeypatch.setattr(run.examiner, "examine", lambda *a: (run.stop(), original(*a))[1])
     run.go()
     assert run.agent_steps == 1504 and run.examiner.examined_steps == 0
     go_on(folder)

@@ -12,6 +12,7 @@ from torch import nn
 
 from atari_dqn import machine, networks, optimizers, seeding, targets
 from atari_dqn.agent import Agent
+from atari_dqn.config import Network
 from atari_dqn.graphs import EAGER_CALLS, graphed, scripted
 from atari_dqn.replay import ORDINARY, TERMINAL, Replay
 from atari_dqn.stopwatch import Stopwatch
@@ -42,8 +43,8 @@ def step(replay: Replay, rng: torch.Generator) -> None:
 
 def new_agent(optimizer: str = "Adam", device: str = "cpu", script: bool = False) -> Agent:
     torch.manual_seed(1)
-    online = networks.build("nature_cnn", [], (36, 36), 4, 4).to(device)
-    agent = Agent(online, 4, optimizers.build(optimizer, online.parameters(), 1e-3, {}), "huber", "sum", script)
+    online = networks.build(Network("nature_cnn"), (36, 36), 4, 4).to(device)
+    agent = Agent(online, 4, optimizers.build(optimizer, online.parameters(), 1e-3, {}), "huber", "sum", script=script)
     with torch.no_grad():
         for parameter in agent.target.parameters():  # another network, so that the two cannot be mistaken
             parameter.mul_(0.9)

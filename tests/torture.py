@@ -31,8 +31,8 @@ GAMES = {
     "Pong": [
         "env.game=Pong", "num_envs=4", "replay.capacity=2500", "replay.warmup_steps=400", "checkpoint.every_steps=200",
         "checkpoint.cut_every_turns=375", "update.target_period_steps=300", "exploration.decay_steps=2000",
-        "evaluation.every_steps=2500", "evaluation.episodes=1", "protocol.max_frames=400", "logger.every_steps=150",
-        "env.max_frames=1500",
+        "evaluation.every_steps=2500", "evaluation.episodes=1", "evaluation.held_out_states=20",
+        "protocol.max_frames=400", "logger.every_steps=150", "env.max_frames=1500",
     ],
     "CartPole": [
         "env=cartpole", "env.goals=[]", "replay.capacity=6000", "checkpoint.every_steps=200",
@@ -107,7 +107,7 @@ def left_behind(folder: Path) -> dict[str, Any]:
     hashes = {}
     for part in (
         "online", "target", "optimizer", "sums", "generators", "emulators", "goals_reached", "best_score",
-        "recent_returns", "examined_steps", "over", "gradient_norm",
+        "recent_returns", "examined_steps", "confirmed", "over", "gradient_norm",
     ):  # fmt: skip
         sha256 = hashlib.sha256()
         digest(content[part], sha256)

@@ -1,0 +1,120 @@
+"""Learning curves: a run's own from its CSV files, and where it stands on a published one."""
+
+import collections
+import csv
+import math
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from atari_dqn import scores
+from atari_dqn.config import Protocol, TrainConfig
+from atari_dqn.scores import MILLION, Curve
+
+
+class Point(NamedTuple):
+    """A run's score over some frames up to `frames`."""
+
+    frames: int
+    mean: float
+    sd: float  # over games
+    games: int
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """The whole rows of one of a run's CSV files; none where it is not there."""
+    if not path.is_file():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return [row for row in csv.DictReader(file) if None not in row and None not in row.values()]
+
+
+def point(frames: int, returns: list[float]) -> Point:
+    return Point(
+        frames, statistics.fmean(returns), statistics.stdev(returns) if len(returns) > 1 else 0.0, len(returns)
+    )
+
+
+def training(episodes: Iterable[dict[str, str]], every_frames: int = MILLION) -> list[Point]:
+    """Mean return of the training games that ended in each `every_frames`, as Dopamine counts them."""
+    parts: dict[int, list[float]] = {}
+    for row in episodes:
+        parts.setdefault(-(-int(row["frames"]) // every_frames), []).append(float(row["return"]))
+    return [point(part * every_frames, parts[part]) for part in sorted(parts)]
+
+
+def evaluations(rows: Iterable[dict[str, str]]) -> list[Point]:
+    """The evaluations of the network as it was then."""
+    return [
+        Point(int(row["frames"]), float(row["mean"]), float(row["sd"]), int(row["episodes"]))
+        for row in rows
+        if (row.get("network") or "current") == "current"  # and not the best one, once more
+    ]
+
+
+def window(episodes: Iterable[dict[str, str]], protocol: Protocol, frames: int) -> list[dict[str, str]]:
+    """The training games that a protocol with source=training scores a run by, at `frames`."""
+    past = [row for row in episodes if int(row["frames"]) <= frames]
+    if protocol.window_frames is not None:
+        past = [row for row in past if int(row["frames"]) > frames - protocol.window_frames]
+    return past[-protocol.window_games :] if protocol.window_games else past
+
+
+def by_million(points: list[Point], frames: int) -> dict[int, Point]:
+    """Of points the last one within each million frames that the run has finished."""
+    found = {-(-p.frames // MILLION): p for p in points if p.frames > 0}
+    return {million: p for million, p in found.items() if million * MILLION <= frames}
+
+
+def verdict(curve: Curve, million: float, mean: float) -> str:
+    """inside | above | below what is allowed around the curve; see Curve.allowed."""
+    low, high = curve.allowed(million)
+    return "inside" if low <= mean <= high else "above" if mean > high else "below"
+
+
+class Pace:
+    """How a run stands against a curve while it goes on."""
+
+    WORDS = {"inside": "on track", "above": "ahead", "below": "behind"}  # noqa: RUF012
+
+    def __init__(self, curve: Curve) -> None:
+        self.curve = curve
+        self._games: collections.deque[tuple[int, float]] = collections.deque()  # of the last million frames
+        self._evaluated: tuple[int, float] | None = None
+
+    def game(self, frames: int, score: float) -> None:
+        """A training game that ended."""
+        self._games.append((frames, score))
+        while self._games[0][0] <= frames - MILLION:
+            self._games.popleft()
+
+    def evaluation(self, frames: int, mean: float) -> None:
+        self._evaluated = frames, mean
+
+    def word(self, frames: int) -> str:
+        """`on track (published 7.1)`, ahead or behind; nothing in the first million frames, where there is no curve."""
+        if self.curve.by.measure == "training":
+            at, mean = frames, statistics.fmean(score for _, score in self._games) if self._games else math.nan
+        else:
+            at, mean = self._evaluated or (0, math.nan)
+        if at < MILLION or math.isnan(mean):
+            return ""
+        million = at / MILLION
+        published = self.curve.at(million)[0]
+        return f"{self.WORDS[verdict(self.curve, million, mean)]} (published {published:,.4g})"
+
+
+def pace(config: TrainConfig, folder: Path, agent_steps: int) -> Pace | None:
+    """The pace of a run from `agent_steps` on; None where its curve has not got its game."""
+    curve = scores.curve(config.published, config.env.game) if config.published else None
+    if curve is None:
+        return None
+    standing, until = Pace(curve), agent_steps * config.env.frame_skip
+    for row in read(folder / "episodes.csv"):
+        if int(row["frames"]) <= until:
+            standing.game(int(row["frames"]), float(row["return"]))
+    for p in evaluations(read(folder / "evaluations.csv")):
+        if p.frames <= until:
+            standing.evaluation(p.frames, p.mean)
+    return standing

@@ -1,0 +1,57 @@
+"""What a run sets otherwise than its preset."""
+
+from typing import NamedTuple
+
+from omegaconf import OmegaConf
+from rich.table import Table
+
+from atari_dqn import settings
+from atari_dqn.config import TrainConfig
+
+# How a run is made, watched and kept; what it computes does not depend on it. The game is the user's choice.
+BESIDE = ("env.game", "seed", "device", "run_dir", "resume", "logger.", "checkpoint.", "compute.", "evaluation.")
+
+
+class Departure(NamedTuple):
+    key: str
+    preset: object
+    run: object
+
+
+def of(preset: str, config: TrainConfig) -> TrainConfig:
+    """What the preset alone sets, for the kind of game that `config` is of."""
+    env, game = config.env.kind, config.env.game
+    if game == "CartPole-v1":
+        env = "cartpole"
+    return settings.to_train_config(settings.compose("train", [f"env={env}", f"env.game={game}", f"preset={preset}"]))
+
+
+def departures(config: TrainConfig, preset: str | None = None) -> list[Departure]:
+    """Where a run departs from its preset, or from the one that is named: in what it computes, not in how."""
+    here = OmegaConf.structured(config)
+    there = OmegaConf.structured(of(preset or config.preset, config))
+    found = []
+    for key in sorted({*settings.leaves(here), *settings.leaves(there)}):
+        mine, own = OmegaConf.select(here, key), OmegaConf.select(there, key)
+        beside = key.startswith(BESIDE) or key in ("preset", "published") or OmegaConf.is_dict(mine or own)
+        if not beside and mine != own:
+            found.append(Departure(key, own, mine))
+    return found
+
+
+def table(preset: str, found: list[Departure]) -> Table:
+    """The departures for a person, 80 columns wide at most."""
+    view = Table(title=f"otherwise than preset {preset}", title_justify="left")
+    for column in ("setting", "preset", "this run"):
+        view.add_column(column, overflow="fold", justify="left" if column == "setting" else "right")
+    for key, own, mine in found:
+        view.add_row(key, _text(own), _text(mine))
+    return view
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,403 @@
+"""The published algorithms, exactly: the pictures, Nature's update, Dopamine's network, presets and protocols."""
+
+import platform
+import zlib
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from conftest import flat, small_run
+
+from atari_dqn import agent, config, curves, emulators, evaluation, networks, presets, settings, wrappers
+from atari_dqn.agent import Agent
+from atari_dqn.checkpoints import Checkpoint
+from atari_dqn.errors import UserError
+from atari_dqn.replay import CUT, ORDINARY, TERMINAL, Batch, Replay
+from atari_dqn.training import epsilon_at
+
+X86 = platform.machine().lower() in ("x86_64", "amd64")  # others round otherwise when they resize
+DATA = Path(__file__).parent / "data"
+
+
+def composed(*overrides: str) -> config.TrainConfig:
+    return settings.to_train_config(settings.compose("train", list(overrides)))
+
+
+# ---------------------------------------------------------------------------------------------------------- pictures
+
+
+class Recorded(gymnasium.Env):
+    """Plays back the ALE's grey screens, uint8 [n, 210, 160], whatever the actions."""
+
+    action_space = gymnasium.spaces.Discrete(2)
+    observation_space = gymnasium.spaces.Box(0, 255, (210, 160), np.uint8)
+
+    def __init__(self, screens: np.ndarray) -> None:
+        self.screens, self.at = screens, 0
+
+    def reset(self, **kwargs):
+        return self.screens[0], {}
+
+    def step(self, action):
+        self.at += 1
+        return self.screens[self.at], 0.0, False, False, {}
+
+
+@pytest.mark.parametrize("game", ["Breakout", "SpaceInvaders"])
+def test_recorded_frames_become_the_golden_pictures(game):
+    """Screens that were recorded once, and what the network saw of them (tests/data/record.py made both)."""
+    golden = np.load(DATA / "frames.npz")
+    env = gymnasium.wrappers.ResizeObservation(wrappers.FrameSkip(Recorded(golden[f"{game}_screens"]), 4), (84, 84))
+    env.reset()
+    seen = np.array([env.step(0)[0] for _ in golden[f"{game}_pictures"]])
+    assert np.abs(seen.astype(int) - golden[f"{game}_pictures"]).max() <= (0 if X86 else 2)  # levels of grey
+
+
+GOLDEN = {"Breakout": 132802874, "Pong": 1043328319, "SpaceInvaders": 1955396076}  # crc32 of 200 frames
+
+
+@pytest.mark.skipif(not X86, reason="other processors round otherwise")
+@pytest.mark.parametrize("game", GOLDEN)
+def test_the_emulators_pictures_have_their_checksums(game):
+    """200 agent steps of ale-py 0.12.1 with fixed actions: screens, maximum, grey and size, to the bit."""
+    envs = emulators.make(composed(f"env.game={game}", "env.noop_max=0").env, 1)
+    crc = zlib.crc32(envs.reset([0]).tobytes())
+    for step in range(200):
+        envs.send(np.array([step // 7 % len(envs.actions)]))
+        crc = zlib.crc32(envs.recv().frames.tobytes(), crc)
+    envs.close()
+    assert crc == GOLDEN[game]
+
+
+def test_a_cut_game_bootstraps_from_its_true_last_frame_and_a_lost_one_does_not():
+    """Breakout cut off after 60 steps, beside the wrappers: what is learnt from the last transition of each game."""
+    env = composed("env.game=Breakout", "env.noop_max=0", "env.max_frames=240").env
+    envs, replay, rng = emulators.make(env, 1), Replay(1000, 1, (84, 84)), np.random.default_rng(0)
+    oracle = wrappers.atari("Breakout", noop_max=0, max_frames=240)
+    replay.begin(torch.from_numpy(envs.reset([3])))
+    stack, _ = oracle.reset(seed=3)
+    last, ends, over = [], {CUT: 0, TERMINAL: 0}, False
+    for _ in range(600):
+        action = int(rng.integers(4))
+        envs.send(np.array([action]))
+        turn = envs.recv()
+        replay.write(torch.tensor([action]), *map(torch.from_numpy, (turn.rewards, turn.frames, turn.flags)))
+        if over:
+            stack, _ = oracle.reset()
+            over = False
+        else:
+            stack, _, terminated, truncated, _ = oracle.step(action)
+            over = terminated or truncated
+        flag = int(turn.flags[0])
+        if flag != ORDINARY:
+            batch = replay._transitions(
+                torch.tensor([replay.written - 2]), torch.zeros(1, dtype=torch.long), 0.99, 1, 1.0
+            )
+            ends[flag] += 1
+            assert batch.discount_t.item() == pytest.approx(0.99 if flag == CUT else 0)
+            if flag == CUT:
+                assert truncated and (batch.s_t[0, -1].numpy() == stack[-1]).all()
+                last.append(batch.s_t[0])
+    assert ends[CUT] >= 5 and ends[TERMINAL] >= 5
+    # The state that comes next in the memory is the next game's first, and is never what a cut one bootstraps from.
+    assert not any(torch.equal(one[-1], replay.frames[0, 0]) for one in last)
+    envs.close()
+    oracle.close()
+
+
+# ------------------------------------------------------------------------------------------------------------ updates
+
+
+def random_batches(count: int, actions: int) -> list[Batch]:
+    """Minibatches of 32 with rewards, terminal states, and errors on both sides of the clip."""
+    rng = torch.Generator().manual_seed(0)
+    states = lambda: torch.randint(0, 256, (1, 32, 4, 84, 84), dtype=torch.uint8, generator=rng)  # noqa: E731
+    return [
+        Batch(
+            states(),
+            torch.randint(actions, (1, 32), generator=rng),
+            torch.randint(-1, 2, (1, 32), generator=rng) * 1.0,
+            0.99 * (torch.rand(1, 32, generator=rng) > 0.2),
+            states(),
+        )
+        for _ in range(count)
+    ]
+
+
+def made(*overrides: str) -> Agent:
+    return agent.make(composed("env.game=Breakout", *overrides), (84, 84), 4, torch.device("cpu"))
+
+
+class Transcription:
+    """NeuralQLearner.lua's qLearnMinibatch and getQUpdate in NumPy, backpropagation included, in double precision."""
+
+    STRIDES = (4, 2, 1)
+
+    def __init__(self, weights: list[torch.Tensor]) -> None:
+        self.w = [w.detach().numpy().astype(np.float64) for w in weights]
+        self.target = [w.copy() for w in self.w]
+        self.g = [np.zeros_like(w) for w in self.w]
+        self.g2 = [np.zeros_like(w) for w in self.w]
+
+    @staticmethod
+    def windows(x: np.ndarray, kernel: int, stride: int) -> np.ndarray:
+        """[B, C, H, W, kernel, kernel]"""
+        view = np.lib.stride_tricks.sliding_window_view(x, (kernel, kernel), axis=(2, 3))
+        return view[:, :, ::stride, ::stride]
+
+    def forward(self, states: np.ndarray, w: list[np.ndarray]) -> list[np.ndarray]:
+        """Inputs of each layer, and last the Q-values."""
+        x, inputs = states / 255, []
+        for layer, stride in enumerate(self.STRIDES):
+            inputs.append(x)
+            kernel = w[2 * layer]
+            x = (
+                np.tensordot(self.windows(x, kernel.shape[-1], stride), kernel, ([1, 4, 5], [1, 2, 3]))
+                + w[2 * layer + 1]
+            )
+            x = np.maximum(x, 0).transpose(0, 3, 1, 2)
+        inputs.append(x.transpose(0, 2, 3, 1).reshape(len(x), -1))
+        inputs.append(np.maximum(inputs[-1] @ w[6].T + w[7], 0))
+        return [*inputs, inputs[-1] @ w[8].T + w[9]]
+
+    def backward(self, inputs: list[np.ndarray], grad: np.ndarray) -> list[np.ndarray]:
+        """dw of network:backward for a gradient [B, A] at the Q-values."""
+        w, dw = self.w, [np.zeros(0)] * 10
+        dw[8], dw[9] = grad.T @ inputs[4], grad.sum(0)
+        grad = (grad @ w[8]) * (inputs[4] > 0)
+        dw[6], dw[7] = grad.T @ inputs[3], grad.sum(0)
+        grad = ((grad @ w[6]) * (inputs[3] > 0)).reshape(len(grad), 7, 7, 64).transpose(0, 3, 1, 2)
+        for layer in (2, 1, 0):
+            x, kernel, stride = inputs[layer], w[2 * layer], self.STRIDES[layer]
+            size, (height, width) = kernel.shape[-1], grad.shape[2:]
+            dw[2 * layer] = np.tensordot(grad, self.windows(x, size, stride), ([0, 2, 3], [0, 2, 3]))
+            dw[2 * layer + 1] = grad.sum((0, 2, 3))
+            below = np.zeros_like(x)
+            for i in range(size):
+                for j in range(size):
+                    part = np.tensordot(grad, kernel[:, :, i, j], (1, 0)).transpose(0, 3, 1, 2)
+                    below[:, :, i : i + stride * height : stride, j : j + stride * width : stride] += part
+            grad = below * (x > 0)
+        return dw
+
+    def learn(self, batch: Batch) -> None:
+        s, a, r, discount, s2 = (part[0].numpy().astype(np.float64) for part in batch)
+        delta = r + discount * self.forward(s2, self.target)[-1].max(1)
+        inputs = self.forward(s, self.w)
+        row, a = np.arange(32), a.astype(int)
+        delta = np.clip(delta - inputs[-1][row, a], -1, 1)  # clip_delta
+        targets = np.zeros_like(inputs[-1])
+        targets[row, a] = delta
+        for i, dw in enumerate(self.backward(inputs, targets)):  # summed, not averaged
+            self.g[i] = 0.95 * self.g[i] + 0.05 * dw
+            self.g2[i] = 0.95 * self.g2[i] + 0.05 * dw**2
+            self.w[i] += 0.00025 * dw / np.sqrt(self.g2[i] - self.g[i] ** 2 + 0.01)
+
+
+def test_ten_updates_of_nature_equal_a_transcription_of_the_released_code():
+    learner = made("preset=nature")
+    with torch.no_grad():  # larger values, so that errors of all sizes come about
+        learner.online.head[-1].weight *= 20
+    learner.copy_target()
+    transcription = Transcription(list(learner.online.parameters()))
+    start = flat(learner.online).clone().numpy()
+    for count, batch in enumerate(random_batches(10, 4)):
+        if count == 5:
+            learner.copy_target()
+            transcription.target = [w.copy() for w in transcription.w]
+        learner.learn(batch)
+        transcription.learn(batch)
+    ours = flat(learner.online).numpy() - start
+    theirs = np.concatenate([w.ravel() for w in transcription.w]) - start
+    assert np.abs(theirs).max() > 1e-3
+    np.testing.assert_allclose(ours, theirs, atol=2e-3 * np.abs(theirs).max())
+    # One weight and another: what is compared is the whole, not its largest part.
+    assert np.linalg.norm(ours - theirs) < 1e-3 * np.linalg.norm(theirs)
+
+
+def test_dqn_zoo_averages_with_a_smaller_epsilon_and_so_does_the_same():
+    sums, means = made("preset=nature"), made("preset=dqn_zoo")
+    assert torch.equal(flat(sums.online), flat(means.online))
+    start = flat(sums.online).clone()
+    for batch in random_batches(5, 4):
+        sums.learn(batch)
+        means.learn(batch)
+    change = flat(sums.online) - start
+    assert torch.linalg.norm(flat(means.online) - start - change) < 1e-3 * torch.linalg.norm(change)
+
+
+def test_long_gradients_are_shortened_where_it_is_asked():
+    learner = made("preset=sb3_zoo", "optimizer.max_grad_norm=1e-3", "optimizer.name=SGD", "optimizer.learning_rate=1")
+    start = flat(learner.online).clone()
+    learner.learn(random_batches(1, 4)[0])
+    assert torch.linalg.norm(flat(learner.online) - start).item() == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_dopamines_network_pads_like_flax_and_starts_like_it():
+    network = networks.build(composed("preset=dopamine").network, (84, 84), 4, 6)
+    shapes = [tuple(p.shape) for p in network.parameters() if p.ndim > 1]
+    assert shapes == [(32, 4, 8, 8), (64, 32, 4, 4), (64, 64, 3, 3), (512, 11 * 11 * 64), (6, 512)]
+    for weight in (p for p in network.parameters() if p.ndim > 1):
+        area = weight[0, 0].numel() if weight.ndim == 4 else 1
+        limit = (6 / ((weight.shape[0] + weight.shape[1]) * area)) ** 0.5
+        assert weight.abs().max() <= limit and weight.std().item() == pytest.approx(limit / 3**0.5, rel=0.1)
+    assert all((p == 0).all() for p in network.parameters() if p.ndim == 1)
+    states = torch.randint(0, 256, (3, 4, 84, 84), dtype=torch.uint8)
+    x = states.float() / 255
+    for layer, stride, (before, after) in zip(
+        (m for m in network.convolutions if isinstance(m, torch.nn.Conv2d)),
+        (4, 2, 1),
+        ((2, 2), (1, 2), (1, 1)),
+        strict=True,
+    ):
+        x = torch.nn.functional.conv2d(
+            torch.nn.functional.pad(x, (before, after, before, after)), layer.weight, layer.bias, stride
+        ).relu()
+    torch.testing.assert_close(network(states), network.head(x.permute(0, 2, 3, 1).flatten(1)))
+
+
+# ------------------------------------------------------------------------------------------------ presets, protocols
+
+# preset: capacity, warmup, period, batch, target, epsilon end, decay, begin, stickiness, no-ops, FIRE, life loss
+PUBLISHED = {
+    "nature": (10**6, 50_000, 4, 32, 10_000, 0.1, 10**6, None, 0, 30, False, True),
+    "dqn_zoo": (10**6, 50_000, 4, 32, 10_000, 0.1, 10**6, None, 0, 30, False, True),
+    "dopamine": (10**6, 20_000, 4, 32, 8_000, 0.01, 250_000, None, 0.25, 0, False, False),
+    "cleanrl": (10**6, 80_000, 4, 32, 1_000, 0.01, 10**6, 0, 0, 30, True, True),
+    "sb3_zoo": (10**5, 100_000, 4, 32, 1_000, 0.01, 10**6, 0, 0, 30, True, True),
+}
+OPTIMIZERS = {
+    "nature": ("NatureRMSProp", 2.5e-4, {"decay": 0.95, "eps": 0.01}, "huber", "sum", None),
+    "dqn_zoo": ("NatureRMSProp", 2.5e-4, {"decay": 0.95, "eps": 0.01 / 32**2}, "huber", "mean", None),
+    "dopamine": ("Adam", 6.25e-5, {"eps": 1.5e-4}, "squared", "mean", None),
+    "cleanrl": ("Adam", 1e-4, {}, "squared", "mean", None),
+    "sb3_zoo": ("Adam", 1e-4, {}, "huber", "mean", 10),
+}
+
+
+@pytest.mark.parametrize("preset", PUBLISHED)
+def test_a_preset_has_its_papers_constants(preset):
+    c = composed(f"preset={preset}")
+    env, replay, update, explore = c.env, c.replay, c.update, c.exploration
+    assert PUBLISHED[preset] == (
+        replay.capacity, replay.warmup_steps, update.period_steps, update.batch_size, update.target_period_steps,
+        explore.end, explore.decay_steps, explore.begin_steps, env.repeat_action_probability, env.noop_max,
+        env.fire_reset, env.terminal_on_life_loss,
+    )  # fmt: skip
+    o = c.optimizer
+    assert OPTIMIZERS[preset] == (
+        o.name, o.learning_rate, o.arguments, c.agent.loss, c.agent.reduction, o.max_grad_norm,
+    )  # fmt: skip
+    assert (c.agent.discount, c.agent.n_step, c.agent.reward_clip, env.frame_skip, env.frame_stack) == (
+        0.99,
+        1,
+        1,
+        4,
+        4,
+    )
+    assert not env.full_action_space and env.max_frames == 108_000 and explore.start == 1
+    assert presets.departures(c) == []
+
+
+def test_cleanrls_epsilon_falls_from_the_first_step():
+    c = composed("preset=cleanrl")
+    at = [epsilon_at(step, c.replay.warmup_steps, c.exploration) for step in (0, 500_000, 1_000_000)]
+    assert at == pytest.approx([1.0, 0.505, 0.01])
+
+
+def test_departures_from_a_preset_are_found():
+    c = composed("preset=dopamine", "env.game=Pong", "seed=7", "total_steps=5", "agent.loss=huber", "num_envs=1",
+                 "+optimizer.arguments.amsgrad=true", "logger.every_steps=7", "device=cpu", "run_dir=x")  # fmt: skip
+    assert {d.key: (d.preset, d.run) for d in presets.departures(c)} == {
+        "agent.loss": ("squared", "huber"), "num_envs": (16, 1), "optimizer.arguments.amsgrad": (None, True),
+        "total_steps": (50_000_000, 5),
+    }  # fmt: skip
+    other = {d.key for d in presets.departures(composed("preset=default"), "nature")}
+    assert {"optimizer.name", "exploration.end", "update.target_period_steps"} <= other and "env.game" not in other
+    assert presets.departures(composed("env=cartpole")) == []
+
+
+PROTOCOLS = {
+    "nature": (0.05, 0.0, 30, 18_000, False),
+    "dqn_zoo": (0.05, 0.0, 30, 108_000, False),
+    "dopamine": (0.001, 0.25, 0, 108_000, False),
+}
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("preset", ["dopamine", "cleanrl", "default"])
+def test_a_protocol_says_how_games_are_played_whatever_was_trained(name, preset):
+    """Stickiness, no-ops, FIRE and all 18 actions where a protocol asks for them, and nowhere else."""
+    trained = composed(f"preset={preset}", "env.game=Breakout").env
+    protocol = composed(f"preset={preset}", f"protocol={name}").protocol
+    env = evaluation.environment(trained, protocol, None)
+    assert (
+        protocol.epsilon, env.repeat_action_probability, env.noop_max, env.max_frames, env.full_action_space
+    ) == PROTOCOLS[name]  # fmt: skip
+    assert not env.fire_reset and not env.terminal_on_life_loss
+
+
+def test_all_18_actions_are_played_by_their_meanings():
+    trained = composed("preset=default", "env.game=Breakout", "env.full_action_space=true").env
+    assert len(emulators.atari_actions("Breakout", trained.full_action_space)) == 18
+    with pytest.raises(
+        UserError, match=r"must be trained with env.repeat_action_probability=0.25 .*full_action_space=true"
+    ):
+        composed("preset=default", "protocol=machado")
+    machado = composed(
+        "protocol=machado", "env.repeat_action_probability=0.25", "env.noop_max=0", "env.full_action_space=true"
+    )
+    assert machado.protocol.source == "training" and machado.protocol.window_games == 100
+
+
+def test_training_is_scored_by_its_own_games(tmp_path):
+    """protocol=training: the mean of the training games of the last frames; nothing is played for it."""
+    run = small_run(
+        tmp_path / "run", "env=cartpole", "env.goals=[]", "protocol=training", "protocol.window_frames=1000",
+        "total_steps=3_000", "evaluation.every_steps=1_000",
+    )  # fmt: skip
+    run.go()
+    games = curves.read(tmp_path / "run" / "episodes.csv")
+    scored = curves.read(tmp_path / "run" / "evaluations.csv")
+    assert [row["agent_steps"] for row in scored] == ["1000", "2000", "3000"]
+    for row in scored:
+        at = int(row["frames"])
+        returns = [float(game["return"]) for game in games if at - 1000 < int(game["frames"]) <= at]
+        assert float(row["mean"]) == pytest.approx(np.mean(returns)) and int(row["episodes"]) == len(returns)
+    checkpoint = Checkpoint(tmp_path / "run" / "checkpoints" / "latest.pt")
+    protocol = settings.to_train_config(settings.compose("train", ["env=cartpole", "protocol=training"])).protocol
+    last = evaluation.training_games(checkpoint, protocol, checkpoint.config.env)
+    assert [game.score for game in last] == [float(game["return"]) for game in games]
+
+
+def test_held_out_states_are_random_play_and_the_same_again(tmp_path):
+    env = composed("env.game=Breakout").env
+    device = torch.device("cpu")
+    states = evaluation.held_out(env, 4, 37, device, seed=5)
+    assert states.shape == (37, 4, 84, 84) and torch.equal(states, evaluation.held_out(env, 4, 37, device, seed=5))
+    assert len({zlib.crc32(state.numpy().tobytes()) for state in states}) > 20
+    network = networks.build(config.Network("nature_cnn"), (84, 84), 4, 4)
+    expected = network(states).max(1).values.mean().item()
+    assert evaluation.mean_max_q(network, states) == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_best_network_is_played_again_from_fresh_seeds(tmp_path):
+    run = small_run(
+        tmp_path / "run", "env=cartpole", "env.goals=[]", "total_steps=3_000", "evaluation.every_steps=1_000",
+        "evaluation.episodes=4", "evaluation.held_out_states=30",
+    )  # fmt: skip
+    run.go()
+    found = curves.read(tmp_path / "run" / "evaluations.csv")
+    assert [row["network"] for row in found] == ["current"] * 3 + ["best"]
+    chosen = max(found[:3], key=lambda row: float(row["mean"]))
+    best = Checkpoint(tmp_path / "run" / "checkpoints" / "best.pt")
+    assert best.agent_steps == int(chosen["agent_steps"])
+    seed = run.examiner._seed(3_000, "fresh evaluation")
+    player = evaluation.Player(best.network, best.actions, best.actions)
+    games = evaluation.play(player, run.examiner._env, run.config.protocol.epsilon, 4, 4, seed)
+    assert float(found[-1]["mean"]) == pytest.approx(np.mean([game.score for game in games]))
+    states = evaluation.held_out(run.examiner._env, 2, 30, run.device, run.examiner._seed(0, "held-out states"))
+    last = evaluation.mean_max_q(run.agent.online, states)
+    assert float(found[2]["held_out_q"]) == pytest.approx(last, rel=1e-5)
