@@ -152,7 +152,7 @@ class Run:
         else:
             share = self.evaluation_seconds / max(self.seconds, 1e-9)
             self.say(f"done: {steps}, of which evaluation took {share:.1%}")
-            self.say(f"play it with `make evaluate CKPT={self.folder}/checkpoints/best.pt`")
+            self.say(f"play it with `make evaluate CKPT={self.folder}`")
 
     def _train(self) -> None:
         playing = self.saver.go_back()

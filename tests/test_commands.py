@@ -335,7 +335,7 @@ def test_every_config_composes_and_learns_a_few_steps(env, preset, tmp_path):
     )  # fmt: skip
     run.go()
     assert run.agent_steps == 160 and run.updates > 0
-    assert checkpoints.Checkpoint(tmp_path / "run" / "checkpoints" / "best.pt").config.preset == preset
+    assert checkpoints.Checkpoint(tmp_path / "run" / "checkpoints" / "latest.pt").config.preset == preset
 
 
 def test_a_protocol_by_name_is_played_whole_and_a_changed_one_is_renamed():
