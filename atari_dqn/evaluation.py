@@ -2,17 +2,17 @@
 
 import contextlib
 import dataclasses
-import itertools
 import json
 import statistics
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import ale_py
 import cv2
 import gymnasium
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -23,7 +23,7 @@ from atari_dqn import curves, emulators, scores, seeding
 from atari_dqn.agent import epsilon_greedy
 from atari_dqn.checkpoints import Checkpoint
 from atari_dqn.config import Env, Protocol
-from atari_dqn.emulators import Game, Turn
+from atari_dqn.emulators import Emulators, Game
 from atari_dqn.errors import UserError
 from atari_dqn.games import atari_name
 from atari_dqn.replay import Replay, torch_dtype
@@ -57,29 +57,51 @@ class Player:
         return self._index[epsilon_greedy(self.q_values(states), epsilon, generator)]
 
 
-def side_by_side(
-    env: Env, num_envs: int, device: torch.device, seed: int, act: Callable[[Tensor], Tensor]
-) -> Generator[tuple[Tensor, Turn], None, None]:
-    """Play games for ever: the states [N, stack, *frame] that `act` chose actions in, and what followed.
+class Games:
+    """Games side by side, each on emulators of its own, so that some can go on when the others have stopped.
 
-    The games are begun from `seed`; whoever is done closes the generator, and so the emulators.
+    Args:
+        seed: of their starts.
+        device: where the states are wanted.
     """
-    envs = emulators.make(env, num_envs)
-    try:
+
+    def __init__(self, env: Env, num_envs: int, device: torch.device, seed: int) -> None:
+        self.all = list(range(num_envs))
+        self._envs: list[Emulators] = []
+        with contextlib.ExitStack() as on_error:
+            on_error.callback(self.close)
+            self._envs += [emulators.make(env, 1) for _ in self.all]
+            on_error.pop_all()
+        shape, dtype = self._envs[0].frame_shape, torch_dtype(self._envs[0].frame_dtype)
         # The replay of a few rows is the history that the network sees: training and evaluation stack alike.
-        history = Replay(
-            env.frame_stack + 1, num_envs, envs.frame_shape, torch_dtype(envs.frame_dtype), env.frame_stack, device
-        )
-        history.begin(torch.from_numpy(envs.reset(seeding.derive(seed, "evaluation games", count=num_envs))))
-        while True:
-            states = history.newest_stack()
-            actions = act(states).cpu()
-            envs.send(actions.numpy())
-            turn = envs.recv()
-            history.write(actions, *map(torch.from_numpy, (turn.rewards, turn.frames, turn.flags)))
-            yield states, turn
-    finally:
-        envs.close()
+        self._history = Replay(env.frame_stack + 1, num_envs, shape, dtype, env.frame_stack, device)
+        seeds = seeding.derive(seed, "evaluation games", count=num_envs)
+        firsts = [envs.reset([one]) for envs, one in zip(self._envs, seeds, strict=True)]
+        self._frames = torch.from_numpy(np.concatenate(firsts))
+        self._rewards, self._flags = torch.zeros(num_envs), torch.zeros(num_envs, dtype=torch.uint8)
+        self._actions = torch.zeros(num_envs, dtype=torch.int64)
+        self._history.begin(self._frames)
+
+    def states(self, which: list[int]) -> Tensor:
+        """The states that some games are in, [len(which), stack, *frame]."""
+        return self._history.newest_stack()[which]
+
+    def step(self, which: list[int], actions: Tensor) -> list[Game]:
+        """Take an action in each of some games; the games that ended."""
+        ended = []
+        self._actions[which] = actions.cpu()
+        for i in which:
+            self._envs[i].send(self._actions[i : i + 1].numpy())
+        for i in which:
+            turn = self._envs[i].recv()
+            self._frames[i], self._flags[i] = torch.from_numpy(turn.frames[0]), int(turn.flags[0])
+            ended += [game._replace(env=i) for game in turn.games]
+        self._history.write(self._actions, self._rewards, self._frames, self._flags)
+        return ended
+
+    def close(self) -> None:
+        for envs in self._envs:
+            envs.close()
 
 
 def play(
@@ -100,15 +122,14 @@ def play(
     num_envs = min(num_envs, episodes)
     quota = [episodes // num_envs + (i < episodes % num_envs) for i in range(num_envs)]
     generator = seeding.generator(player.device, seed, "evaluation actions")
-    games = side_by_side(env, num_envs, player.device, seed, lambda states: player.act(states, epsilon, generator))
     played: list[Game] = []
-    with contextlib.closing(games):
+    with contextlib.closing(Games(env, num_envs, player.device, seed)) as games:
         while any(quota) and not stop():
-            for game in next(games)[1].games:
-                if quota[game.env]:
-                    quota[game.env] -= 1
-                    played.append(game)
-                    on_game(played)
+            going = [i for i in games.all if quota[i]]
+            for game in games.step(going, player.act(games.states(going), epsilon, generator)):
+                quota[game.env] -= 1
+                played.append(game)
+                on_game(played)
     return played
 
 
@@ -121,14 +142,13 @@ def held_out(env: Env, num_actions: int, states: int, device: torch.device, seed
     (Mnih et al. 2015, Figure 2: "a held-out set of states"; its code kept 500 of the first 50,000 steps, which are
     random.)
     """
-    generator = seeding.generator(device, seed, "held-out actions")
-    games = side_by_side(
-        env, HELD_OUT_ENVS, device, seed,
-        lambda states: torch.randint(num_actions, (len(states),), generator=generator, device=device),
-    )  # fmt: skip
-    rounds = -(-states // HELD_OUT_ENVS)
-    with contextlib.closing(games):
-        kept = [seen for seen, _ in itertools.islice(games, 0, rounds * HELD_OUT_EVERY, HELD_OUT_EVERY)]
+    generator = torch.Generator().manual_seed(seeding.derive(seed, "held-out actions")[0])
+    kept: list[Tensor] = []
+    with contextlib.closing(Games(env, HELD_OUT_ENVS, device, seed)) as games:
+        for step in range(-(-states // HELD_OUT_ENVS) * HELD_OUT_EVERY):
+            if step % HELD_OUT_EVERY == 0:
+                kept.append(games.states(games.all))
+            games.step(games.all, torch.randint(num_actions, (HELD_OUT_ENVS,), generator=generator))
     return torch.cat(kept)[:states]
 
 
