@@ -101,13 +101,9 @@ class Examiner:
         None where the run was asked to stop meanwhile, or the protocol scores training games, which are over.
         """
         if self._config.protocol.source == "training":
-            self.confirmed = True
             return None
         returns = self._play(Player(best, self._learnt, self._actions), self._seed(agent_steps, "fresh evaluation"))
-        if self._stop():
-            return None
-        self.confirmed = True
-        return self._row(returns, "best", False, math.nan)
+        return None if self._stop() else self._row(returns, "best", False, math.nan)
 
     def film(self, agent_steps: int, path: Path, say: Callable[[str], None]) -> bool:
         """A film of one more game, if films are wanted; whether there is one now."""

@@ -136,6 +136,7 @@ class Run:
                     self.config, self.folder, self.agent_steps, self.events, self.console, self.say
                 )
                 self.trackers += watchers
+                self._say_what_scores_mean()
                 self._train()
         except UserError:
             raise
@@ -153,6 +154,14 @@ class Run:
             share = self.evaluation_seconds / max(self.seconds, 1e-9)
             self.say(f"done: {steps}, of which evaluation took {share:.1%}")
             self.say(f"play it with `make evaluate CKPT={self.folder}`")
+
+    def _say_what_scores_mean(self) -> None:
+        game, name = self.config.env.game, self.config.published
+        if scores.human_normalised(game, 0) is not None:
+            self.say(f"% of a human: by {scores.SOURCE}")
+        curve = scores.curve(name, game) if name else None
+        if curve and self.config.total_steps * self.config.env.frame_skip > scores.MILLION:
+            self.say(f"on track or not, from 1M frames on: by the mean {curve.by.measure} returns of {curve.by.title}")
 
     def _train(self) -> None:
         playing = self.saver.go_back()
@@ -295,22 +304,25 @@ class Run:
 
     def _confirm(self) -> None:
         """At the end: score the best network once more, and say how the last and the best one do."""
-        path = self.folder / "checkpoints" / "best.pt"
+        path, game = self.folder / "checkpoints" / "best.pt", self.config.env.game
         if not path.exists():  # no game was ever counted
             return
         with self._evaluating():
             best = checkpoints.Checkpoint(path, self.device)
             numbers = self.examiner.confirm(best.network, self.agent_steps)
-            if numbers is None:
+            if numbers is None and self.stopped.is_set():
                 return
-            row = self._row(**numbers)
-            self._tell("evaluation", row)
+            self.examiner.confirmed = True
+            chosen, again = self.examiner.best_score or 0.0, ""
+            if numbers is not None:
+                row = self._row(**numbers)
+                self._tell("evaluation", row)
+                again = f"; {self._score(row)}, from fresh seeds"
         last = curves.evaluations(curves.read(self.folder / "evaluations.csv"))[-1]
-        game = self.config.env.game
         self.say(f"last network: mean {last.mean:.1f}{scores.human(game, last.mean)}, {last.games} games")
         self.say(
-            f"best network, of {best.agent_steps:,} agent steps: {self._score(row)} from fresh seeds; "
-            f"{self.examiner.best_score:.1f} when it was chosen"
+            f"best network, of {best.agent_steps:,} agent steps: mean {chosen:.1f}{scores.human(game, chosen)} when it "
+            f"was chosen{again}"
         )
 
     def _score(self, row: Row) -> str:
