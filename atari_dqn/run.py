@@ -8,16 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
-from atari_dqn import agent, checkpoints, curves, emulators, machine, networks, scores, seeding, trackers
+from atari_dqn import agent, capacity, checkpoints, curves, emulators, machine, networks, scores, seeding, trackers
 from atari_dqn.checkpoints import Resumed
 from atari_dqn.config import TrainConfig
 from atari_dqn.display import Row, Tracker, hours
 from atari_dqn.errors import DIVERGED, RunFailed, UserError
 from atari_dqn.examiner import Examiner
-from atari_dqn.replay import BYTES_BESIDE_FRAME, Replay, torch_dtype
+from atari_dqn.replay import Replay, torch_dtype
 from atari_dqn.saving import Saver
 from atari_dqn.signals import stop_signals
 from atari_dqn.stopwatch import Stopwatch
@@ -61,38 +60,9 @@ class Run:
             self.emulators = emulators.Journal(games, keep=config.checkpoint.cut_every_turns is not None)
             self.agent = agent.make(config, games.frame_shape, len(games.actions), self.device)
             self.examiner = Examiner(config, self.agent.online, games.actions, self.stopped.is_set)
-            self._replay_rows = self._plan_replay(resumed)
+            self._replay_rows = capacity.replay_rows(config, self.emulators, resumed, self.device, self.say)
             self.saver = Saver(self, resumed)
             on_error.pop_all()
-
-    def _plan_replay(self, resumed: Resumed | None) -> int:
-        """Rows of the replay. Says what they take; raises UserError where the machine has not got it."""
-        config, envs = self.config, self.emulators
-        # A run shorter than its capacity never fills more than its length, and a row more whenever games begin; and
-        # what its checkpoint holds, where it has been made shorter.
-        turns = config.total_steps // config.num_envs + 1
-        needed = turns + turns // (config.checkpoint.cut_every_turns or turns) + config.env.frame_stack + 1
-        if resumed and resumed.files.segments:
-            needed = max(needed, resumed.files.segments[-1].last - resumed.files.segments[0].first)
-        rows = min(-(-config.replay.capacity // config.num_envs) + 1, needed)
-        rows = max(rows, config.env.frame_stack + config.agent.n_step + 1)
-        frame_bytes = torch.Size(envs.frame_shape).numel() * envs.frame_dtype.itemsize
-        text = machine.check_replay_fits(
-            rows * config.num_envs, frame_bytes + BYTES_BESIDE_FRAME, self.device, config.replay.warmup_steps
-        )
-        self.say(text)
-        if config.total_steps <= config.replay.warmup_steps:
-            self.say(
-                f"note: nothing will be learnt, for total_steps={config.total_steps} ends before "
-                f"replay.warmup_steps={config.replay.warmup_steps}"
-            )
-        frames = (config.checkpoint.cut_every_turns or turns) * config.env.frame_skip
-        if frames < config.env.max_frames and config.checkpoint.cut_every_turns and config.env.kind == "atari":
-            self.say(
-                f"note: no game lasts longer than {frames / 3600:.2g} minutes of play, for "
-                f"checkpoint.cut_every_turns={config.checkpoint.cut_every_turns} cuts it off"
-            )
-        return rows
 
     @functools.cached_property
     def replay(self) -> Replay:

@@ -1,0 +1,43 @@
+"""How large a run's replay memory will be, and whether the machine has got it."""
+
+from collections.abc import Callable
+
+import torch
+
+from atari_dqn import machine
+from atari_dqn.checkpoints import Resumed
+from atari_dqn.config import TrainConfig
+from atari_dqn.emulators import Emulators
+from atari_dqn.replay import BYTES_BESIDE_FRAME
+
+
+def replay_rows(
+    config: TrainConfig, envs: Emulators, resumed: Resumed | None, device: torch.device, say: Callable[[str], None]
+) -> int:
+    """Rows of a run's replay. Says what they take; raises UserError where the machine has not got it."""
+    # A run shorter than its capacity never fills more than its length, and a row more whenever games begin; and
+    # what its checkpoint holds, where it has been made shorter.
+    turns = config.total_steps // config.num_envs + 1
+    needed = turns + turns // (config.checkpoint.cut_every_turns or turns) + config.env.frame_stack + 1
+    if resumed and resumed.files.segments:
+        needed = max(needed, resumed.files.segments[-1].last - resumed.files.segments[0].first)
+    rows = min(-(-config.replay.capacity // config.num_envs) + 1, needed)
+    rows = max(rows, config.env.frame_stack + config.agent.n_step + 1)
+    frame_bytes = torch.Size(envs.frame_shape).numel() * envs.frame_dtype.itemsize
+    say(
+        machine.check_replay_fits(
+            rows * config.num_envs, frame_bytes + BYTES_BESIDE_FRAME, device, config.replay.warmup_steps
+        )
+    )
+    if config.total_steps <= config.replay.warmup_steps:
+        say(
+            f"note: nothing will be learnt, for total_steps={config.total_steps} ends before "
+            f"replay.warmup_steps={config.replay.warmup_steps}"
+        )
+    frames = (config.checkpoint.cut_every_turns or turns) * config.env.frame_skip
+    if frames < config.env.max_frames and config.checkpoint.cut_every_turns and config.env.kind == "atari":
+        say(
+            f"note: no game lasts longer than {frames / 3600:.2g} minutes of play, for "
+            f"checkpoint.cut_every_turns={config.checkpoint.cut_every_turns} cuts it off"
+        )
+    return rows
