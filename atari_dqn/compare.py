@@ -106,6 +106,19 @@ def draw(path: Path, title: str, curve: Curve, fine: list[Point], found: list[di
     pyplot.close(figure)
 
 
+def own_curve(folder: Path, measure: str, frame_skip: int) -> tuple[list[Point], list[Point], int]:
+    """A run's points as a curve's measure counts them, the same more finely, and the frames that it has made.
+
+    Raises ValueError where its CSV files do not hold numbers.
+    """
+    frames = max([0, *(int(row["agent_steps"]) for row in read(folder / "metrics.csv"))]) * frame_skip
+    if measure == "training":
+        episodes = read(folder / "episodes.csv")
+        return training(episodes), training(episodes, MILLION // 10), frames
+    evaluated = evaluations(read(folder / "evaluations.csv"))
+    return evaluated, evaluated, frames
+
+
 def find_curve(asked: str | None, config: TrainConfig) -> Curve:
     """The curve that was asked for, or that the run's preset names. Raises UserError where there is none."""
     name, game = asked or config.published, config.env.game
@@ -129,12 +142,10 @@ def compare(asked: CompareConfig, console: Console) -> None:
         raise UserError(f"output={output}: must end with .png; the numbers go into a .csv beside it")
     config = saved_config(folder)
     curve = find_curve(asked.published, config)
-    episodes, skip = read(folder / "episodes.csv"), config.env.frame_skip
-    frames = max([0, *(int(row["agent_steps"]) for row in read(folder / "metrics.csv"))]) * skip
-    if curve.by.measure == "training":
-        points, fine = training(episodes), training(episodes, MILLION // 10)
-    else:
-        points = fine = evaluations(read(folder / "evaluations.csv"))
+    try:
+        points, fine, frames = own_curve(folder, curve.by.measure, config.env.frame_skip)
+    except ValueError as error:
+        raise UserError(f"the CSV files in {folder} are not as a run writes them: {str(error)[:100]}") from None
     found = rows(curve, by_million(points, frames))
     if not found:
         raise UserError(
@@ -157,6 +168,7 @@ def compare(asked: CompareConfig, console: Console) -> None:
             console.print(presets.table(curve.by.preset, different))
             say(f"so this run is not what {curve.by.title} ran, and may well lie elsewhere")
     try:
+        output.parent.mkdir(parents=True, exist_ok=True)
         draw(output, title, curve, fine, found)
         with replacing(output.with_suffix(".csv"), "w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)

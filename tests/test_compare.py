@@ -96,11 +96,16 @@ def test_compare_prints_draws_and_writes(breakout, command, tmp_path):
     assert max(len(line) for line in done.stdout.splitlines() if line.startswith(("│", "┃"))) <= 80
     with Image.open(breakout / "compare.png") as picture:
         assert picture.size == (960, 540) and len({*picture.convert("RGB").getdata()}) > 50
-    other = command("compare", f"run={breakout}", "published=nnabla", "output=other.png")
+    other = command("compare", f"run={breakout}", "published=nnabla", "output=new/other.png")
     assert other.returncode == 0, other.stderr
-    with open(tmp_path / "other.csv") as file:  # evaluations of the network as it was, not of the best one again
+    with open(
+        tmp_path / "new" / "other.csv"
+    ) as file:  # evaluations of the network as it was, not of the best one again
         assert [(float(r["ours"]), r["verdict"]) for r in csv.DictReader(file)] == [(1.5, "inside"), (30.0, "above")]
-    assert "otherwise than preset nature" in other.stdout and (tmp_path / "other.png").stat().st_size > 10_000
+    (breakout / "episodes.csv").write_text((breakout / "episodes.csv").read_text() + "many,0,0,0,0,0,0\n")
+    spoilt = command("compare", f"run={breakout}")
+    assert spoilt.returncode == 2 and "are not as a run writes them" in spoilt.stderr
+    assert "otherwise than preset nature" in other.stdout and (tmp_path / "new" / "other.png").stat().st_size > 10_000
 
 
 def test_a_millions_games_are_those_that_end_in_it():
