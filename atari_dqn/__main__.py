@@ -66,7 +66,7 @@ def _output(asked: str | None, default: Path) -> Path:
 def evaluate(composed: Any) -> None:
     from rich.console import Console
 
-    from atari_dqn import evaluation
+    from atari_dqn import evaluation, scores
 
     asked, checkpoint, protocol = _asked(composed)
     env, player = evaluation.seat(checkpoint, protocol, asked.env.game)
@@ -85,6 +85,7 @@ def evaluate(composed: Any) -> None:
             asked.seed,
             lambda games: status.update(
                 f"{len(games)} of {episodes} games played, the last one {games[-1].score:.10g}"
+                f"{scores.human(env.game, games[-1].score)}"
             ),
         )
     evaluation.report(result, output, console)

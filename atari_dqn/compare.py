@@ -10,7 +10,7 @@ from rich.table import Table
 
 from atari_dqn import presets, scores, settings
 from atari_dqn.config import CompareConfig, TrainConfig
-from atari_dqn.curves import Point, by_million, evaluations, read, training, verdict
+from atari_dqn.curves import Point, by_million, evaluations, has_measure, read, training, verdict
 from atari_dqn.errors import UserError
 from atari_dqn.files import replacing
 from atari_dqn.launch import saved_config
@@ -25,8 +25,9 @@ def rows(curve: Curve, points: dict[int, Point]) -> list[dict[str, Any]]:
     """For each million frames ours, the published mean and sd, and the verdict."""
     found = []
     for million, p in sorted(points.items()):
-        published, sd = curve.at(million)
-        low, high = curve.allowed(million)
+        here = p.frames / MILLION
+        published, sd = curve.at(here)
+        low, high = curve.allowed(here)
         known = million <= len(curve.means)
         found.append(
             {
@@ -39,7 +40,7 @@ def rows(curve: Curve, points: dict[int, Point]) -> list[dict[str, Any]]:
                 "published_sd": sd if known else None,
                 "low": low if known else None,
                 "high": high if known else None,
-                "verdict": verdict(curve, million, p.mean) if known else "",
+                "verdict": verdict(curve, here, p.mean) if known else "",
             }
         )
     return found
@@ -142,6 +143,11 @@ def compare(asked: CompareConfig, console: Console) -> None:
         raise UserError(f"output={output}: must end with .png; the numbers go into a .csv beside it")
     config = saved_config(folder)
     curve = find_curve(asked.published, config)
+    if not has_measure(config, curve):
+        raise UserError(
+            f"{folder} is evaluated by its training games, and {curve.by.title}'s curve is of games played apart; "
+            f"choose a curve of training returns, e.g. published=dopamine_jax_2024"
+        )
     try:
         points, fine, frames = own_curve(folder, curve.by.measure, config.env.frame_skip)
     except ValueError as error:
@@ -161,9 +167,12 @@ def compare(asked: CompareConfig, console: Console) -> None:
     say("allowed: mean +- max(3 sd, 20% of the mean)")
     if found[0]["human_normalised"] is not None:
         say(f"human: by {scores.SOURCE}")
+    for score in scores.published(config.env.game):
+        when = f"at {score.frames / MILLION:.0f}M frames: " if score.frames else ""
+        say(f"{score.by.title}: {when}{score.mean:,.10g}{scores.human(config.env.game, score.mean)}")
     if curve.by.preset:
         departures = presets.departures(config, curve.by.preset)
-        different = [d for d in departures if d.key != "total_steps" and not d.key.startswith("protocol.")]
+        different = [d for d in departures if d.key not in ("total_steps", "protocol.name")]
         if different:
             console.print(presets.table(curve.by.preset, different))
             say(f"so this run is not what {curve.by.title} ran, and may well lie elsewhere")

@@ -96,6 +96,7 @@ class Protocol:
     fire_reset: bool | None = None
     max_frames: int | None = None
     full_action_space: bool | None = None
+    terminal_on_life_loss: bool | None = None
     window_frames: int | None = None  # of training games: those that ended in so many frames
     window_games: int | None = None  # or the last so many
 
@@ -178,6 +179,7 @@ class PlayProtocol:
     fire_reset: bool | None = None
     max_frames: int | None = None
     full_action_space: bool | None = None
+    terminal_on_life_loss: bool | None = None
     window_frames: int | None = None
     window_games: int | None = None
 

@@ -62,8 +62,11 @@ def window(episodes: Iterable[dict[str, str]], protocol: Protocol, frames: int) 
 
 
 def by_million(points: list[Point], frames: int) -> dict[int, Point]:
-    """Of points the last one within each million frames that the run has finished."""
-    found = {-(-p.frames // MILLION): p for p in points if p.frames > 0}
+    """Of points the last one near each million frames that the run has finished.
+
+    (An evaluation comes with the first turn at or after it is due.)
+    """
+    found = {round(p.frames / MILLION): p for p in points if p.frames > 0.9 * MILLION}
     return {million: p for million, p in found.items() if million * MILLION <= frames}
 
 
@@ -86,14 +89,14 @@ class Pace:
     def game(self, frames: int, score: float) -> None:
         """A training game that ended."""
         self._games.append((frames, score))
-        while self._games[0][0] <= frames - MILLION:
-            self._games.popleft()
 
     def evaluation(self, frames: int, mean: float) -> None:
         self._evaluated = frames, mean
 
     def word(self, frames: int) -> str:
         """`on track (published 7.1)`, ahead or behind; nothing in the first million frames, where there is no curve."""
+        while self._games and self._games[0][0] <= frames - MILLION:
+            self._games.popleft()
         if self.curve.by.measure == "training":
             at, mean = frames, statistics.fmean(score for _, score in self._games) if self._games else math.nan
         else:
@@ -105,10 +108,15 @@ class Pace:
         return f"{self.WORDS[verdict(self.curve, million, mean)]} (published {published:,.4g})"
 
 
+def has_measure(config: TrainConfig, curve: Curve) -> bool:
+    """Whether a run counts what a curve is of: training returns every run does, evaluations where games are played."""
+    return curve.by.measure == "training" or config.protocol.source == "games"
+
+
 def pace(config: TrainConfig, folder: Path, agent_steps: int) -> Pace | None:
     """The pace of a run from `agent_steps` on; None where its curve has not got its game."""
     curve = scores.curve(config.published, config.env.game) if config.published else None
-    if curve is None:
+    if curve is None or not has_measure(config, curve):
         return None
     standing, until = Pace(curve), agent_steps * config.env.frame_skip
     for row in read(folder / "episodes.csv"):

@@ -156,7 +156,7 @@ class AtariEmulators(Emulators):
             # Then it is a lost life too. It is the game's end where no life is left (Pong counts none), or where it
             # came without the loss of one (Adventure).
             over = terminated & ((lives == 0) | (lives >= self._lives))
-        self._lost = (lives < self._lives) & ~over
+        self._lost = (lives > 0) & (lives < self._lives) & ~over & ~self._cut  # nor a new game with fewer lives
         self._lives = lives.copy()
         self._cut = (self._scoreboard.step(rewards) >= self._max_frames) & ~over
         games = self._scoreboard.end(over | self._cut, self._cut)

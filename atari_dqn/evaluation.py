@@ -70,7 +70,8 @@ class Games:
         self._envs: list[Emulators] = []
         with contextlib.ExitStack() as on_error:
             on_error.callback(self.close)
-            self._envs += [emulators.make(env, 1) for _ in self.all]
+            for _ in self.all:
+                self._envs.append(emulators.make(env, 1))
             on_error.pop_all()
         shape, dtype = self._envs[0].frame_shape, torch_dtype(self._envs[0].frame_dtype)
         # The replay of a few rows is the history that the network sees: training and evaluation stack alike.

@@ -21,6 +21,7 @@ class Examiner:
         examined_steps: agent steps at the last evaluation.
         best_score: the best mean return so far.
         confirmed: whether the best network was examined again, at the end.
+        last: the last evaluation's numbers, if this process has made it.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Examiner:
         self.examined_steps = 0
         self.best_score: float | None = None
         self.confirmed = False
+        self.last: dict[str, Any] | None = None
 
     def is_due(self, agent_steps: int) -> bool:
         """Also where an evaluation was interrupted by a request to stop."""
@@ -93,7 +95,8 @@ class Examiner:
             self.best_score = mean
         states = self._held_out
         held_out_q = math.nan if states is None else evaluation.mean_max_q(self._player.network, states)
-        return self._row(returns, "current", best, held_out_q)
+        self.last = self._row(returns, "current", best, held_out_q)
+        return self.last
 
     def confirm(self, best: nn.Module, agent_steps: int) -> dict[str, Any] | None:
         """Score the best network again in games from fresh seeds: the largest of many scores is too large.

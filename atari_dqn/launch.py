@@ -35,7 +35,15 @@ def resumed_config(folder: Path, overrides: list[str], asked: TrainConfig) -> Tr
     Args:
         asked: what `overrides` would make of a fresh run.
     """
-    typed, saved = omegaconf.OmegaConf.structured(asked), _saved(folder)
+    typed, written = omegaconf.OmegaConf.structured(asked), _written(folder)
+    saved = _whole(folder, written)
+
+    def differs(key: str) -> bool:  # in what was written then: an older program knew fewer settings
+        node = _select(written, key)
+        if omegaconf.OmegaConf.is_dict(node):
+            return any(differs(f"{key}.{name}") for name in node)
+        return bool(_select(saved, key) != _select(typed, key))
+
     try:
         for override in OverridesParser.create().parse_overrides(overrides):
             key = override.key_or_group
@@ -43,7 +51,7 @@ def resumed_config(folder: Path, overrides: list[str], asked: TrainConfig) -> Tr
                 continue
             if key.startswith(RESUMABLE):
                 omegaconf.OmegaConf.update(saved, key, override.value())
-            elif key not in ("logger", "hydra", "preset") and _select(saved, key) != _select(typed, key):
+            elif key not in ("logger", "hydra", "preset") and differs(key):
                 allowed = ", ".join(f"{name}*" if name.endswith(".") else name for name in RESUMABLE)
                 raise UserError(f"{key} cannot be changed when a run goes on; only {allowed} can")
     except omegaconf.errors.OmegaConfBaseException as error:
@@ -53,14 +61,23 @@ def resumed_config(folder: Path, overrides: list[str], asked: TrainConfig) -> Tr
 
 def saved_config(folder: Path) -> TrainConfig:
     """A run's own config.yaml. Raises UserError where it cannot be read."""
-    return _checked(folder, _saved(folder))
+    return _checked(folder, _whole(folder, _written(folder)))
 
 
-def _saved(folder: Path) -> omegaconf.DictConfig:
+def _written(folder: Path) -> omegaconf.DictConfig:
     try:
-        saved = omegaconf.OmegaConf.create(_without_aliases((folder / "config.yaml").read_text()))
-        return omegaconf.OmegaConf.merge(omegaconf.OmegaConf.structured(TrainConfig), saved)  # type: ignore[return-value]
+        text = _without_aliases((folder / "config.yaml").read_text())
+        return omegaconf.OmegaConf.create(text)  # type: ignore[return-value]
     except (OSError, omegaconf.errors.OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+        raise _unreadable(folder, error) from None
+
+
+def _whole(folder: Path, written: omegaconf.DictConfig) -> omegaconf.DictConfig:
+    """What was written, and the defaults of settings that are newer."""
+    try:
+        whole = omegaconf.OmegaConf.merge(omegaconf.OmegaConf.structured(TrainConfig), plain(written))
+        return whole  # type: ignore[return-value]
+    except (omegaconf.errors.OmegaConfBaseException, ValueError) as error:
         raise _unreadable(folder, error) from None
 
 
@@ -99,9 +116,9 @@ def train(config: TrainConfig, overrides: list[str]) -> None:
         resume(folder, config, overrides, console)
     else:
         config.resume = None
+        departures = presets.departures(config)
         run = prepare(config, console)
-        if departures := presets.departures(config):
-            console.print(presets.table(config.preset, departures))
+        presets.tell(config.preset, departures, console)
         with folders.held(run.folder):
             run.go()
 
@@ -141,6 +158,7 @@ def resume(folder: Path, asked: TrainConfig, overrides: list[str], console: Cons
         run = Run(config, folder, console, resumed)
         with replacing(folder / "config.yaml", "w") as file:  # with what was changed, for the next time
             file.write(to_yaml(config))
+        presets.tell(config.preset, presets.departures(config), console)
         say(f"going on in {folder} after {run.agent_steps:,} agent steps")
         run.go()
 

@@ -124,6 +124,7 @@ def numerics() -> dict[str, str]:
         "gymnasium": metadata.version("gymnasium"),
         "threads": str(torch.get_num_threads()),
         "CPU": torch.backends.cpu.get_cpu_capability(),
+        "denormals": "0",
     }
 
 

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from omegaconf import OmegaConf
+from rich.console import Console
 from rich.table import Table
 
 from atari_dqn import settings
@@ -34,6 +35,7 @@ def departures(config: TrainConfig, preset: str | None = None) -> list[Departure
     for key in sorted({*settings.leaves(here), *settings.leaves(there)}):
         mine, own = OmegaConf.select(here, key), OmegaConf.select(there, key)
         beside = key.startswith(BESIDE) or key in ("preset", "published") or OmegaConf.is_dict(mine or own)
+        beside = beside or (key.startswith("protocol.") and key != "protocol.name")  # a name stands for the rest
         if not beside and mine != own:
             found.append(Departure(key, own, mine))
     return found
@@ -47,6 +49,12 @@ def table(preset: str, found: list[Departure]) -> Table:
     for key, own, mine in found:
         view.add_row(key, _text(own), _text(mine))
     return view
+
+
+def tell(preset: str, found: list[Departure], console: Console) -> None:
+    """Print the departures, if there are any."""
+    if found:
+        console.print(table(preset, found))
 
 
 def _text(value: object) -> str:

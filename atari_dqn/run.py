@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from atari_dqn import agent, capacity, checkpoints, curves, emulators, machine, networks, scores, seeding, trackers
+from atari_dqn import agent, capacity, checkpoints, emulators, machine, networks, scores, seeding, trackers
 from atari_dqn.checkpoints import Resumed
 from atari_dqn.config import TrainConfig
 from atari_dqn.display import Row, Tracker, hours
@@ -155,9 +155,10 @@ class Run:
             self._measure(epsilon)
         if self.over and not self.stopped.is_set() and self.examiner.examined_steps < self.agent_steps:
             self._evaluate()
+        self.saver.save()
         if self.over and not self.stopped.is_set() and not self.examiner.confirmed:
             self._confirm()
-        self.saver.save()
+            self.saver.save()
 
     def _failure(self, error: Exception) -> str:
         kept = "no checkpoint was written yet"
@@ -275,21 +276,24 @@ class Run:
     def _confirm(self) -> None:
         """At the end: score the best network once more, and say how the last and the best one do."""
         path, game = self.folder / "checkpoints" / "best.pt", self.config.env.game
-        if not path.exists():  # no game was ever counted
-            return
         with self._evaluating():
-            best = checkpoints.Checkpoint(path, self.device)
+            try:
+                best = checkpoints.Checkpoint(path, self.device)
+            except UserError as error:
+                self.say(f"the best network cannot be played again: {error}")
+                self.examiner.confirmed = True
+                return
             numbers = self.examiner.confirm(best.network, self.agent_steps)
-            if numbers is None and self.stopped.is_set():
+            if self.stopped.is_set():
                 return
             self.examiner.confirmed = True
-            chosen, again = self.examiner.best_score or 0.0, ""
-            if numbers is not None:
-                row = self._row(**numbers)
+            row = self._row(**numbers) if numbers else {}
+            if row:
                 self._tell("evaluation", row)
-                again = f"; {self._score(row)}, from fresh seeds"
-        last = curves.evaluations(curves.read(self.folder / "evaluations.csv"))[-1]
-        self.say(f"last network: mean {last.mean:.1f}{scores.human(game, last.mean)}, {last.games} games")
+        if self.examiner.last:
+            self.say(f"last network: {self._score(self.examiner.last)}")
+        chosen = self.examiner.best_score or 0.0
+        again = f"; {self._score(row)}, from fresh seeds" if row else ""
         self.say(
             f"best network, of {best.agent_steps:,} agent steps: mean {chosen:.1f}{scores.human(game, chosen)} when it "
             f"was chosen{again}"

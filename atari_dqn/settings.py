@@ -120,12 +120,8 @@ def check_protocol(protocol: Protocol | PlayProtocol) -> None:
 
 # What a protocol may say of how games are played.
 PLAYED = (
-    "repeat_action_probability",
-    "noop_max",
-    "fire_reset",
-    "max_frames",
-    "full_action_space",
-)
+    "repeat_action_probability", "noop_max", "fire_reset", "max_frames", "full_action_space", "terminal_on_life_loss",
+)  # fmt: skip
 
 
 def check_training(protocol: Protocol, env: Env) -> None:

@@ -81,7 +81,7 @@ class FireOnLifeLoss(gymnasium.Wrapper):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         pressed = self.fire if self.lost and self.fire is not None else action
         frame, reward, terminated, truncated, info = self.env.step(pressed)
-        self.lost, self.lives = info["lives"] < self.lives, info["lives"]
+        self.lost, self.lives = 0 < info["lives"] < self.lives, info["lives"]
         return frame, float(reward), terminated, truncated, info
 
 

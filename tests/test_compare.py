@@ -22,7 +22,7 @@ def test_published_numbers_are_as_published():
     assert breakout.allowed(1) == pytest.approx((1.809 * 0.8, 1.809 * 1.2))
     assert breakout.allowed(2) == pytest.approx((7.11 - 3 * 0.9342, 7.11 + 3 * 0.9342))
     assert scores.curve("nnabla", "Breakout").at(1)[0] == pytest.approx(1.271)
-    assert scores.curve("nnabla", "Skiing") is None or scores.curve("nnabla", "Skiing").by.measure == "evaluation"
+    assert scores.curve("nnabla", "Skiing") is None and scores.curve("nnabla", "Pong").by.measure == "evaluation"
     by = {score.by.agent: score.mean for score in scores.published("Breakout")}
     assert (by["nature_2015"], by["nature_2015_human"], by["cleanrl"], by["sb3_zoo"]) == (401.2, 31.8, 366.928, 358.327)
     assert scores.human_normalised("Breakout", 30.5) == 1 and scores.human_normalised("Pong", -20.7) == 0
@@ -66,13 +66,15 @@ def breakout(tmp_path) -> Path:
     """The folder of a run that never was: its files are of a real one, its numbers are made up."""
     from atari_dqn.trackers import EPISODES, EVALUATIONS, METRICS
 
-    run = small_run(tmp_path / "run", "env.game=Breakout", "preset=dopamine", "total_steps=750k", "num_envs=4")
+    run = small_run(
+        tmp_path / "run", "env.game=Breakout", "preset=dopamine", "protocol=nature", "total_steps=750k", "num_envs=4"
+    )
     run.emulators.close()
     returns = {400_000: 1.0, 1_000_000: 2.6, 1_000_004: 3.0, 1_900_000: 5.0, 2_200_000: 60.0, 2_990_000: 80.0,
                3_000_004: 5.0}  # fmt: skip
     write(run.folder / "episodes.csv", EPISODES, [{"frames": f, "return": r} for f, r in returns.items()])
     write(run.folder / "metrics.csv", METRICS, [{"frames": 4 * s, "agent_steps": s} for s in (250, 750_002)])
-    evaluations = [(1_000_000, 1.5, "current"), (2_000_000, 30, "current"), (2_000_000, 25, "best")]
+    evaluations = [(1_000_192, 1.5, "current"), (2_000_000, 30, "current"), (2_000_000, 25, "best")]
     write(
         run.folder / "evaluations.csv",
         EVALUATIONS,
@@ -91,6 +93,7 @@ def test_compare_prints_draws_and_writes(breakout, command, tmp_path):
     ]  # fmt: skip
     assert float(found[2]["human_normalised"]) == pytest.approx((70 - 1.7) / (30.5 - 1.7), rel=1e-4)
     assert float(found[0]["published"]) == 1.809 and float(found[0]["published_sd"]) == 0.1049
+    assert "DQN (Mnih et al. 2015): at 200M frames: 401.2 (1387% of a human)" in done.stdout
     assert "against Dopamine's DQN (JAX, 2024)" in done.stdout and "google/dopamine" in done.stdout
     assert "otherwise than preset dopamine" in done.stdout and "num_envs" in done.stdout
     assert max(len(line) for line in done.stdout.splitlines() if line.startswith(("│", "┃"))) <= 80
@@ -117,6 +120,9 @@ def test_a_millions_games_are_those_that_end_in_it():
     assert [*curves.by_million(points, 2 * MILLION)] == [1, 2]  # the fifth is not over
     last = Protocol(name="machado", epsilon=0.0, source="training", window_games=2)
     assert [row["return"] for row in curves.window(rows, last, 2 * MILLION)] == ["3", "7"]
+    # Evaluations come with the first turn at or after they are due; with 64 games that is a little later.
+    late = [curves.Point(frames, 1.0, 0.0, 10) for frames in (500_224, 1_000_192, 1_800_000, 2_000_128)]
+    assert {m: p.frames for m, p in curves.by_million(late, 2_000_128).items()} == {1: 1_000_192, 2: 2_000_128}
     million = Protocol(name="training", epsilon=0.0, source="training", window_frames=MILLION)
     assert [row["return"] for row in curves.window(rows, million, MILLION + 1)] == ["3", "7"]
 
@@ -128,7 +134,8 @@ def test_the_progress_line_says_how_a_run_stands():
         pace.game(frames, score)
     assert pace.word(900_000) == ""  # no curve yet
     pace.game(1_350_000, 2.0)  # the first game is more than a million frames past
-    assert pace.word(1_350_000) == "behind (published 3.664)" and pace.word(1_000_000) == "on track (published 1.809)"
+    assert pace.word(1_350_000) == "behind (published 3.664)"
+    assert pace.word(9_000_000) == ""  # no game has ended for a million frames
     pace.game(1_360_000, 100.0)
     assert pace.word(1_360_000).startswith("ahead")
     evaluated = curves.Pace(scores.curve("nnabla", "Breakout"))
@@ -142,8 +149,17 @@ def test_a_resumed_run_knows_how_it_stood(breakout):
     config = settings.to_train_config(settings.compose("train", ["env.game=Breakout", "preset=dopamine"]))
     pace = curves.pace(config, breakout, 500_000)
     assert pace.word(2_000_000) == "behind (published 7.11)"
-    config.env.game = "Tetris"
+    config.published = "nnabla"  # a curve of evaluations, of which a run that its training games score has none
     assert curves.pace(config, breakout, 500_000) is None
+    config.published, config.env.game = "dopamine_jax_2024", "Tetris"
+    assert curves.pace(config, breakout, 500_000) is None
+
+
+def test_a_curve_of_evaluations_is_not_for_runs_that_their_training_games_score(breakout, command):
+    config = settings.to_train_config(settings.compose("train", ["env.game=Breakout", "preset=dopamine"]))
+    (breakout / "config.yaml").write_text(settings.to_yaml(config))
+    refused = command("compare", f"run={breakout}", "published=nnabla")
+    assert refused.returncode == 2 and "choose a curve of training returns" in refused.stderr
 
 
 def test_the_display_fits_80_columns_and_names_the_pace(breakout):

@@ -217,6 +217,34 @@ def test_ten_updates_of_nature_equal_a_transcription_of_the_released_code():
     assert np.linalg.norm(ours - theirs) < 1e-3 * np.linalg.norm(theirs)
 
 
+def test_updates_of_dopamine_equal_plain_torch():
+    """Squared errors, averaged and not halved; Adam; padded convolutions: ten updates written out."""
+    learner = made("preset=dopamine")
+    w = [p.detach().clone().contiguous().requires_grad_() for p in learner.online.parameters()]
+    target = [p.detach().clone() for p in w]
+    adam = torch.optim.Adam(w, lr=6.25e-5, eps=1.5e-4, betas=(0.9, 0.999), foreach=False)
+
+    def q_values(states: torch.Tensor, w: list[torch.Tensor]) -> torch.Tensor:
+        x = states.float() / 255
+        for layer, stride, (before, after) in zip((0, 2, 4), (4, 2, 1), ((2, 2), (1, 2), (1, 1)), strict=True):
+            padded = torch.nn.functional.pad(x, (before, after, before, after))
+            x = torch.nn.functional.conv2d(padded, w[layer], w[layer + 1], stride).relu()
+        x = (x.permute(0, 2, 3, 1).flatten(1) @ w[6].T + w[7]).relu()
+        return x @ w[8].T + w[9]
+
+    start = flat(learner.online).clone()
+    for batch in random_batches(10, 4):
+        learner.learn(batch)
+        s, a, r, discount, s2 = (part[0] for part in batch)
+        y = r + discount * q_values(s2, target).max(1).values
+        loss = ((y - q_values(s, w)[torch.arange(32), a]) ** 2).mean()
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+    change = torch.cat([p.detach().flatten() for p in w]) - start
+    assert torch.linalg.norm(flat(learner.online) - start - change) < 1e-3 * torch.linalg.norm(change)
+
+
 def test_dqn_zoo_averages_with_a_smaller_epsilon_and_so_does_the_same():
     sums, means = made("preset=nature"), made("preset=dqn_zoo")
     assert torch.equal(flat(sums.online), flat(means.online))
@@ -339,17 +367,28 @@ def test_a_protocol_says_how_games_are_played_whatever_was_trained(name, preset)
     assert not env.fire_reset and not env.terminal_on_life_loss
 
 
-def test_all_18_actions_are_played_by_their_meanings():
-    trained = composed("preset=default", "env.game=Breakout", "env.full_action_space=true").env
-    assert len(emulators.atari_actions("Breakout", trained.full_action_space)) == 18
-    with pytest.raises(
-        UserError, match=r"must be trained with env.repeat_action_probability=0.25 .*full_action_space=true"
-    ):
-        composed("preset=default", "protocol=machado")
-    machado = composed(
-        "protocol=machado", "env.repeat_action_probability=0.25", "env.noop_max=0", "env.full_action_space=true"
-    )
-    assert machado.protocol.source == "training" and machado.protocol.window_games == 100
+def test_all_18_actions_are_played_by_their_meanings(monkeypatch):
+    """A network of Breakout's 4 actions on a game with all 18: each stands for the one of its name."""
+    trained, protocol = composed("env.game=Breakout").env, composed("protocol.full_action_space=true").protocol
+    env = evaluation.environment(trained, protocol, None)
+    learnt, all18 = (emulators.atari_actions("Breakout", e.full_action_space) for e in (trained, env))
+    assert (len(learnt), len(all18)) == (4, 18)
+    network = torch.nn.Linear(1, 4)
+    for number, name in enumerate(learnt):
+        network.bias.data = torch.eye(4)[number]
+        network.weight.data.zero_()
+        chosen = evaluation.Player(network, learnt, all18).act(torch.zeros(1, 1), 0.0, torch.Generator())
+        assert all18[int(chosen)] == name
+
+
+def test_machado_scores_only_training_games_that_were_played_as_it_says():
+    words = ["env.repeat_action_probability=0.25", "env.noop_max=0", "env.full_action_space=true",
+             "env.terminal_on_life_loss=false"]  # fmt: skip
+    machado = composed("protocol=machado", *words).protocol
+    assert machado.source == "training" and machado.window_games == 100
+    for one in words:
+        with pytest.raises(UserError, match=r"so they must be trained with .*terminal_on_life_loss=false"):
+            composed("protocol=machado", *(word for word in words if word != one))
 
 
 def test_training_is_scored_by_its_own_games(tmp_path):
@@ -381,6 +420,18 @@ def test_held_out_states_are_random_play_and_the_same_again(tmp_path):
     network = networks.build(config.Network("nature_cnn"), (84, 84), 4, 4)
     expected = network(states).max(1).values.mean().item()
     assert evaluation.mean_max_q(network, states) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_damaged_best_network_does_not_stop_a_run_at_its_end(tmp_path, monkeypatch):
+    run = small_run(tmp_path / "run", "env=cartpole", "env.goals=[]", "total_steps=1_500", "evaluation.episodes=1")
+    said: list[str] = []
+    monkeypatch.setattr(run, "say", said.append)
+    best = tmp_path / "run" / "checkpoints" / "best.pt"
+    confirm = type(run)._confirm
+    monkeypatch.setattr(type(run), "_confirm", lambda self: (best.write_bytes(b"?"), confirm(self)))
+    run.go()
+    assert any("cannot be played again" in text for text in said)
+    assert Checkpoint(tmp_path / "run" / "checkpoints" / "latest.pt").content["finished"]
 
 
 def test_the_best_network_is_played_again_from_fresh_seeds(tmp_path):
