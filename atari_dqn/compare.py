@@ -62,7 +62,7 @@ def table(title: str, found: list[dict[str, Any]]) -> Table:
             str(row["million_frames"]),
             number(row["ours"]),
             str(row["games"]),
-            "" if human is None else f"{human:.0%}",
+            "" if human is None else scores.percent(human),
             number(row["published"]) if known else "",
             number(row["published_sd"]) if known else "",
             f"{number(row['low'])} to {number(row['high'])}" if known else "",

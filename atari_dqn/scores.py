@@ -29,10 +29,15 @@ def human_normalised(game: str, score: float) -> float | None:
     return (score - random) / (human - random)
 
 
+def percent(share: float) -> str:
+    """Whole percents, and no minus before a nought."""
+    return f"{round(100 * share) + 0:d}%"
+
+
 def human(game: str, score: float) -> str:
     """`" (27% of a human)"`, or nothing where the game has no numbers or the score is none."""
     normalised = human_normalised(game, score)
-    return "" if normalised is None or math.isnan(score) else f" ({normalised:.0%} of a human)"
+    return "" if normalised is None or math.isnan(score) else f" ({percent(normalised)} of a human)"
 
 
 class Published(NamedTuple):
