@@ -103,7 +103,13 @@ class Run:
         try:
             with stop_signals(self.stopped):
                 self.trackers = trackers.build(
-                    self.config, self.folder, self.agent_steps, self.events, self.console, self.say
+                    self.config,
+                    self.folder,
+                    self.agent_steps,
+                    self.events,
+                    self.examiner.confirmed,
+                    self.console,
+                    self.say,
                 )
                 self.trackers += watchers
                 self._say_what_scores_mean()

@@ -73,14 +73,21 @@ class Guarded(Tracker):
 
 
 class CsvFile:
-    """Rows appended to a file at once. On a resumed run, rows later than `keep_steps` agent steps are dropped first."""
+    """Rows appended to a file at once. On a resumed run, rows later than `keep_steps` agent steps are dropped first.
 
-    def __init__(self, path: Path, columns: tuple[str, ...], keep_steps: int) -> None:
+    Args:
+        again: which rows of that very step will be written again, and are dropped, too.
+    """
+
+    def __init__(
+        self, path: Path, columns: tuple[str, ...], keep_steps: int, again: Callable[[Row], bool] = lambda row: False
+    ) -> None:
         kept: list[Row] = []
         if path.exists():
             with open(path, newline="") as old:
                 whole = [row for row in csv.DictReader(old) if None not in row and None not in row.values()]
             kept = [row for row in whole if int(row["agent_steps"]) <= keep_steps]
+            kept = [row for row in kept if int(row["agent_steps"]) < keep_steps or not again(row)]
         with replacing(path, "w", newline="") as new:
             writer = csv.DictWriter(new, columns)
             writer.writeheader()
@@ -105,10 +112,15 @@ class CsvFile:
 class CsvFiles(Tracker):
     """metrics.csv, episodes.csv and evaluations.csv in the run's folder."""
 
-    def __init__(self, folder: Path, keep_steps: int = 0) -> None:
+    def __init__(self, folder: Path, keep_steps: int = 0, confirmed: bool = True) -> None:
         self._metrics = CsvFile(folder / "metrics.csv", METRICS, keep_steps)
         self._episodes = CsvFile(folder / "episodes.csv", EPISODES, keep_steps)
-        self._evaluations = CsvFile(folder / "evaluations.csv", EVALUATIONS, keep_steps)
+        self._evaluations = CsvFile(
+            folder / "evaluations.csv",
+            EVALUATIONS,
+            keep_steps,
+            again=lambda row: not confirmed and row.get("network") == "best",
+        )
 
     def metrics(self, row: Row) -> None:
         self._metrics.write(row)
@@ -294,11 +306,21 @@ class Goals:
 
 
 def build(
-    config: TrainConfig, folder: Path, agent_steps: int, events: int, console: Console, say: Callable[[str], None]
+    config: TrainConfig,
+    folder: Path,
+    agent_steps: int,
+    events: int,
+    confirmed: bool,
+    console: Console,
+    say: Callable[[str], None],
 ) -> list[Tracker]:
-    """All that a run asks for, from `agent_steps` on, `events` having been told; `say` prints a line for a person."""
+    """All that a run asks for, from `agent_steps` on, `events` having been told; `say` prints a line for a person.
+
+    Args:
+        confirmed: whether the best network was examined again at the end; see Examiner.
+    """
     logger, skip = config.logger, config.env.frame_skip
-    chosen: list[Tracker] = [CsvFiles(folder, agent_steps)]
+    chosen: list[Tracker] = [CsvFiles(folder, agent_steps, confirmed)]
     if logger.tensorboard:
         chosen.append(Guarded("TensorBoard", lambda: TensorBoard(folder, agent_steps * skip), say))
     mode = wandb_mode(logger.wandb)
