@@ -70,10 +70,18 @@ def same_padding(size: tuple[int, int], kernel: int, stride: int) -> tuple[tuple
     return (height // 2, width // 2), (height - height // 2, width - width // 2)
 
 
-class NatureCNN(nn.Module):
-    """The network of Mnih et al. 2015: three convolutions and a layer of 512, on uint8 stacks [B, stack, 84, 84].
+# Channels, kernel and stride of each convolution, and the width of the layer that follows them.
+CONVOLUTIONS = {
+    "nature_cnn": (((32, 8, 4), (64, 4, 2), (64, 3, 1)), 512),  # Mnih et al. 2015
+    "small_cnn": (((32, 5, 5), (64, 5, 5)), 256),  # "data-efficient": van Hasselt, Hessel and Aslanides 2019, App. E
+}
+
+
+class CNN(nn.Module):
+    """Convolutions and a layer, on uint8 stacks [B, stack, 84, 84].
 
     Args:
+        name: one of CONVOLUTIONS.
         padding: `valid`, none, as in the paper; or `same`, zeros around the pictures so that a convolution of stride s
             makes ceil(size / s) of size, as TensorFlow and Flax pad by default, and so Dopamine: 11x11x64 features.
         initialization: `torch`, U(+-1/sqrt(fan_in)), which is Torch7's and so the paper's code's; or `xavier`, Glorot
@@ -82,6 +90,7 @@ class NatureCNN(nn.Module):
 
     def __init__(
         self,
+        name: str,
         frame_shape: Sequence[int],
         stack: int,
         num_actions: int,
@@ -90,8 +99,9 @@ class NatureCNN(nn.Module):
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        height, width = frame_shape
-        for channels_in, channels, kernel, stride in ((stack, 32, 8, 4), (32, 64, 4, 2), (64, 64, 3, 1)):
+        (height, width), channels_in = frame_shape, stack
+        convolutions, hidden = CONVOLUTIONS[name]
+        for channels, kernel, stride in convolutions:
             before, after = (0, 0), (0, 0)
             if padding == "same":
                 before, after = same_padding((height, width), kernel, stride)
@@ -103,9 +113,10 @@ class NatureCNN(nn.Module):
             ]
             height = (height + before[0] + after[0] - kernel) // stride + 1
             width = (width + before[1] + after[1] - kernel) // stride + 1
+            channels_in = channels
         self.convolutions = nn.Sequential(*layers)
         features = channels * height * width
-        self.head = nn.Sequential(Dense(features, 512), nn.ReLU(inplace=True), nn.Linear(512, num_actions))
+        self.head = nn.Sequential(Dense(features, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, num_actions))
         if initialization == "xavier":
             for layer in self.modules():
                 if isinstance(layer, nn.Conv2d | nn.Linear):
@@ -146,15 +157,17 @@ def set_threads(name: str) -> None:
     torch.set_num_threads(1 if name == "mlp" else cpus())
 
 
-QNetwork: TypeAlias = NatureCNN | MLP
+QNetwork: TypeAlias = CNN | MLP
 
 
 def build(network: config.Network, frame_shape: Sequence[int], stack: int, num_actions: int) -> QNetwork:
     """The network that a config asks for. Raises UserError where it cannot see such frames."""
     if network.name == "mlp":
         return MLP(frame_shape, stack, num_actions, network.hidden)
-    if network.name == "nature_cnn":
+    if network.name in CONVOLUTIONS:
         if len(frame_shape) != 2 or min(frame_shape) < 36:
-            raise UserError(f"network=nature_cnn needs pictures of 36x36 or more, not {frame_shape}; use network=mlp")
-        return NatureCNN(frame_shape, stack, num_actions, network.padding, network.initialization)
-    raise UserError(f"no network is called {network.name!r}; known: nature_cnn, mlp")
+            raise UserError(
+                f"network={network.name} needs pictures of 36x36 or more, not {frame_shape}; use network=mlp"
+            )
+        return CNN(network.name, frame_shape, stack, num_actions, network.padding, network.initialization)
+    raise UserError(f"no network is called {network.name!r}; known: {', '.join(CONVOLUTIONS)}, mlp")
