@@ -1,6 +1,7 @@
 """The DQN agent: an online and a target network, how it acts and how it learns."""
 
 import copy
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from atari_dqn import networks, optimizers, seeding, targets
+from atari_dqn import networks, optimizers, rules, seeding
 from atari_dqn.config import TrainConfig
 from atari_dqn.graphs import scripted
 from atari_dqn.networks import QNetwork
@@ -26,18 +27,28 @@ def epsilon_greedy(q_values: Tensor, epsilon: float | Tensor, generator: torch.G
     return torch.where(random, anything.argmax(1), q_values.argmax(1))
 
 
+def boltzmann(q_values: Tensor, epsilon: float | Tensor, generator: torch.Generator, temperature: float) -> Tensor:
+    """As epsilon_greedy, but in place of the best action one with probability in proportion to exp(Q / temperature)."""
+    uniform = torch.rand(q_values.shape, generator=generator, device=q_values.device).clamp(min=1e-20)
+    gumbel = -(-uniform.log()).log()  # the largest of Q / T + Gumbel noise is a draw from the softmax of Q / T
+    return epsilon_greedy(q_values / temperature + gumbel, epsilon, generator)
+
+
 def make(config: TrainConfig, frame_shape: tuple[int, ...], num_actions: int, device: torch.device) -> "Agent":
     """The agent that a config asks for, with the first weights that its seed gives."""
     torch.manual_seed(seeding.derive(config.seed, "network")[0])
-    network, optimizer = config.network, config.optimizer
-    online = networks.build(network, frame_shape, config.env.frame_stack, num_actions).to(device)
+    optimizer, temperature = config.optimizer, config.exploration.temperature
+    online = networks.build(
+        config.network, frame_shape, config.env.frame_stack, num_actions, config.head, config.agent
+    ).to(device)
     agent = Agent(
         online,
-        num_actions,
         optimizers.build(optimizer.name, online.parameters(), optimizer.learning_rate, optimizer.arguments),
-        config.agent.loss,
+        rules.build(config.agent),
         config.agent.reduction,
         optimizer.max_grad_norm,
+        config.update.tau,
+        epsilon_greedy if temperature is None else functools.partial(boltzmann, temperature=temperature),
         script=config.compute.graphs and not config.compute.compile,
     )
     if config.compute.compile:
@@ -58,27 +69,32 @@ class Agent:
     """Two networks and an optimiser; knows nothing of games, logs or files.
 
     Args:
-        online: the Q-network that acts and learns.
-        loss, reduction: see targets.loss.
+        online: the Q-network that acts and learns; its `values` say what it predicts.
+        rule: what its targets bootstrap from.
+        reduction: of a minibatch's losses: `sum`, as the Nature paper's released code does, or `mean`.
         max_grad_norm: longer gradients are shortened to this norm; None leaves them.
+        tau: how much of the online network a target copy takes over; 1 is all.
+        policy: chooses actions by Q-values [N, A], an epsilon and a generator.
         script: on a CPU, differentiate without Python; see graphs.scripted.
     """
 
     def __init__(
         self,
         online: QNetwork,
-        num_actions: int,
         optimizer: torch.optim.Optimizer,
-        loss: str,
+        rule: rules.Greedy,
         reduction: str,
         max_grad_norm: float | None = None,
+        tau: float = 1.0,
+        policy: Callable[[Tensor, float | Tensor, torch.Generator], Tensor] = epsilon_greedy,
         script: bool = False,
     ) -> None:
-        self.online, self.num_actions, self.optimizer = online, num_actions, optimizer
+        self.online, self.optimizer, self.rule, self.policy = online, optimizer, rule, policy
         self.target = copy.deepcopy(online).requires_grad_(False)
-        self.loss, self.reduction, self.max_grad_norm = loss, reduction, max_grad_norm
+        self._reduce = torch.sum if reduction == "sum" else torch.mean
+        self.max_grad_norm, self._tau = max_grad_norm, tau
         self.device = next(online.parameters()).device
-        self._parameters = list(online.parameters())
+        self._parameters: list[Tensor] = list(online.parameters())
         self._script = script and self.device.type == "cpu"
         self._scripts: dict[torch.Size, Callable[..., Any]] = {}
         self.gradients: list[Tensor] = []  # the last update's
@@ -88,38 +104,65 @@ class Agent:
 
     @torch.no_grad()
     def act(self, states: Tensor, epsilon: float | Tensor, generator: torch.Generator) -> Tensor:
-        """Epsilon-greedy actions int64 [N] for states [N, stack, *frame]."""
-        return epsilon_greedy(self.online(states), epsilon, generator)
+        """The policy's actions int64 [N] for states [N, stack, *frame]; noisy weights are drawn for each game apart."""
+        noise = self.online.draw_noise(len(states), generator)
+        return self.policy(self.online.q_values(states, noise), epsilon, generator)
 
     @torch.no_grad()
     def act_at_random(self, num_games: int, generator: torch.Generator) -> Tensor:
         """What `act` does at an epsilon of 1, without a look."""
-        return epsilon_greedy(torch.zeros(num_games, self.num_actions, device=self.device), 1.0, generator)
+        return epsilon_greedy(torch.zeros(num_games, self.online.num_actions, device=self.device), 1.0, generator)
 
-    def learn(self, batch: Batch) -> list[Tensor]:
-        """An update of the online network for each of K minibatches, in turn; the last one's gradients.
+    def learn(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, list[Tensor]]:
+        """An update of the online network for each of K minibatches, in turn.
 
-        The target network stands still meanwhile, so one forward pass gives the targets of all K.
+        The target network stands still meanwhile, so one forward pass serves the targets of all K.
+
+        Args:
+            generator: of what is drawn beside the batch: noisy weights, quantiles.
+        Returns: how surprising each transition was, [K, B]; the last minibatch's gradients.
         """
+        (k, b), values = batch.r_t.shape, self.online.values
         with torch.no_grad():
-            q_target_t = self.target(batch.s_t.flatten(0, 1)).unflatten(0, batch.r_t.shape)
-            targets_t = targets.dqn(batch.r_t, batch.discount_t, q_target_t)
-        for s_tm1, a_tm1, y in zip(batch.s_tm1, batch.a_tm1, targets_t, strict=True):
-            x_tm1 = self.online.prepare(s_tm1)
-            loss, q_mean, *gradients = self._differentiator(x_tm1, a_tm1, y)(x_tm1, a_tm1, y)
+            noise = self.target.draw_noise(k, generator)
+            taus = values.draw(k * b, True, generator, self.device)
+            seen = self.rule.look(self.target, batch, noise, taus)
+        noise = self.online.draw_noise(2 * k, generator).unflatten(0, (k, 2))  # for s_tm1, and for s_t in some rules
+        taus = values.draw(k * b, False, generator, self.device).unflatten(0, (k, b))
+        errors = []
+        for i, s_tm1 in enumerate(batch.s_tm1):
+            parts = (batch.a_tm1, batch.r_t, batch.discount_t, batch.weight, noise, taus, *seen)
+            inputs = (self.online.prepare(s_tm1), *(part[i] for part in parts))
+            loss, q_mean, error, *gradients = self._differentiator(*inputs)(*inputs)
             for parameter, gradient in zip(self._parameters, gradients, strict=True):
                 parameter.grad = gradient
             if self.max_grad_norm is not None:
                 nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm)
             self.optimizer.step()
             self._sums += torch.stack((loss, q_mean, torch.ones_like(loss)))
-        return gradients
+            errors.append(error)
+        return torch.stack(errors), gradients
 
-    def _differentiate(self, x_tm1: Tensor, a_tm1: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-        """The loss of a minibatch, its mean Q-value, and the gradient of the loss by each parameter."""
-        q_tm1 = self.online(x_tm1).gather(1, a_tm1.unsqueeze(1)).squeeze(1)
-        loss = targets.loss(self.loss, self.reduction, q_tm1, y)
-        return loss.detach(), q_tm1.detach().mean(), *torch.autograd.grad(loss, self._parameters)
+    def _differentiate(
+        self,
+        x_tm1: Tensor,
+        a_tm1: Tensor,
+        r_t: Tensor,
+        discount_t: Tensor,
+        weight: Tensor,
+        noise: Tensor,
+        taus: Tensor,
+        *seen: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """A minibatch's loss, mean Q-value, each transition's error, and the gradient of the loss by each parameter."""
+        values = self.online.values
+        with torch.no_grad():
+            y = self.rule.target(self.online, a_tm1, r_t, discount_t, noise[1:], *seen)
+        z_tm1 = self.online(x_tm1, noise[:1], taus).take_along_dim(a_tm1[:, None, None], 1).squeeze(1)
+        losses, errors = values.loss(z_tm1, y, taus)
+        loss = self._reduce(weight * losses)
+        q_mean = values.mean(z_tm1.detach()).mean()
+        return loss.detach(), q_mean, errors, *torch.autograd.grad(loss, self._parameters)
 
     def _differentiator(self, *examples: Tensor) -> Callable[..., Any]:
         if not self._script:
@@ -129,9 +172,11 @@ class Agent:
             self._scripts[shape] = scripted(self._differentiate, *examples)
         return self._scripts[shape]
 
-    def copy_target(self) -> None:
-        """Target network := online network."""
-        self.target.load_state_dict(self.online.state_dict())
+    @torch.no_grad()
+    def copy_target(self, times: int = 1) -> None:
+        """target += tau * (online - target), so many times: target := online where tau is 1."""
+        share = 1 - (1 - self._tau) ** times
+        torch._foreach_lerp_([*self.target.parameters()], [*self._parameters], share)
 
     def losses(self) -> Losses:
         """Means since the last call; nan where there was no update."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from atari_dqn import networks, settings
 from atari_dqn.errors import UserError
@@ -93,6 +93,9 @@ class Checkpoint:
             self.frame_shape = tuple(int(size) for size in self.content["frame_shape"])
             self.frame_dtype = str(self.content["frame_dtype"])
             self.agent_steps = int(self.content["agent_steps"])
+            for part in ("online", "target"):
+                if part in self.content:
+                    self.content[part] = networks.renamed(self.content[part])
             if len(set(self.actions)) < len(self.actions):
                 raise ValueError("its actions are not distinct")
             self.network = self._network().to(device)
@@ -102,11 +105,13 @@ class Checkpoint:
             kind = type(error).__name__
             raise UserError(f"{path} does not hold a usable checkpoint: {kind} ({short(error)})") from None
 
-    def _network(self) -> nn.Module:
+    def _network(self) -> networks.QNetwork:
         # Built without memory, so that a tampered size costs nothing before the weights have been compared with it.
-        network, weights = self.config.network, self.content["online"]
+        config, weights = self.config, self.content["online"]
         with torch.device("meta"):
-            module = networks.build(network, self.frame_shape, self.config.env.frame_stack, len(self.actions))
+            module = networks.build(
+                config.network, self.frame_shape, config.env.frame_stack, len(self.actions), config.head, config.agent
+            )
         shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
         if {key: tuple(value.shape) for key, value in weights.items()} != shapes:
             raise ValueError("its weights do not fit its network")

@@ -47,6 +47,19 @@ class Network:
 
 
 @dataclass
+class Head:
+    name: str = "scalar"  # scalar | c51 | qr | iqn; see values.py
+    atoms: int = 51  # of c51
+    v_min: float = -10.0  # of c51, the least return, discounted and of clipped rewards
+    v_max: float = 10.0
+    quantiles: int = 200  # of qr
+    samples: int = 64  # of iqn: quantiles in an update, N
+    target_samples: int = 64  # in its target, N'
+    policy_samples: int = 32  # that an action is chosen by, K
+    cosines: int = 64  # that a quantile is shown as, n
+
+
+@dataclass
 class Optimizer:
     name: str = MISSING
     learning_rate: float = MISSING
@@ -61,12 +74,26 @@ class AgentConfig:
     loss: str = MISSING  # huber | squared
     reduction: str = MISSING  # mean | sum
     reward_clip: float | None = MISSING
+    double: bool = False
+    dueling: bool = False
+    dueling_gradient_scale: float = 1.0  # of what enters the features
+    noisy: bool = False
+    noisy_sigma: float = 0.5
+    munchausen: bool = False
+    munchausen_alpha: float = 0.9
+    munchausen_temperature: float = 0.03
+    munchausen_floor: float = -1.0
 
 
 @dataclass
 class ReplayConfig:
     capacity: int = MISSING  # agent steps
     warmup_steps: int = MISSING
+    prioritized: bool = False
+    priority_exponent: float = 0.6
+    importance_start: float = 0.4
+    importance_end: float = 1.0
+    importance_steps: int = 10_000_000  # agent steps from the one to the other
 
 
 @dataclass
@@ -74,6 +101,7 @@ class Update:
     period_steps: int = MISSING
     batch_size: int = MISSING
     target_period_steps: int = MISSING
+    tau: float = 1.0  # target += tau * (online - target); 1 is a hard copy
 
 
 @dataclass
@@ -82,6 +110,7 @@ class Exploration:
     end: float = MISSING
     decay_steps: int = MISSING
     begin_steps: int | None = None  # agent steps before epsilon begins to fall; null: replay.warmup_steps
+    temperature: float | None = None  # Boltzmann's; null: the best action
 
 
 @dataclass
@@ -136,6 +165,7 @@ class Compute:
 class TrainConfig:
     env: Env = field(default_factory=Env)
     network: Network = field(default_factory=Network)
+    head: Head = field(default_factory=Head)
     optimizer: Optimizer = field(default_factory=Optimizer)
     agent: AgentConfig = field(default_factory=AgentConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 
 import atari_dqn
 from atari_dqn import curves, emulators, scores, seeding
@@ -26,6 +26,7 @@ from atari_dqn.config import Env, Protocol
 from atari_dqn.emulators import Emulators, Game
 from atari_dqn.errors import UserError
 from atari_dqn.games import atari_name
+from atari_dqn.networks import QNetwork
 from atari_dqn.replay import Replay, torch_dtype
 from atari_dqn.settings import PLAYED, check_training
 
@@ -38,7 +39,7 @@ class Player:
         unknown: actions that the game has and the network never learnt; they are never played.
     """
 
-    def __init__(self, network: nn.Module, learnt: Sequence[str], game: Sequence[str]) -> None:
+    def __init__(self, network: QNetwork, learnt: Sequence[str], game: Sequence[str]) -> None:
         self.network = network
         self.unmatched = tuple(name for name in learnt if name not in game)
         self.unknown = tuple(name for name in game if name not in learnt)
@@ -50,7 +51,7 @@ class Player:
     @torch.no_grad()
     def q_values(self, states: Tensor) -> Tensor:
         """Q-values [N, A] of the learnt actions; -inf for those that the game has not."""
-        return self.network(states).masked_fill(self._index < 0, -torch.inf)
+        return self.network.q_values(states).masked_fill(self._index < 0, -torch.inf)
 
     def act(self, states: Tensor, epsilon: float, generator: torch.Generator) -> Tensor:
         """The game's action numbers, int64 [N], for states [N, stack, *frame]."""
@@ -154,9 +155,9 @@ def held_out(env: Env, num_actions: int, states: int, device: torch.device, seed
 
 
 @torch.no_grad()
-def mean_max_q(network: nn.Module, states: Tensor) -> float:
+def mean_max_q(network: QNetwork, states: Tensor) -> float:
     """Mean over states [B, stack, *frame] of the largest Q-value: the paper's Figure 2."""
-    return float(torch.cat([network(some).amax(1) for some in states.split(100)]).mean())
+    return float(torch.cat([network.q_values(some).amax(1) for some in states.split(100)]).mean())
 
 
 def environment(trained: Env, protocol: Protocol, game: str | None) -> Env:

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from atari_dqn import curves, emulators, evaluation, seeding, video
 from atari_dqn.config import TrainConfig
 from atari_dqn.evaluation import Player
+from atari_dqn.networks import QNetwork
 from atari_dqn.training import due
 
 
@@ -25,7 +26,7 @@ class Examiner:
     """
 
     def __init__(
-        self, config: TrainConfig, online: nn.Module, actions: tuple[str, ...], stop: Callable[[], bool]
+        self, config: TrainConfig, online: QNetwork, actions: tuple[str, ...], stop: Callable[[], bool]
     ) -> None:
         self._config, self._learnt, self._stop = config, actions, stop
         self._env = evaluation.environment(config.env, config.protocol, None)
@@ -98,7 +99,7 @@ class Examiner:
         self.last = self._row(returns, "current", best, held_out_q)
         return self.last
 
-    def confirm(self, best: nn.Module, agent_steps: int) -> dict[str, Any] | None:
+    def confirm(self, best: QNetwork, agent_steps: int) -> dict[str, Any] | None:
         """Score the best network again in games from fresh seeds: the largest of many scores is too large.
 
         None where the run was asked to stop meanwhile, or the protocol scores training games, which are over.

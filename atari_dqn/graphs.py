@@ -64,6 +64,11 @@ def scripted(function: Callable[..., Any], *examples: torch.Tensor) -> Callable[
             if node.target is torch.ops.aten.detach.default:  # without autograd it does nothing
                 node.replace_all_uses_with(node.args[0])
             elif isinstance(node.target, torch._ops.OpOverload):
+                if node.kwargs.get("memory_format") == torch.contiguous_format:  # which TorchScript does not know
+                    with module.graph.inserting_after(node):
+                        ordered = module.graph.call_function(torch.ops.aten.contiguous, (node,))
+                    node.replace_all_uses_with(ordered)
+                    ordered.args = (node,)
                 node.target = node.target.overloadpacket  # TorchScript chooses the overload by itself
                 node.kwargs = {k: v for k, v in node.kwargs.items() if k not in ("pin_memory", "memory_format")}
         module.graph.eliminate_dead_code()

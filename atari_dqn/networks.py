@@ -1,17 +1,19 @@
-"""Q-networks: a state in, one value for each action out."""
+"""Q-networks: a state in, what is known of each action's return out."""
 
 import itertools
+import math
 import platform
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import cv2
 import torch
 from torch import Tensor, nn
 
-from atari_dqn import config
+from atari_dqn import config, values
 from atari_dqn.errors import UserError
 from atari_dqn.machine import cpus
+from atari_dqn.values import Values
 
 
 def scaled(states: Tensor) -> Tensor:
@@ -59,7 +61,8 @@ class Dense(nn.Linear):
     """torch's Linear, faster on a CPU where the layer is large."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if HAS_ONE_DNN and x.device.type == "cpu" and not torch.compiler.is_compiling():
+        large = self.in_features * self.out_features > 1 << 16
+        if large and HAS_ONE_DNN and x.device.type == "cpu" and not torch.compiler.is_compiling():
             return OneDnnProduct.apply(x, self.weight, self.bias)
         return super().forward(x)
 
@@ -70,40 +73,157 @@ def same_padding(size: tuple[int, int], kernel: int, stride: int) -> tuple[tuple
     return (height // 2, width // 2), (height - height // 2, width - width // 2)
 
 
+class NoisyDense(nn.Module):
+    """A layer whose weights are uncertain, and learn how much: Noisy Networks (Fortunato et al. 2018, section 3).
+
+    y = (W + S * e_out e_in^T) x + b + s * e_out, where W and b begin as they do elsewhere, S and s at
+    sigma / sqrt(inputs), and e = f(normal noise), f(z) = sgn(z) sqrt|z| (eq. 10 and 11, "factorised").
+    """
+
+    def __init__(self, inputs: int, outputs: int, sigma: float) -> None:
+        super().__init__()
+        self.mean, self.spread = Dense(inputs, outputs), Dense(inputs, outputs)
+        self.sizes, self._sigma = (inputs, outputs), sigma
+        self.reset_spread()
+
+    def reset_spread(self) -> None:
+        for parameter in self.spread.parameters():
+            nn.init.constant_(parameter, self._sigma / math.sqrt(self.sizes[0]))
+
+    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
+        """x [B, inputs], noise [G, inputs + outputs]: e_in and e_out of each of G groups of rows -> [B, outputs]."""
+        each = noise.unsqueeze(1).expand(-1, x.shape[0] // noise.shape[0], -1).flatten(0, 1)
+        e_in, e_out = each.split(self.sizes, 1)
+        return self.mean(x) + e_out * self.spread(x * e_in)  # no noisy matrix is made
+
+
+class Stream(nn.Sequential):
+    """Fully connected layers with ReLUs between them; `widths` from the features to the outputs.
+
+    Args:
+        noisy: sigma of noisy layers, or None for plain ones.
+    """
+
+    def __init__(self, widths: Sequence[int], noisy: float | None) -> None:
+        layers: list[nn.Module] = []
+        for inputs, outputs in itertools.pairwise(widths):
+            layers += [Dense(inputs, outputs) if noisy is None else NoisyDense(inputs, outputs, noisy)]
+            layers += [nn.ReLU(inplace=True)]
+        super().__init__(*layers[:-1])
+        self.noise_size = sum(sum(layer.sizes) for layer in layers if isinstance(layer, NoisyDense))
+
+    def forward(self, x: Tensor, noise: Tensor | None) -> Tensor:  # type: ignore[override]
+        """x [B, features], noise [G, noise_size] or None for the mean weights -> [B, outputs]."""
+        for layer in self:
+            if not isinstance(layer, NoisyDense):
+                x = layer(x)
+            elif noise is None:
+                x = layer.mean(x)
+            else:
+                x, noise = layer(x, noise[:, : sum(layer.sizes)]), noise[:, sum(layer.sizes) :]
+        return x
+
+
+class QNetwork(nn.Module):
+    """Features of a state, then fully connected layers; a kind of network says how features are made.
+
+    Args:
+        widths: of the features and of the layers between them and the outputs.
+        values: what is known of an action's return.
+        agent: its `dueling` and `noisy` settings.
+    """
+
+    def _build_head(self, widths: Sequence[int], num_actions: int, values: Values, agent: config.AgentConfig) -> None:
+        self.values, self.num_actions = values, num_actions
+        noisy = agent.noisy_sigma if agent.noisy else None
+        self.embedding = nn.Linear(values.cosines, widths[0]) if values.cosines else None
+        self.head = Stream([*widths, num_actions * values.outputs], noisy)
+        self.value = Stream([*widths, values.outputs], noisy) if agent.dueling else None
+        self._branch_scale = agent.dueling_gradient_scale if agent.dueling else 1.0
+        self.noise_size = self.head.noise_size + (self.value.noise_size if self.value is not None else 0)
+
+    def prepare(self, states: Tensor) -> Tensor:
+        """What `forward` begins with, and leaves as it is where it is done."""
+        raise NotImplementedError
+
+    def features(self, states: Tensor) -> Tensor:
+        """[B, F] of prepared states."""
+        raise NotImplementedError
+
+    def draw_noise(self, groups: int, generator: torch.Generator) -> Tensor:
+        """Noise for `groups` draws of the weights, [groups, noise_size]; empty where they are certain."""
+        device = next(self.parameters()).device
+        if not self.noise_size:
+            return torch.empty(groups, 0, device=device)
+        noise = torch.randn(groups, self.noise_size, generator=generator, device=device)
+        return noise.sign() * noise.abs().sqrt()
+
+    def forward(self, states: Tensor, noise: Tensor | None = None, taus: Tensor | None = None) -> Tensor:
+        """What is known of each action's return, [B, A, n]: its expectation, n = 1; or a distribution, see `values`.
+
+        Args:
+            states: [B, stack, *frame].
+            noise: [G, noise_size], each row for B / G states in turn; None for the mean weights.
+            taus: [B, n], the quantiles that an implicit network is asked for; None for evenly spread ones.
+        """
+        x = self.features(self.prepare(states))
+        if self._branch_scale != 1:  # Wang et al. 2016, section 4.2: two streams push the features, so more softly
+            x = x * self._branch_scale + x.detach() * (1 - self._branch_scale)
+        if self.embedding is not None:
+            x = self._asked(x, self.values.spread(len(x), x.device) if taus is None else taus)
+        z = self.head(x, None if noise is None else noise[:, : self.head.noise_size])
+        z = z.unflatten(-1, (self.num_actions, self.values.outputs))
+        if self.value is not None:
+            v = self.value(x, None if noise is None else noise[:, self.head.noise_size :])
+            z = v.unsqueeze(-2) + z - z.mean(-2, keepdim=True)  # Wang et al. 2016, eq. 9
+        return z if self.embedding is None else z.view(len(states), -1, self.num_actions).transpose(1, 2)
+
+    def _asked(self, x: Tensor, taus: Tensor) -> Tensor:
+        """Features [B, F] seen for quantiles [B, n], as [B * n, F] (Dabney et al. 2018b, eq. 4)."""
+        assert self.embedding is not None
+        i = torch.arange(self.values.cosines, device=x.device)
+        phi = torch.relu(self.embedding(torch.cos(math.pi * i * taus.unsqueeze(-1))))
+        return (x.unsqueeze(1) * phi).flatten(0, 1)
+
+    def q_values(self, states: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Expected returns [B, A]."""
+        return self.values.mean(self(states, noise))
+
+
 # Channels, kernel and stride of each convolution, and the width of the layer that follows them.
 CONVOLUTIONS = {
     "nature_cnn": (((32, 8, 4), (64, 4, 2), (64, 3, 1)), 512),  # Mnih et al. 2015
-    "small_cnn": (((32, 5, 5), (64, 5, 5)), 256),  # "data-efficient": van Hasselt, Hessel and Aslanides 2019, App. E
+    "small_cnn": (((32, 5, 5), (64, 5, 5)), 256),  # van Hasselt, Hessel and Aslanides 2019, "data-efficient"
 }
 
 
-class CNN(nn.Module):
+class CNN(QNetwork):
     """Convolutions and a layer, on uint8 stacks [B, stack, 84, 84].
 
     Args:
-        name: one of CONVOLUTIONS.
-        padding: `valid`, none, as in the paper; or `same`, zeros around the pictures so that a convolution of stride s
-            makes ceil(size / s) of size, as TensorFlow and Flax pad by default, and so Dopamine: 11x11x64 features.
-        initialization: `torch`, U(+-1/sqrt(fan_in)), which is Torch7's and so the paper's code's; or `xavier`, Glorot
-            and Bengio 2010, eq. 16, with biases of 0, as in Dopamine.
+        network: its `name`, one of CONVOLUTIONS; its `padding`: `valid`, none, as in the Nature paper, or `same`, zeros
+            around the pictures so that a convolution of stride s makes ceil(size / s) of size, as TensorFlow and Flax
+            pad by default, and so Dopamine: 11x11x64 features; and its `initialization`: `torch`, U(+-1/sqrt(fan_in)),
+            which is Torch7's and so the paper's code's, or `xavier`, Glorot and Bengio 2010, eq. 16, with biases of 0,
+            as in Dopamine.
     """
 
     def __init__(
         self,
-        name: str,
+        network: config.Network,
         frame_shape: Sequence[int],
         stack: int,
         num_actions: int,
-        padding: str = "valid",
-        initialization: str = "torch",
+        values: Values,
+        agent: config.AgentConfig,
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         (height, width), channels_in = frame_shape, stack
-        convolutions, hidden = CONVOLUTIONS[name]
+        convolutions, hidden = CONVOLUTIONS[network.name]
         for channels, kernel, stride in convolutions:
             before, after = (0, 0), (0, 0)
-            if padding == "same":
+            if network.padding == "same":
                 before, after = same_padding((height, width), kernel, stride)
             if before != after:  # torch's convolutions pad alike on both sides only
                 layers.append(nn.ZeroPad2d((before[1], after[1], before[0], after[0])))
@@ -115,41 +235,49 @@ class CNN(nn.Module):
             width = (width + before[1] + after[1] - kernel) // stride + 1
             channels_in = channels
         self.convolutions = nn.Sequential(*layers)
-        features = channels * height * width
-        self.head = nn.Sequential(Dense(features, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, num_actions))
-        if initialization == "xavier":
+        self._build_head([channels * height * width, hidden], num_actions, values, agent)
+        if network.initialization == "xavier":
             for layer in self.modules():
                 if isinstance(layer, nn.Conv2d | nn.Linear):
                     nn.init.xavier_uniform_(layer.weight)
                     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+            for layer in self.modules():
+                if isinstance(layer, NoisyDense):
+                    layer.reset_spread()
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster on a CPU
 
-    prepare = staticmethod(scaled)  # what forward begins with, and leaves as it is where it is done
+    def prepare(self, states: Tensor) -> Tensor:
+        return scaled(states)
 
-    def forward(self, states: Tensor) -> Tensor:
-        """Q-values [B, A]."""
-        features = self.convolutions(self.prepare(states))
-        return self.head(features.permute(0, 2, 3, 1).flatten(1))  # in the order in which they lie in memory
+    def features(self, states: Tensor) -> Tensor:
+        return self.convolutions(states).permute(0, 2, 3, 1).flatten(1)  # in the order in which they lie in memory
 
 
-class MLP(nn.Module):
+class MLP(QNetwork):
     """A multi-layer perceptron on vector observations [B, stack, features]."""
 
-    def __init__(self, frame_shape: Sequence[int], stack: int, num_actions: int, hidden: Sequence[int]) -> None:
+    def __init__(
+        self,
+        network: config.Network,
+        frame_shape: Sequence[int],
+        stack: int,
+        num_actions: int,
+        values: Values,
+        agent: config.AgentConfig,
+    ) -> None:
         super().__init__()
-        sizes = [stack * int(torch.Size(frame_shape).numel()), *hidden]
+        sizes = [stack * int(torch.Size(frame_shape).numel()), *network.hidden]
         layers: list[nn.Module] = []
-        for width_in, width_out in itertools.pairwise(sizes):
+        for width_in, width_out in itertools.pairwise(sizes[:-1]):
             layers += [nn.Linear(width_in, width_out), nn.ReLU(inplace=True)]
-        self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], num_actions))
+        self.layers = nn.Sequential(*layers)
+        self._build_head(sizes[-2:], num_actions, values, agent)
 
-    @staticmethod
-    def prepare(states: Tensor) -> Tensor:
+    def prepare(self, states: Tensor) -> Tensor:
         return states.flatten(1).to(torch.float32)
 
-    def forward(self, states: Tensor) -> Tensor:
-        """Q-values [B, A]."""
-        return self.layers(self.prepare(states))
+    def features(self, states: Tensor) -> Tensor:
+        return self.layers(states)
 
 
 def set_threads(name: str) -> None:
@@ -157,17 +285,39 @@ def set_threads(name: str) -> None:
     torch.set_num_threads(1 if name == "mlp" else cpus())
 
 
-QNetwork: TypeAlias = CNN | MLP
+def build(
+    network: config.Network,
+    frame_shape: Sequence[int],
+    stack: int,
+    num_actions: int,
+    head: config.Head | None = None,
+    agent: config.AgentConfig | None = None,
+) -> QNetwork:
+    """The network that a config asks for. Raises UserError where it cannot see such frames.
 
-
-def build(network: config.Network, frame_shape: Sequence[int], stack: int, num_actions: int) -> QNetwork:
-    """The network that a config asks for. Raises UserError where it cannot see such frames."""
-    if network.name == "mlp":
-        return MLP(frame_shape, stack, num_actions, network.hidden)
+    Args:
+        head, agent: DQN's where they are not given.
+    """
+    kind: type[CNN | MLP] = MLP
     if network.name in CONVOLUTIONS:
+        kind = CNN
         if len(frame_shape) != 2 or min(frame_shape) < 36:
             raise UserError(
                 f"network={network.name} needs pictures of 36x36 or more, not {frame_shape}; use network=mlp"
             )
-        return CNN(network.name, frame_shape, stack, num_actions, network.padding, network.initialization)
-    raise UserError(f"no network is called {network.name!r}; known: {', '.join(CONVOLUTIONS)}, mlp")
+    elif network.name != "mlp":
+        raise UserError(f"no network is called {network.name!r}; known: {', '.join(CONVOLUTIONS)}, mlp")
+    agent = agent or config.AgentConfig()
+    return kind(network, frame_shape, stack, num_actions, values.build(head or config.Head(), agent.loss), agent)
+
+
+def renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state_dict as it is named now: an MLP's last two layers were once called like its others."""
+    if any(key.startswith("head.") for key in weights):
+        return weights
+    last = max((int(key.split(".")[1]) for key in weights if key.startswith("layers.")), default=0)
+    new = {f"layers.{last - 2}.": "head.0.", f"layers.{last}.": "head.2."}
+    return {
+        next((key.replace(old, now) for old, now in new.items() if key.startswith(old)), key): value
+        for key, value in weights.items()
+    }

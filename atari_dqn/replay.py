@@ -6,7 +6,7 @@ is bootstrapped from only if CUT, and no stack reaches back over it. That one ru
 limits and n-step tails.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +30,9 @@ class Batch(NamedTuple):
     r_t: Tensor  # float32 [K, B], sum of gamma^i * clipped reward
     discount_t: Tensor  # float32 [K, B], gamma^steps, or 0 where s_t is terminal
     s_t: Tensor  # [K, B, stack, *frame]
+    weight: Tensor  # float32 [K, B], of each transition in the loss
+    rows: Tensor  # int64 [K, B], where in the ring s_tm1 is
+    envs: Tensor  # int64 [K, B]
 
 
 class Rows(NamedTuple):
@@ -165,7 +168,7 @@ class Replay:
         n_step: int = 1,
         reward_clip: float | None = 1.0,
     ) -> Batch:
-        """Draw transitions uniformly from all that are whole: not across the write head, not starting at a flag.
+        """Draw transitions from all that are whole: not across the write head, not starting at a flag.
 
         Args:
             batches: K; on a CPU the same transitions as K calls for one would draw.
@@ -176,6 +179,15 @@ class Replay:
         """
         if min(self.written - 1, self.rows - self.stack_size) < n_step:
             raise ValueError(f"{self.written} rows are too few to sample {n_step}-step transitions")
+        rows, envs, weight = self._draw(batches, batch_size, generator, n_step)
+        flat = self._transitions(rows.flatten(), envs.flatten(), discount, n_step, reward_clip)
+        s_tm1, a_tm1, r_t, discount_t, s_t = (part.unflatten(0, (batches, batch_size)) for part in flat)
+        return Batch(s_tm1, a_tm1, r_t, discount_t, s_t, weight, rows, envs)
+
+    def _draw(
+        self, batches: int, batch_size: int, generator: torch.Generator, n_step: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows and games of K times B transitions, drawn uniformly, and their weights in an update; [K, B] each."""
         # Ages count rows back from the newest state. The oldest start keeps its whole stack inside the ring.
         starts = (self._newest.clamp(max=self.rows - self.stack_size) - n_step + 1) * self.num_envs
         draws = torch.randint(1 << 62, (batches, 4 * batch_size), generator=generator, device=self.device) % starts
@@ -187,14 +199,22 @@ class Replay:
         order = torch.argsort(~valid, dim=1, stable=True)
         wanted = torch.arange(batch_size, device=self.device) % valid.sum(1, keepdim=True).clamp(min=1)
         first = order.gather(1, wanted)
-        flat = self._transitions(
-            rows.gather(1, first).flatten(), envs.gather(1, first).flatten(), discount, n_step, reward_clip
-        )
-        return Batch(*(part.unflatten(0, (batches, batch_size)) for part in flat))
+        return rows.gather(1, first), envs.gather(1, first), torch.ones(first.shape, device=self.device)
+
+    def learnt(self, batch: Batch, errors: Tensor) -> None:
+        """Take note of how surprising the transitions of `batch` were, [K, B]."""
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside the rows."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over a `state`, after the rows were. Raises ValueError where it does not fit."""
 
     def _transitions(
         self, rows: Tensor, envs: Tensor, discount: float, n_step: int, reward_clip: float | None
-    ) -> Batch:
+    ) -> tuple[Tensor, ...]:
+        """s_tm1, a_tm1, r_t, discount_t and s_t of transitions that start at (rows[b], envs[b])."""
         steps = torch.arange(n_step, device=self.device)
         index = (rows.unsqueeze(1) + steps) % self.rows * self.num_envs + envs.unsqueeze(1)  # [B, n]
         rewards = self.rewards.view(-1)[index]
@@ -207,10 +227,4 @@ class Replay:
         last = (rows + taken) % self.rows
         terminal = self.flags[last, envs] == TERMINAL
         discount_t = torch.where(terminal, 0.0, torch.pow(discount, taken.float()))
-        return Batch(
-            s_tm1=self.stack(rows, envs),
-            a_tm1=self.actions[rows, envs].long(),
-            r_t=r_t,
-            discount_t=discount_t,
-            s_t=self.stack(last, envs),
-        )
+        return self.stack(rows, envs), self.actions[rows, envs].long(), r_t, discount_t, self.stack(last, envs)

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from atari_dqn import agent, capacity, checkpoints, emulators, machine, networks, scores, seeding, trackers
+from atari_dqn import agent, capacity, checkpoints, emulators, machine, networks, prioritized, scores, seeding, trackers
 from atari_dqn.checkpoints import Resumed
 from atari_dqn.config import TrainConfig
 from atari_dqn.display import Row, Tracker, hours
@@ -69,7 +69,9 @@ class Run:
         """The memory, taken at first use: after all that could be wrong was found to be right."""
         envs, stack = self.emulators, self.config.env.frame_stack
         dtype = torch_dtype(envs.frame_dtype)
-        return Replay(self._replay_rows, envs.num_envs, envs.frame_shape, dtype, stack, self.device)
+        return prioritized.build(
+            self.config, self._replay_rows, envs.num_envs, envs.frame_shape, dtype, stack, self.device
+        )
 
     @property
     def seconds(self) -> float:

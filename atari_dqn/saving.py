@@ -82,6 +82,7 @@ class Saver:
                 "written": run.replay.written,
                 "lost_rows": self.files.lost_rows(run.replay, run.replay.written),
                 "segments": [tuple(segment) for segment in kept],
+                **run.replay.state(),
             },
             "made_with": machine.numerics(),
         }
@@ -159,6 +160,7 @@ class Saver:
                 return False
             with run.console.status("reading the replay"):
                 self.files.load(run.replay, written, len(run.emulators.actions))
+            run.replay.restore(saved)
             if lost := lost - int(saved["lost_rows"]):  # since the checkpoint
                 run.say(f"going on without {lost * run.config.num_envs:,} agent steps of the replay, so not to the bit")
                 return False

@@ -16,7 +16,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
 
 from atari_dqn import scores
-from atari_dqn.config import SCHEMAS, Env, PlayConfig, PlayProtocol, Protocol, TrainConfig, conf_dir
+from atari_dqn.config import SCHEMAS, Env, Head, PlayConfig, PlayProtocol, Protocol, TrainConfig, conf_dir
 from atari_dqn.errors import UserError
 from atari_dqn.games import atari_games, atari_name, suggest
 
@@ -170,6 +170,8 @@ def check(config: TrainConfig) -> None:
     ):  # fmt: skip
         between(key, value, 1)
     between("seed", config.seed, 0)
+    check_head(config.head)
+    check_agent(config)
     between("env.noop_max", env.noop_max, 0)
     between("env.screen_size", env.screen_size, 8, 512)
     between("num_envs", config.num_envs, 1, 4096)
@@ -188,17 +190,25 @@ def check(config: TrainConfig) -> None:
         ("exploration.start", exploration.start), ("exploration.end", exploration.end),
         ("agent.discount", config.agent.discount),
         ("env.repeat_action_probability", env.repeat_action_probability),
+        ("replay.priority_exponent", replay.priority_exponent), ("replay.importance_start", replay.importance_start),
+        ("replay.importance_end", replay.importance_end),
     ):  # fmt: skip
         between(key, share, 0, 1)
+    between("replay.importance_steps", replay.importance_steps, 1)
     check_protocol(config.protocol)
     check_training(config.protocol, env)
     for key, above in (
         ("optimizer.learning_rate", config.optimizer.learning_rate),
         ("optimizer.max_grad_norm", config.optimizer.max_grad_norm),
         ("agent.reward_clip", config.agent.reward_clip),
+        ("agent.noisy_sigma", config.agent.noisy_sigma),
+        ("agent.munchausen_temperature", config.agent.munchausen_temperature),
+        ("exploration.temperature", exploration.temperature),
+        ("update.tau", update.tau),
     ):
         if above is not None and not 0 < above < math.inf:
             raise UserError(f"{key}={above:g}: must be above 0")
+    between("update.tau", update.tau, 0, 1)
     if config.checkpoint.cut_every_turns is not None:
         between("checkpoint.cut_every_turns", config.checkpoint.cut_every_turns, 1)
     if len(config.network.hidden) > 100:
@@ -214,6 +224,44 @@ def check(config: TrainConfig) -> None:
         raise UserError(
             f"replay.warmup_steps={replay.warmup_steps} can never be reached with replay.capacity={replay.capacity}; "
             f"lower the one or raise the other"
+        )
+
+
+def check_head(head: Head) -> None:
+    """Raise UserError for the first value out of its range."""
+    one_of("head", head.name, ("scalar", "c51", "qr", "iqn"))
+    between("head.atoms", head.atoms, 2, 10_000)
+    for key in ("quantiles", "samples", "target_samples", "policy_samples", "cosines"):
+        between(f"head.{key}", getattr(head, key), 1, 10_000)
+    if not -math.inf < head.v_min < head.v_max < math.inf:
+        raise UserError(f"head.v_min={head.v_min:g}: must be below head.v_max={head.v_max:g}")
+
+
+def check_agent(config: TrainConfig) -> None:
+    """Raise UserError where the algorithm's switches have no meaning together."""
+    agent, head = config.agent, config.head.name
+    between("agent.dueling_gradient_scale", agent.dueling_gradient_scale, 0, 1)
+    between("agent.munchausen_alpha", agent.munchausen_alpha, 0, 1)
+    between("agent.munchausen_floor", agent.munchausen_floor, -1e6, 0)
+    if agent.loss != "huber" and head != "scalar":
+        raise UserError(
+            f"agent.loss={agent.loss} is for head=scalar: {head} learns a distribution, by a loss of its own; leave "
+            f"agent.loss=huber"
+        )
+    if agent.munchausen and agent.double:
+        raise UserError(
+            "agent.double=true chooses the best action of a target, and with agent.munchausen=true there is none, all "
+            "actions count as a softmax policy takes them: set one of them to false"
+        )
+    if agent.munchausen and agent.n_step > 1:
+        raise UserError(
+            f"agent.n_step={agent.n_step}: agent.munchausen=true adds the policy's log-probability to each reward, and "
+            f"knows it for the first step only; set agent.n_step=1"
+        )
+    if agent.munchausen and head == "c51":
+        raise UserError(
+            "head=c51 has fixed returns, which agent.munchausen=true would move for each action apart: use "
+            "head=scalar, qr or iqn"
         )
 
 

@@ -77,7 +77,9 @@ def play_and_learn(
             minibatches, update.batch_size, draw, learner.discount, learner.n_step, learner.reward_clip
         )
         watch.lap("sample")
-        return batch, agent.learn(batch)
+        errors, gradients = agent.learn(batch, draw)
+        replay.learnt(batch, errors)
+        return batch, gradients
 
     def begin() -> None:
         seeds = seeding.derive(config.seed, "games", agent_steps, count=emulators.num_envs)
@@ -103,8 +105,8 @@ def play_and_learn(
                 agent.batch, agent.gradients = learn(minibatches)
                 updates += minibatches
                 watch.lap("update")
-        if due(update.target_period_steps, before, agent_steps):
-            agent.copy_target()
+        if copies := due(update.target_period_steps, before, agent_steps):
+            agent.copy_target(copies)
             watch.lap("copy")
 
         turn = emulators.recv()
