@@ -41,8 +41,8 @@ class Env:
 @dataclass
 class Network:
     name: str = MISSING
-    padding: str = "valid"  # of nature_cnn: valid | same
-    initialization: str = "torch"  # of nature_cnn: torch | xavier
+    padding: str = "valid"  # of convolutions: valid | same
+    initialization: str = "torch"  # torch | xavier
     hidden: list[int] = field(default_factory=list)
 
 

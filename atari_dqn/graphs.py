@@ -75,6 +75,13 @@ def scripted(function: Callable[..., Any], *examples: torch.Tensor) -> Callable[
         module.recompile()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # TorchScript is frozen, and says so
-            return torch.no_grad()(torch.jit.script(module))
+            script = torch.jit.script(module)
     except Exception:
         return function
+
+    def call(*args: torch.Tensor) -> Any:
+        # Not optimised: after two calls it would round otherwise, and so would a resumed run's first two.
+        with torch.no_grad(), torch.jit.optimized_execution(False):
+            return script(*args)
+
+    return call

@@ -128,12 +128,22 @@ class QNetwork(nn.Module):
     """Features of a state, then fully connected layers; a kind of network says how features are made.
 
     Args:
+        network: of it `initialization`: `torch`, U(+-1/sqrt(fan_in)), which is Torch7's and so the Nature paper's code's,
+            or `xavier`, Glorot and Bengio 2010, eq. 16, with biases of 0, as in Dopamine and Keras.
         widths: of the features and of the layers between them and the outputs.
         values: what is known of an action's return.
-        agent: its `dueling` and `noisy` settings.
+        agent: of it `dueling` and `noisy`.
     """
 
-    def _build_head(self, widths: Sequence[int], num_actions: int, values: Values, agent: config.AgentConfig) -> None:
+    def _finish(
+        self,
+        network: config.Network,
+        widths: Sequence[int],
+        num_actions: int,
+        values: Values,
+        agent: config.AgentConfig,
+    ) -> None:
+        """Add what comes after the features, and set first weights."""
         self.values, self.num_actions = values, num_actions
         noisy = agent.noisy_sigma if agent.noisy else None
         self.embedding = nn.Linear(values.cosines, widths[0]) if values.cosines else None
@@ -141,6 +151,14 @@ class QNetwork(nn.Module):
         self.value = Stream([*widths, values.outputs], noisy) if agent.dueling else None
         self._branch_scale = agent.dueling_gradient_scale if agent.dueling else 1.0
         self.noise_size = self.head.noise_size + (self.value.noise_size if self.value is not None else 0)
+        if network.initialization == "xavier":
+            for layer in self.modules():
+                if isinstance(layer, nn.Conv2d | nn.Linear):
+                    nn.init.xavier_uniform_(layer.weight)
+                    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+            for layer in self.modules():
+                if isinstance(layer, NoisyDense):
+                    layer.reset_spread()
 
     def prepare(self, states: Tensor) -> Tensor:
         """What `forward` begins with, and leaves as it is where it is done."""
@@ -201,11 +219,9 @@ class CNN(QNetwork):
     """Convolutions and a layer, on uint8 stacks [B, stack, 84, 84].
 
     Args:
-        network: its `name`, one of CONVOLUTIONS; its `padding`: `valid`, none, as in the Nature paper, or `same`, zeros
-            around the pictures so that a convolution of stride s makes ceil(size / s) of size, as TensorFlow and Flax
-            pad by default, and so Dopamine: 11x11x64 features; and its `initialization`: `torch`, U(+-1/sqrt(fan_in)),
-            which is Torch7's and so the paper's code's, or `xavier`, Glorot and Bengio 2010, eq. 16, with biases of 0,
-            as in Dopamine.
+        network: its `name`, one of CONVOLUTIONS, and its `padding`: `valid`, none, as in the Nature paper; or `same`,
+            zeros around the pictures so that a convolution of stride s makes ceil(size / s) of size, as TensorFlow and
+            Flax pad by default, and so Dopamine: 11x11x64 features.
     """
 
     def __init__(
@@ -235,15 +251,7 @@ class CNN(QNetwork):
             width = (width + before[1] + after[1] - kernel) // stride + 1
             channels_in = channels
         self.convolutions = nn.Sequential(*layers)
-        self._build_head([channels * height * width, hidden], num_actions, values, agent)
-        if network.initialization == "xavier":
-            for layer in self.modules():
-                if isinstance(layer, nn.Conv2d | nn.Linear):
-                    nn.init.xavier_uniform_(layer.weight)
-                    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-            for layer in self.modules():
-                if isinstance(layer, NoisyDense):
-                    layer.reset_spread()
+        self._finish(network, [channels * height * width, hidden], num_actions, values, agent)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster on a CPU
 
     def prepare(self, states: Tensor) -> Tensor:
@@ -271,7 +279,7 @@ class MLP(QNetwork):
         for width_in, width_out in itertools.pairwise(sizes[:-1]):
             layers += [nn.Linear(width_in, width_out), nn.ReLU(inplace=True)]
         self.layers = nn.Sequential(*layers)
-        self._build_head(sizes[-2:], num_actions, values, agent)
+        self._finish(network, sizes[-2:], num_actions, values, agent)
 
     def prepare(self, states: Tensor) -> Tensor:
         return states.flatten(1).to(torch.float32)
@@ -296,7 +304,7 @@ def build(
     """The network that a config asks for. Raises UserError where it cannot see such frames.
 
     Args:
-        head, agent: DQN's where they are not given.
+        head, agent: DQN's, with the Huber loss, where they are not given.
     """
     kind: type[CNN | MLP] = MLP
     if network.name in CONVOLUTIONS:
@@ -307,7 +315,7 @@ def build(
             )
     elif network.name != "mlp":
         raise UserError(f"no network is called {network.name!r}; known: {', '.join(CONVOLUTIONS)}, mlp")
-    agent = agent or config.AgentConfig()
+    agent = agent or config.AgentConfig(loss="huber")
     return kind(network, frame_shape, stack, num_actions, values.build(head or config.Head(), agent.loss), agent)
 
 

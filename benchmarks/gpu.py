@@ -21,10 +21,10 @@ import torch
 from race import machine, versions
 from speed import measure, wait
 
-from atari_dqn import emulators, networks, optimizers, settings
+from atari_dqn import emulators, networks, optimizers, rules, settings
 from atari_dqn import machine as machines
 from atari_dqn.agent import Agent
-from atari_dqn.config import Network
+from atari_dqn.config import AgentConfig, Network
 from atari_dqn.errors import UserError
 from atari_dqn.graphs import graphed
 from atari_dqn.replay import Replay
@@ -50,7 +50,7 @@ def new_agent(device: torch.device, compiled: bool) -> Agent:
     torch.manual_seed(0)
     online = networks.build(Network("nature_cnn"), (84, 84), 4, ACTIONS).to(device)
     optimizer = optimizers.build("NatureRMSProp", online.parameters(), 2.5e-4, {})
-    agent = Agent(online, ACTIONS, optimizer, "huber", "sum")
+    agent = Agent(online, optimizer, rules.build(AgentConfig()), "sum")
     if compiled:
         agent.online.compile()
         agent.target.compile()
@@ -92,7 +92,7 @@ def time_updates_and_acting(args: argparse.Namespace, device: torch.device) -> N
             agent, draw = new_agent(device, "compile" in kind), torch.Generator(device).manual_seed(0)
 
             def learn(n: int, agent: Agent = agent, draw: torch.Generator = draw) -> list[torch.Tensor]:
-                return agent.learn(replay.sample(n, 32, draw, 0.99))
+                return agent.learn(replay.sample(n, 32, draw, 0.99), draw)[1]
 
             call = graphed(learn, device, [draw]) if "graph" in kind else learn
             seconds = timed(lambda call=call: call(minibatches), device, args.seconds) / minibatches

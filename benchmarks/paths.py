@@ -15,9 +15,9 @@ from race import machine, versions
 from torch import nn
 
 from atari_dqn import machine as machines
-from atari_dqn import networks, optimizers
+from atari_dqn import networks, optimizers, rules
 from atari_dqn.agent import Agent
-from atari_dqn.config import Network
+from atari_dqn.config import AgentConfig, Network
 from atari_dqn.replay import Replay
 
 REPEATS = 60
@@ -41,7 +41,7 @@ def backward(layer: nn.Module, x: torch.Tensor, g: torch.Tensor) -> Callable[[],
 def page_faults(agent: Agent, replay: Replay, draw: torch.Generator) -> float:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(20):
-        agent.learn(replay.sample(4, 32, draw, 0.99))
+        agent.learn(replay.sample(4, 32, draw, 0.99), draw)
     return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 80
 
 
@@ -49,10 +49,10 @@ def main() -> None:
     torch.manual_seed(0)
     replay, draw = filled_replay(torch.device("cpu"), 16, 16_000), torch.Generator().manual_seed(0)
     online = networks.build(Network("nature_cnn"), (84, 84), 4, 6)
-    agent = Agent(online, 6, optimizers.build("Adam", online.parameters(), 1e-4, {}), "huber", "mean")
+    agent = Agent(online, optimizers.build("Adam", online.parameters(), 1e-4, {}), rules.build(AgentConfig()), "mean")
 
     print(f"{machine()}; {versions()}; {torch.get_num_threads()} threads\n{'':<62}   plain    fast")
-    agent.learn(replay.sample(4, 32, draw, 0.99))
+    agent.learn(replay.sample(4, 32, draw, 0.99), draw)
     given_back = page_faults(agent, replay, draw)
     machines.keep_freed_memory()
     page_faults(agent, replay, draw)
@@ -84,11 +84,11 @@ def main() -> None:
         )
     default = networks.build(Network("nature_cnn"), (84, 84), 4, 6)
     default.to(memory_format=torch.contiguous_format)
-    twin = Agent(default, 6, torch.optim.Adam(default.parameters(), 1e-4), "huber", "mean")
+    twin = Agent(default, torch.optim.Adam(default.parameters(), 1e-4), rules.build(AgentConfig()), "mean")
     race(
         "4 updates, convolutions in torch's order and Adam unfused / ours",
-        lambda: twin.learn(replay.sample(4, 32, draw, 0.99)),
-        lambda: agent.learn(replay.sample(4, 32, draw, 0.99)),
+        lambda: twin.learn(replay.sample(4, 32, draw, 0.99), draw),
+        lambda: agent.learn(replay.sample(4, 32, draw, 0.99), draw),
     )
 
 

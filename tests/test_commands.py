@@ -212,7 +212,9 @@ def test_a_checkpoint_plays_as_it_did_in_training(breakout):
             x, weights[f"convolutions.{i}.weight"], weights[f"convolutions.{i}.bias"], stride
         ).relu()
     x = (x.permute(0, 2, 3, 1).flatten(1) @ weights["head.0.weight"].T + weights["head.0.bias"]).relu()
-    torch.testing.assert_close(checkpoint.network(states), x @ weights["head.2.weight"].T + weights["head.2.bias"])
+    torch.testing.assert_close(
+        checkpoint.network.q_values(states), x @ weights["head.2.weight"].T + weights["head.2.bias"]
+    )
 
 
 def test_resume_goes_on_where_it_stopped(breakout, command, tmp_path):

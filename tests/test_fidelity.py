@@ -121,9 +121,14 @@ def random_batches(count: int, actions: int) -> list[Batch]:
             torch.randint(-1, 2, (1, 32), generator=rng) * 1.0,
             0.99 * (torch.rand(1, 32, generator=rng) > 0.2),
             states(),
+            torch.ones(1, 32),
+            *[torch.zeros(1, 32, dtype=torch.int64)] * 2,
         )
         for _ in range(count)
     ]
+
+
+DRAW = torch.Generator()  # nothing is drawn by these agents
 
 
 def made(*overrides: str) -> Agent:
@@ -183,7 +188,7 @@ class Transcription:
         return dw
 
     def learn(self, batch: Batch) -> None:
-        s, a, r, discount, s2 = (part[0].numpy().astype(np.float64) for part in batch)
+        s, a, r, discount, s2 = (part[0].numpy().astype(np.float64) for part in batch[:5])
         delta = r + discount * self.forward(s2, self.target)[-1].max(1)
         inputs = self.forward(s, self.w)
         row, a = np.arange(32), a.astype(int)
@@ -207,7 +212,7 @@ def test_ten_updates_of_nature_equal_a_transcription_of_the_released_code():
         if count == 5:
             learner.copy_target()
             transcription.target = [w.copy() for w in transcription.w]
-        learner.learn(batch)
+        learner.learn(batch, DRAW)
         transcription.learn(batch)
     ours = flat(learner.online).numpy() - start
     theirs = np.concatenate([w.ravel() for w in transcription.w]) - start
@@ -234,8 +239,8 @@ def test_updates_of_dopamine_equal_plain_torch():
 
     start = flat(learner.online).clone()
     for batch in random_batches(10, 4):
-        learner.learn(batch)
-        s, a, r, discount, s2 = (part[0] for part in batch)
+        learner.learn(batch, DRAW)
+        s, a, r, discount, s2 = (part[0] for part in batch[:5])
         y = r + discount * q_values(s2, target).max(1).values
         loss = ((y - q_values(s, w)[torch.arange(32), a]) ** 2).mean()
         adam.zero_grad()
@@ -250,8 +255,8 @@ def test_dqn_zoo_averages_with_a_smaller_epsilon_and_so_does_the_same():
     assert torch.equal(flat(sums.online), flat(means.online))
     start = flat(sums.online).clone()
     for batch in random_batches(5, 4):
-        sums.learn(batch)
-        means.learn(batch)
+        sums.learn(batch, DRAW)
+        means.learn(batch, DRAW)
     change = flat(sums.online) - start
     assert torch.linalg.norm(flat(means.online) - start - change) < 1e-3 * torch.linalg.norm(change)
 
@@ -259,7 +264,7 @@ def test_dqn_zoo_averages_with_a_smaller_epsilon_and_so_does_the_same():
 def test_long_gradients_are_shortened_where_it_is_asked():
     learner = made("preset=sb3_zoo", "optimizer.max_grad_norm=1e-3", "optimizer.name=SGD", "optimizer.learning_rate=1")
     start = flat(learner.online).clone()
-    learner.learn(random_batches(1, 4)[0])
+    learner.learn(random_batches(1, 4)[0], DRAW)
     assert torch.linalg.norm(flat(learner.online) - start).item() == pytest.approx(1e-3, rel=1e-2)
 
 
@@ -283,7 +288,7 @@ def test_dopamines_network_pads_like_flax_and_starts_like_it():
         x = torch.nn.functional.conv2d(
             torch.nn.functional.pad(x, (before, after, before, after)), layer.weight, layer.bias, stride
         ).relu()
-    torch.testing.assert_close(network(states), network.head(x.permute(0, 2, 3, 1).flatten(1)))
+    torch.testing.assert_close(network.q_values(states), network.head(x.permute(0, 2, 3, 1).flatten(1), None))
 
 
 # ------------------------------------------------------------------------------------------------ presets, protocols
@@ -418,7 +423,7 @@ def test_held_out_states_are_random_play_and_the_same_again(tmp_path):
     assert states.shape == (37, 4, 84, 84) and torch.equal(states, evaluation.held_out(env, 4, 37, device, seed=5))
     assert len({zlib.crc32(state.numpy().tobytes()) for state in states}) > 20
     network = networks.build(config.Network("nature_cnn"), (84, 84), 4, 4)
-    expected = network(states).max(1).values.mean().item()
+    expected = network.q_values(states).max(1).values.mean().item()
     assert evaluation.mean_max_q(network, states) == pytest.approx(expected, abs=1e-6)
 
 

@@ -47,9 +47,7 @@ def test_sums_do_not_drift():
     priorities = Priorities(5000, torch.device("cpu"))
     draw = torch.Generator().manual_seed(1)
     for _ in range(2000):
-        priorities.set(
-            torch.randint(5000, (5000,), generator=draw), torch.randint(MOST, (5000,), generator=draw)
-        )
+        priorities.set(torch.randint(5000, (5000,), generator=draw), torch.randint(MOST, (5000,), generator=draw))
     assert priorities._sums.sum() == sum(priorities.values.tolist())
     priorities.set(torch.arange(5000), torch.zeros(5000, dtype=torch.int64))
     assert priorities._sums.sum() == 0
@@ -67,8 +65,7 @@ def replay_and_list(rows=40, num_envs=2, stack=4, n_step=1, exponent=0.6, import
 def test_whole_transitions_and_only_they_have_a_priority_at_every_moment(rows, num_envs, stack, n_step):
     rng = random.Random(rows + n_step)
     replay, oracle = replay_and_list(rows, num_envs, stack, n_step)
-    draw, identity = torch.Generator().manual_seed(1), fill(*replay_and_list(rows, num_envs, stack, n_step), 0, rng, 0)
-    identity = fill(replay, oracle, 0, rng, 0)
+    draw, identity = torch.Generator().manual_seed(1), fill(replay, oracle, 0, rng, 0)
     surprise: dict[int, int] = {}  # of each state's identity, as a list would keep it
     highest = ONE
     for _ in range(60):
@@ -95,8 +92,8 @@ def test_whole_transitions_and_only_they_have_a_priority_at_every_moment(rows, n
         errors = torch.rand(2, 16, generator=draw) * 3
         replay.learnt(batch, errors)
         learnt: dict[int, int] = {}
-        for state, error in zip(identities(found.s_tm1), errors.flatten().tolist(), strict=True):
-            value = round(torch.tensor(error).pow(0.6).mul(ONE).item())
+        powers = (errors.flatten() ** 0.6 * ONE).round().long().tolist()
+        for state, value in zip(identities(found.s_tm1), powers, strict=True):
             learnt[state[-1]] = max(learnt.get(state[-1], 0), value)
         surprise |= learnt
         highest = max(highest, *learnt.values())

@@ -10,9 +10,9 @@ from conftest import flat, small_run
 from recording import Recording
 from torch import nn
 
-from atari_dqn import machine, networks, optimizers, seeding, targets
+from atari_dqn import machine, networks, optimizers, rules, seeding
 from atari_dqn.agent import Agent
-from atari_dqn.config import Network
+from atari_dqn.config import AgentConfig, Network
 from atari_dqn.graphs import EAGER_CALLS, graphed, scripted
 from atari_dqn.replay import ORDINARY, TERMINAL, Replay
 from atari_dqn.stopwatch import Stopwatch
@@ -44,7 +44,8 @@ def step(replay: Replay, rng: torch.Generator) -> None:
 def new_agent(optimizer: str = "Adam", device: str = "cpu", script: bool = False) -> Agent:
     torch.manual_seed(1)
     online = networks.build(Network("nature_cnn"), (36, 36), 4, 4).to(device)
-    agent = Agent(online, 4, optimizers.build(optimizer, online.parameters(), 1e-3, {}), "huber", "sum", script=script)
+    adam = optimizers.build(optimizer, online.parameters(), 1e-3, {})
+    agent = Agent(online, adam, rules.build(AgentConfig()), "sum", script=script)
     with torch.no_grad():
         for parameter in agent.target.parameters():  # another network, so that the two cannot be mistaken
             parameter.mul_(0.9)
@@ -53,10 +54,10 @@ def new_agent(optimizer: str = "Adam", device: str = "cpu", script: bool = False
 
 def test_dense_layer_equals_torchs_with_gradients():
     assert networks.HAS_ONE_DNN or not torch.backends.mkldnn.is_available()
-    dense, x = networks.Dense(300, 70), torch.randn(9, 300, requires_grad=True)
-    plain = nn.Linear(300, 70)
+    dense, x = networks.Dense(600, 170), torch.randn(9, 600, requires_grad=True)
+    plain = nn.Linear(600, 170)
     plain.load_state_dict(dense.state_dict())
-    g = torch.randn(9, 70)
+    g = torch.randn(9, 170)
     fast = torch.autograd.grad(dense(x), [x, *dense.parameters()], g)
     slow = torch.autograd.grad(plain(x), [x, *plain.parameters()], g)
     torch.testing.assert_close(dense(x), plain(x))
@@ -66,11 +67,11 @@ def test_dense_layer_equals_torchs_with_gradients():
 
 def test_targets_of_a_whole_turn_equal_those_of_each_update():
     together, alone = new_agent(), new_agent()
-    replay, _ = filled()
-    together.gradients = together.learn(replay.sample(6, 8, torch.Generator().manual_seed(2), 0.9, 3))
+    (replay, _), draw = filled(), torch.Generator()
+    _, together.gradients = together.learn(replay.sample(6, 8, torch.Generator().manual_seed(2), 0.9, 3), draw)
     draw = torch.Generator().manual_seed(2)
     for _ in range(6):
-        alone.gradients = alone.learn(replay.sample(1, 8, draw, 0.9, 3))
+        _, alone.gradients = alone.learn(replay.sample(1, 8, draw, 0.9, 3), draw)
     torch.testing.assert_close(flat(together.online), flat(alone.online), rtol=1e-4, atol=1e-6)
     assert together.losses() == pytest.approx(alone.losses(), rel=1e-4)
     assert together.gradient_norm() == pytest.approx(alone.gradient_norm(), rel=1e-3)
@@ -83,8 +84,8 @@ def test_scripted_updates_equal_eager_ones_to_the_bit():
     for turn in range(8):
         step(replay, rng)
         size = 8 if turn % 2 else 5  # two shapes, two scripts
-        script.gradients = script.learn(replay.sample(2, size, draw, 0.9))
-        eager.gradients = eager.learn(replay.sample(2, size, twin_draw, 0.9))
+        _, script.gradients = script.learn(replay.sample(2, size, draw, 0.9), draw)
+        _, eager.gradients = eager.learn(replay.sample(2, size, twin_draw, 0.9), twin_draw)
         assert all(one != script._differentiate for one in script._scripts.values())
     assert len(script._scripts) == 2 and not eager._scripts
     assert torch.equal(flat(script.online), flat(eager.online))
@@ -108,7 +109,7 @@ def test_a_recorded_turn_of_updates_replays_as_if_called(optimizer, monkeypatch)
         replay, rng = filled()
 
         def learn(agent=agent, replay=replay, draw=draw):
-            return agent.learn(replay.sample(2, 8, draw, 0.9, 3))
+            return agent.learn(replay.sample(2, 8, draw, 0.9, 3), draw)[1]
 
         learn()  # as `graphed` does, so that the optimiser has begun
         recording = Recording(learn) if recorded else None
@@ -163,7 +164,7 @@ def sequential_reference(run, seeds: list[int]) -> torch.Tensor:
     while steps < config.total_steps:
         epsilon = epsilon_at(steps, config.replay.warmup_steps, config.exploration)
         random = torch.rand(config.num_envs, generator=run.explore) < epsilon
-        anything = torch.rand(config.num_envs, run.agent.num_actions, generator=run.explore).argmax(1)
+        anything = torch.rand(config.num_envs, run.agent.online.num_actions, generator=run.explore).argmax(1)
         with torch.no_grad():
             best = torch.stack([q(online, stack).argmax() for stack in replay.newest_stack()])
         actions = torch.where(random, anything, best)
@@ -172,10 +173,10 @@ def sequential_reference(run, seeds: list[int]) -> torch.Tensor:
             for _ in range(due(config.update.period_steps, steps - config.num_envs, steps)):
                 batch = replay.sample(1, config.update.batch_size, run.draw, config.agent.discount)
                 losses = []
-                for s_tm1, a_tm1, r_t, discount_t, s_t in zip(*(part[0] for part in batch), strict=True):
+                for s_tm1, a_tm1, r_t, discount_t, s_t in zip(*(part[0] for part in batch[:5]), strict=True):
                     with torch.no_grad():
-                        y = targets.dqn(r_t, discount_t, q(target, s_t))
-                    losses.append(targets.loss("huber", "mean", q(online, s_tm1)[a_tm1], y))
+                        y = r_t + discount_t * q(target, s_t).max()
+                    losses.append(nn.functional.smooth_l1_loss(q(online, s_tm1)[a_tm1], y))
                 adam.zero_grad()
                 torch.stack(losses).mean().backward()
                 adam.step()
@@ -247,7 +248,7 @@ def test_cuda_graph_equals_eager(optimizer):
         replay, rng = filled("cuda")
 
         def learn(n, agent=agent, replay=replay, draw=draw):
-            return agent.learn(replay.sample(n, 8, draw, 0.9))
+            return agent.learn(replay.sample(n, 8, draw, 0.9), draw)[1]
 
         call = graphed(learn, device, [draw]) if graphs else learn
         for turn in range(4 * EAGER_CALLS):

@@ -47,7 +47,9 @@ def test_quantiles_are_bootstrapped_from_apart():
     y = targets.greedy(*tensors(R_T, DISCOUNT_T, z_t, Q_ONLINE))
     for b in range(B):
         for i in range(4):
-            assert y[b, i].item() == pytest.approx(R_T[b] + DISCOUNT_T[b] * z_t[b, first_best(Q_ONLINE[b]), i], rel=1e-5)
+            assert y[b, i].item() == pytest.approx(
+                R_T[b] + DISCOUNT_T[b] * z_t[b, first_best(Q_ONLINE[b]), i], rel=1e-5
+            )
 
 
 @pytest.mark.parametrize("n", [1, 5], ids=["M-DQN", "M-IQN"])
@@ -55,9 +57,7 @@ def test_munchausen(n):
     alpha, temperature, floor = 0.9, 0.3, -1.0
     z_t = outputs(n) * 2
     q_t, q_tm1 = z_t.mean(-1), np.array(Q_ONLINE)
-    y = targets.munchausen(
-        *tensors(R_T, DISCOUNT_T, z_t, q_t, q_tm1), torch.tensor(A_TM1), alpha, temperature, floor
-    )
+    y = targets.munchausen(*tensors(R_T, DISCOUNT_T, z_t, q_t, q_tm1), torch.tensor(A_TM1), alpha, temperature, floor)
 
     def policy(q):
         weights = [math.exp((value - max(q)) / temperature) for value in q]
@@ -150,7 +150,7 @@ def test_quantile_huber(m):
 
 
 def test_quantile_regression_finds_the_quantiles():
-    """Not only an equation: minimised, it gives the quantiles of what it sees (where they are not smoothed by Huber)."""
+    """Minimised, it gives the quantiles of what it sees, but for what Huber smooths."""
     seen = torch.from_numpy(np.random.default_rng(1).exponential(30, size=(1, 2000)).astype(np.float32))
     taus = torch.tensor([[0.1, 0.5, 0.9]])
     z = torch.full((1, 3), 20.0, requires_grad=True)
@@ -159,4 +159,4 @@ def test_quantile_regression_finds_the_quantiles():
         optimizer.zero_grad()
         targets.quantile_huber(z, taus, seen).sum().backward()
         optimizer.step()
-    assert z[0].tolist() == pytest.approx(torch.quantile(seen[0], taus[0]).tolist(), rel=0.05)
+    assert z[0].tolist() == pytest.approx(torch.quantile(seen[0], taus[0]).tolist(), abs=1.0)
