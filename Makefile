@@ -119,7 +119,7 @@ bench-gpu: $(READY)  ## all figures of a CUDA machine, 5 minutes of training amo
 	@$(BIN)/python benchmarks/gpu.py $(ARGS)
 
 test: $(READY)  ## run the tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
 
 check: $(READY)  ## lint, format and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -128,8 +128,8 @@ class QNetwork(nn.Module):
     """Features of a state, then fully connected layers; a kind of network says how features are made.
 
     Args:
-        network: of it `initialization`: `torch`, U(+-1/sqrt(fan_in)), which is Torch7's and so the Nature paper's code's,
-            or `xavier`, Glorot and Bengio 2010, eq. 16, with biases of 0, as in Dopamine and Keras.
+        network: of it `initialization`: `torch`, U(+-1/sqrt(fan_in)), which is Torch7's and so the Nature paper's
+            code's, or `xavier`, Glorot and Bengio 2010, eq. 16, with biases of 0, as in Dopamine and Keras.
         widths: of the features and of the layers between them and the outputs.
         values: what is known of an action's return.
         agent: of it `dueling` and `noisy`.

@@ -26,6 +26,14 @@ gymnasium.register("Probe/Memory-v0", entry_point="probes:Memory")
 gymnasium.register("Probe/Uneven-v0", entry_point="probes:Uneven")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Where tests run side by side, each worker has its share of the cores to itself."""
+    worker, workers = os.environ.get("PYTEST_XDIST_WORKER", ""), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if worker and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, cores[int(worker.removeprefix("gw")) % len(cores) :: workers])
+
+
 @pytest.fixture(autouse=True)
 def _no_accounts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No test may find a person's W&B login, or a screen."""

@@ -2,7 +2,6 @@
 
 import copy
 import itertools
-import math
 
 import numpy as np
 import pytest
@@ -13,11 +12,13 @@ from recording import Recording
 from test_saving import CARTPOLE, PONG, Stop, assert_equal_runs, go_on
 from test_speed import filled, step
 
-from atari_dqn import networks, rules, settings, targets
+from atari_dqn import networks, settings, targets
 from atari_dqn.agent import Agent, boltzmann
 from atari_dqn.agent import make as make_agent
 from atari_dqn.config import AgentConfig, Head, Network
+from atari_dqn.display import Tracker
 from atari_dqn.errors import UserError
+from atari_dqn.run import Run
 
 NOISY = ["agent.noisy=true", "exploration.start=0", "exploration.end=0"]
 PRIORITIZED = ["replay.prioritized=true", "replay.importance_steps=5_000"]
@@ -104,15 +105,26 @@ def test_memory_is_learnt_from_pixels(tmp_path, variant):
     np.testing.assert_allclose(values.max(1).values, [1, 1], atol=0.2)
 
 
+class Enough(Tracker):
+    """Ends a run that has learnt what it should."""
+
+    def __init__(self, run: Run, score: float) -> None:
+        self._run, self._score = run, score
+
+    def evaluation(self, row):
+        if row["mean"] >= self._score:
+            self._run.stop()
+
+
 @each_variant
 def test_cartpole_is_balanced(tmp_path, variant):
     """195 is what counted as solving CartPole-v0."""
     run = small_run(
-        tmp_path / "run", "env=cartpole", "total_steps=24_000", "evaluation.every_steps=6_000", "evaluation.episodes=10",
-        "network.hidden=[64,64]", "env.max_frames=300", "optimizer.learning_rate=1e-3", *VARIANTS[variant],
+        tmp_path / "run", "env=cartpole", "total_steps=24_000", "evaluation.every_steps=3_000", "network.hidden=[64,64]",
+        "evaluation.episodes=10", "env.max_frames=250", "optimizer.learning_rate=1e-3", *VARIANTS[variant],
         *support(variant, 0, 100),
     )  # fmt: skip
-    run.go()
+    run.go(Enough(run, 195))
     assert run.examiner.best_score >= 195
 
 
@@ -232,3 +244,174 @@ def test_rainbow_from_pixels_goes_on_to_the_bit(tmp_path):
     run.go(Stop(run, 450))
     assert "going on" in go_on(tmp_path / "stopped")
     assert_equal_runs(tmp_path / "untouched", tmp_path / "stopped")
+
+
+# ------------------------------------------------------------------------------------------------------------- wiring
+
+
+def expected(network: networks.QNetwork, z: torch.Tensor) -> torch.Tensor:
+    """Mean returns of outputs [..., n], by hand."""
+    head = network.values
+    if head.__class__.__name__ == "Categorical":
+        return (z.softmax(-1) * torch.linspace(-10, 10, 11)).sum(-1)
+    return (z[..., -2:] if head.cosines else z).mean(-1)  # the last policy_samples of what an implicit one gives
+
+
+def slow_loss(agent: Agent, words: list[str], part: list, noise_t, taus_t, noise, taus) -> tuple[torch.Tensor, list]:
+    """A minibatch's mean loss, one transition at a time, each network asked for one state at a time."""
+    online, target, losses, errors = agent.online, agent.target, [], []
+    for b, (s_tm1, a_tm1, r_t, discount_t, s_t, weight) in enumerate(zip(*part, strict=True)):
+        with torch.no_grad():
+            z_t = target(s_t[None], noise_t[None], taus_t[b : b + 1])
+            q_t = expected(target, z_t)
+            if "agent.double=true" in words:
+                q_t = expected(online, online(s_t[None], noise[1:]))
+            a_t, samples = int(q_t.argmax()), z_t[0, :, :3] if online.values.cosines else z_t[0]
+            if "agent.munchausen=true" in words:
+                q_tm1 = expected(target, target(s_tm1[None], noise_t[None]))
+                y = targets.munchausen(
+                    r_t[None], discount_t[None], samples[None], q_t, q_tm1, a_tm1[None], 0.9, 0.03, -1
+                )
+            elif "head=c51" in words:
+                p, spread = z_t.softmax(-1)[:, a_t : a_t + 1], torch.linspace(-10, 10, 11)
+                y = targets.categorical(r_t[None], discount_t[None], p, torch.zeros(1, 1), spread)
+            else:
+                y = (r_t + discount_t * samples[a_t])[None]
+        z = online(s_tm1[None], noise[:1], taus[b : b + 1])[:, int(a_tm1)]
+        if "head=c51" in words:
+            loss = error = targets.divergence(z, y)
+        elif "head=qr" in words or "head=iqn" in words:
+            mine = taus[b : b + 1] if "head=iqn" in words else (torch.arange(5)[None] + 0.5) / 5
+            loss = error = targets.quantile_huber(z, mine, y)
+        else:
+            loss, error = torch.nn.functional.huber_loss(z, y)[None], (z - y).abs()[0]
+        losses.append(weight * loss)
+        errors.append(error.item())
+    return torch.cat(losses).mean(), errors
+
+
+@pytest.mark.parametrize("combination", covering_pairs(), ids="-".join)
+def test_an_update_asks_the_right_network_for_the_right_state(combination):
+    """Two minibatches against plain Adam on losses of single transitions; the noise and quantiles are drawn alike."""
+    mine = words(combination)
+    agent, _ = agents(*mine, "agent.reduction=mean", "optimizer.learning_rate=1e-3")
+    twin = copy.deepcopy(agent)
+    adam = torch.optim.Adam(twin.online.parameters(), lr=1e-3, foreach=False)
+    replay, _ = filled()
+    batch = replay.sample(2, 5, torch.Generator().manual_seed(7), 0.9, int(combination[5]))
+    batch = batch._replace(weight=torch.rand(2, 5) + 0.1, s_tm1=batch.s_tm1.clone(), s_t=batch.s_t.clone())
+    errors, _ = agent.learn(batch, torch.Generator().manual_seed(9))
+    draw, values = torch.Generator().manual_seed(9), twin.online.values
+    noise_t, taus_t = twin.target.draw_noise(2, draw), values.draw(10, True, draw, twin.device)
+    noise, taus = twin.online.draw_noise(4, draw), values.draw(10, False, draw, twin.device)
+    start = flat(twin.online).clone()
+    for k in range(2):
+        rows = slice(5 * k, 5 * k + 5)
+        part = [x[k] for x in (*batch[:5], batch.weight)]
+        loss, slow = slow_loss(twin, mine, part, noise_t[k], taus_t[rows], noise[2 * k : 2 * k + 2], taus[rows])
+        assert errors[k].tolist() == pytest.approx(slow, rel=1e-3, abs=1e-4)
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+    change = flat(twin.online) - start
+    assert change.abs().max() > 1e-3
+    assert torch.linalg.norm(flat(agent.online) - start - change) < 0.02 * torch.linalg.norm(change)
+
+
+def small_network(head: str = "scalar", **agent) -> networks.QNetwork:
+    torch.manual_seed(1)
+    return networks.build(Network("mlp", hidden=[9, 8]), (5,), 1, 3, Head(head), AgentConfig(loss="huber", **agent))
+
+
+def test_noisy_layers_are_a_noisy_matrix():
+    layer = networks.NoisyDense(4, 3, sigma=0.5)
+    assert {round(float(p), 6) for part in layer.spread.parameters() for p in part.flatten()} == {0.25}  # 0.5 / sqrt(4)
+    assert max(float(p.abs().max()) for p in layer.mean.parameters()) <= 0.5
+    x, noise = torch.randn(6, 4), torch.randn(2, 7)
+    y = layer(x, noise)
+    for b in range(6):
+        e_in, e_out = noise[b // 3, :4], noise[b // 3, 4:]
+        weight = layer.mean.weight + layer.spread.weight * torch.outer(e_out, e_in)
+        bias = layer.mean.bias + layer.spread.bias * e_out
+        torch.testing.assert_close(y[b], weight @ x[b] + bias)
+
+
+def test_each_game_acts_by_its_own_draw_and_evaluation_by_the_mean():
+    network, states = small_network(noisy=True), torch.randn(1, 1, 5).expand(400, 1, 5)
+    noise = network.draw_noise(400, torch.Generator().manual_seed(0))
+    f = torch.randn(400, network.noise_size, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(noise, f.sign() * f.abs().sqrt())
+    q = network.q_values(states, noise)
+    assert len(q.unique(dim=0)) == 400
+    torch.testing.assert_close(q[7], network.q_values(states[:1], noise[7:8])[0])
+    x = network.features(network.prepare(states[:1]))
+    mean = network.head[2].mean(network.head[0].mean(x).relu())
+    torch.testing.assert_close(network.q_values(states), mean.expand(400, -1))
+
+
+def test_dueling_streams_add_up_and_push_softly():
+    states = torch.randn(6, 1, 5)
+    network = small_network(dueling=True)
+    x = network.features(network.prepare(states))
+    v, a = network.value(x, None), network.head(x, None)
+    torch.testing.assert_close(network.q_values(states), v + a - a.mean(1, keepdim=True))
+    softer = small_network(dueling=True, dueling_gradient_scale=0.5)
+    gradients = []
+    for one in (network, softer):
+        one.q_values(states).square().sum().backward()
+        gradients.append([p.grad for p in one.parameters()])
+    for name, full, half in zip((n for n, _ in network.named_parameters()), *gradients, strict=True):
+        torch.testing.assert_close(half, full * (0.5 if name.startswith("layers") else 1))
+
+
+def test_implicit_quantiles_are_shown_as_cosines():
+    network = small_network("iqn")
+    states, taus = torch.randn(2, 1, 5), torch.rand(2, 4)
+    z = network(states, None, taus)
+    features = network.features(network.prepare(states))
+    for b, n in itertools.product(range(2), range(4)):
+        shown = torch.tensor([np.cos(np.pi * i * float(taus[b, n])) for i in range(64)], dtype=torch.float32)
+        phi = torch.relu(network.embedding.weight @ shown + network.embedding.bias)
+        torch.testing.assert_close(z[b, :, n], network.head((features[b] * phi)[None], None)[0])
+    middles = (torch.arange(32) + 0.5) / 32
+    torch.testing.assert_close(network.q_values(states), network(states, None, middles.expand(2, -1)).mean(-1))
+
+
+def test_boltzmann_acts_in_proportion():
+    q = torch.tensor([[1.0, 2.0, -torch.inf, 1.5]]).expand(40_000, 4)
+    draw = torch.Generator().manual_seed(0)
+    for epsilon in (0.0, 0.5):
+        actions = boltzmann(q, epsilon, draw, temperature=0.7)
+        weights = torch.tensor([1.0, 2.0, 1.5]).div(0.7).softmax(0) * (1 - epsilon) + epsilon / 3
+        counts = torch.bincount(actions, minlength=4)
+        assert counts[2] == 0
+        wanted = 40_000 * weights
+        assert float(((counts[[0, 1, 3]] - wanted) ** 2 / wanted).sum()) < 2 + 4 * 2  # chi-square of 2 degrees
+
+
+def test_soft_copies():
+    agent, _ = agents("update.tau=0.1")
+    before, online = flat(agent.target).clone(), flat(agent.online)
+    twin = copy.deepcopy(agent)
+    agent.copy_target(3)
+    for _ in range(3):
+        twin.copy_target()
+    torch.testing.assert_close(flat(agent.target), online + 0.9**3 * (before - online))
+    torch.testing.assert_close(flat(agent.target), flat(twin.target))
+    hard, _ = agents()
+    hard.copy_target(5)
+    assert torch.equal(flat(hard.target), flat(hard.online))
+
+
+def test_a_checkpoint_from_before_the_family_is_still_read():
+    """An MLP's layers were one list then; convolutional networks were called as they are."""
+    network = small_network()
+    old = dict(zip(("layers.0", "layers.2", "layers.4"), ("layers.0", "head.0", "head.2"), strict=True))
+    weights = {
+        f"{then}.{kind}": network.state_dict()[f"{now}.{kind}"]
+        for then, now in old.items()
+        for kind in ("weight", "bias")
+    }
+    renamed = networks.renamed(weights)
+    assert {k: v.tolist() for k, v in renamed.items()} == {k: v.tolist() for k, v in network.state_dict().items()}
+    assert networks.renamed(renamed) is renamed
