@@ -23,7 +23,7 @@ PLAY = $(if $(CKPT),'checkpoint=$(CKPT)',$(error CKPT=... is missing: a .pt file
 	$(if $(filter command line environment,$(origin GAME)),'env.game=$(GAME)') $(if $(PROTOCOL),'protocol=$(PROTOCOL)') \
 	$(if $(SEED),'seed=$(SEED)') $(if $(EPISODES),'evaluation.episodes=$(EPISODES)')
 
-.PHONY: help setup doctor games train resume evaluate compare video watch profile bench scaling saving torture fuzz bench-gpu test check clean lock
+.PHONY: help setup doctor games train resume evaluate compare video watch profile bench family scaling saving torture fuzz bench-gpu test check clean lock
 
 help:  ## this list
 	@echo 'make TARGET VARIABLE=value ...'
@@ -102,6 +102,9 @@ bench: $(READY) .peers/cleanrl/.ready .peers/sb3/.ready $(CLEANRL)  ## race Clea
 	@for game in $(BENCH_GAMES); do $(BIN)/python benchmarks/race.py --game $$game --cleanrl $(CLEANRL) \
 	--cleanrl-python .peers/cleanrl/bin/python --sb3-python .peers/sb3/bin/python $(ARGS) || exit 1; done
 	@$(BIN)/python benchmarks/race.py --memory
+
+family: $(READY)  ## train and time the variants side by side (3 hours); ARGS="speed" or "learn --seed 2" or "draw"
+	@$(BIN)/python benchmarks/family.py $(ARGS)
 
 scaling: $(READY)  ## how the cost grows with games, replay and batch (4 minutes)
 	@$(BIN)/python benchmarks/scaling.py $(ARGS)

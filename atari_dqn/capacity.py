@@ -24,11 +24,8 @@ def replay_rows(
     rows = min(-(-config.replay.capacity // config.num_envs) + 1, needed)
     rows = max(rows, config.env.frame_stack + config.agent.n_step + 1)
     frame_bytes = torch.Size(envs.frame_shape).numel() * envs.frame_dtype.itemsize
-    say(
-        machine.check_replay_fits(
-            rows * config.num_envs, frame_bytes + BYTES_BESIDE_FRAME, device, config.replay.warmup_steps
-        )
-    )
+    beside = BYTES_BESIDE_FRAME + 8 * config.replay.prioritized
+    say(machine.check_replay_fits(rows * config.num_envs, frame_bytes + beside, device, config.replay.warmup_steps))
     if config.total_steps <= config.replay.warmup_steps:
         say(
             f"note: nothing will be learnt, for total_steps={config.total_steps} ends before "

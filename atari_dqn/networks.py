@@ -125,15 +125,7 @@ class Stream(nn.Sequential):
 
 
 class QNetwork(nn.Module):
-    """Features of a state, then fully connected layers; a kind of network says how features are made.
-
-    Args:
-        network: of it `initialization`: `torch`, U(+-1/sqrt(fan_in)), which is Torch7's and so the Nature paper's
-            code's, or `xavier`, Glorot and Bengio 2010, eq. 16, with biases of 0, as in Dopamine and Keras.
-        widths: of the features and of the layers between them and the outputs.
-        values: what is known of an action's return.
-        agent: of it `dueling` and `noisy`.
-    """
+    """Features of a state, then fully connected layers; a kind of network says how features are made."""
 
     def _finish(
         self,
@@ -143,7 +135,15 @@ class QNetwork(nn.Module):
         values: Values,
         agent: config.AgentConfig,
     ) -> None:
-        """Add what comes after the features, and set first weights."""
+        """Add what comes after the features, and set first weights.
+
+        Args:
+            network: of it `initialization`: `torch`, U(+-1/sqrt(fan_in)), which is Torch7's and so the Nature paper's
+                code's, or `xavier`, Glorot and Bengio 2010, eq. 16, with biases of 0, as in Dopamine and Keras.
+            widths: of the features and of the layers between them and the outputs.
+            values: what is known of an action's return.
+            agent: of it `dueling` and `noisy`.
+        """
         self.values, self.num_actions = values, num_actions
         noisy = agent.noisy_sigma if agent.noisy else None
         self.embedding = nn.Linear(values.cosines, widths[0]) if values.cosines else None
@@ -324,7 +324,7 @@ def renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     if any(key.startswith("head.") for key in weights):
         return weights
     last = max((int(key.split(".")[1]) for key in weights if key.startswith("layers.")), default=0)
-    new = {f"layers.{last - 2}.": "head.0.", f"layers.{last}.": "head.2."}
+    new = {f"layers.{last - 2}.": "head.0.", f"layers.{last}.": "head.2."} if last else {"layers.0.": "head.0."}
     return {
         next((key.replace(old, now) for old, now in new.items() if key.startswith(old)), key): value
         for key, value in weights.items()

@@ -56,25 +56,34 @@ class Priorities:
         at -= sums[block] - self._sums[block]
         within = self._blocks[block].cumsum(-1)
         place = torch.searchsorted(within, at.unsqueeze(-1), right=True).squeeze(-1)
-        return block * BLOCK + place.clamp(max=BLOCK - 1)
+        return (block * BLOCK + place).clamp(max=self.size - 1)  # whatever, where all are 0
 
 
 class PrioritizedReplay(Replay):
     """A replay that draws transition i with probability P(i) = p_i / sum_j p_j, p = |error|^exponent (eq. 1).
 
-    A new transition counts as surprising as the most surprising one so far. A transition's weight in an update is
-    (P(i) / min_j P(j))^-importance, with the least P of its minibatch (section 3.4). What cannot be drawn has
-    priority 0.
+    A new transition counts as surprising as the most surprising one so far, and has at least a priority of 1. A
+    transition's weight in an update is (P(i) / min_j P(j))^-importance, with the least P of its minibatch (section
+    3.4). What cannot be drawn has priority 0.
 
     Args:
         n_step: agent steps of the transitions that will be drawn.
         exponent: alpha; 0 is uniform.
         importance: beta at the start, at the end, and agent steps from the one to the other.
+        steps_before: agent steps that the run made before this replay's first row.
         others: see Replay.
     """
 
-    def __init__(self, *others: Any, n_step: int, exponent: float, importance: tuple[float, float, int]) -> None:
+    def __init__(
+        self,
+        *others: Any,
+        n_step: int,
+        exponent: float,
+        importance: tuple[float, float, int],
+        steps_before: int = 0,
+    ) -> None:
         super().__init__(*others)
+        self._before = torch.tensor(steps_before, device=self.device)
         self._n_step, self._exponent, self._importance = n_step, exponent, importance
         self.priorities = Priorities(self.rows * self.num_envs, self.device)
         self._highest = torch.tensor(ONE, device=self.device)
@@ -83,7 +92,7 @@ class PrioritizedReplay(Replay):
         super()._append(frames, flags)
         if self.written <= self._n_step:
             return
-        # The transitions that have become whole, and those whose stack the next row will write over.
+        # The transitions that have become whole, and those of whose stacks the oldest frame was written over.
         whole, leaving = (self.written - 1 - self._n_step) % self.rows, (self.written + self.stack_size - 2) % self.rows
         new = torch.where(self.flags[whole] == ORDINARY, self._highest, 0)
         index = torch.cat([whole * self.num_envs + self._envs, leaving * self.num_envs + self._envs])
@@ -96,42 +105,53 @@ class PrioritizedReplay(Replay):
         index = self.priorities.draw(dice)
         drawn = self.priorities.values[index].clamp(min=1).float()
         start, end, steps = self._importance
-        importance = start + (self._newest * self.num_envs / steps).clamp(max=1) * (end - start)
+        done = (self._before + self._newest * self.num_envs) / steps
+        importance = start + done.clamp(max=1) * (end - start)
         weights = (drawn / drawn.amin(1, keepdim=True)) ** -importance
         return index // self.num_envs, index % self.num_envs, weights
 
     def learnt(self, batch: Batch, errors: Tensor) -> None:
-        values = (errors.flatten() ** self._exponent * ONE).round().clamp(1, MOST).long()
+        values = (errors.flatten().clamp(min=0) ** self._exponent * ONE).round().clamp(1, MOST).long()
         self.priorities.set((batch.rows * self.num_envs + batch.envs).flatten(), values)
         torch.maximum(self._highest, values.max(), out=self._highest)
 
     def state(self) -> dict[str, Any]:
         rows = self._held(min(self.written, self.rows))
-        return {"priorities": self.priorities.values.view(self.rows, -1)[rows], "highest": self._highest}
+        return {
+            "priorities": self.priorities.values.view(self.rows, -1)[rows],
+            "highest": self._highest,
+            "steps_before": self._before,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
-        kept, highest = state["priorities"], state["highest"]
-        if kept.ndim != 2 or kept.shape[1] != self.num_envs or len(kept) > self.rows or highest.numel() != 1:
+        kept, highest, before = state["priorities"], int(state["highest"]), int(state["steps_before"])
+        if kept.ndim != 2 or kept.shape[1] != self.num_envs or not 0 <= before < 1 << 48:
             raise ValueError("its priorities do not fit the replay")
+        kept = kept[-self.rows :]
         rows = self._held(len(kept))
         age = self.written - 1 - torch.arange(self.written - len(kept), self.written, device=self.device)
         whole = (self._n_step <= age) & (age <= self.rows - self.stack_size)
         drawable = whole.unsqueeze(1) & (self.flags[rows] == ORDINARY)
         values = torch.where(drawable, kept.to(self.device, torch.int64).clamp(0, MOST), 0)
         self.priorities.set((rows.unsqueeze(1) * self.num_envs + self._envs).flatten(), values.flatten())
-        self._highest.fill_(int(highest)).clamp_(ONE, MOST)
+        self._highest.fill_(highest).clamp_(ONE, MOST)
+        self._before.fill_(before)
 
     def _held(self, count: int) -> Tensor:
         """Where the newest `count` rows lie, the oldest first."""
         return torch.arange(self.written - count, self.written, device=self.device) % self.rows
 
 
-def build(config: TrainConfig, *size: Any) -> Replay:
+def build(config: TrainConfig, steps_before: int, *size: Any) -> Replay:
     """The replay that a config asks for; `size` as Replay takes it."""
     replay = config.replay
     if not replay.prioritized:
         return Replay(*size)
     importance = (replay.importance_start, replay.importance_end, replay.importance_steps)
     return PrioritizedReplay(
-        *size, n_step=config.agent.n_step, exponent=replay.priority_exponent, importance=importance
+        *size,
+        n_step=config.agent.n_step,
+        exponent=replay.priority_exponent,
+        importance=importance,
+        steps_before=steps_before,
     )

@@ -9,7 +9,13 @@ from atari_dqn.replay import Batch
 
 
 class Greedy:
-    """The target network's best action: DQN."""
+    """The target network's best action: DQN.
+
+    Attributes:
+        bonus: what a target adds to a step's reward, at most.
+    """
+
+    bonus = 0.0
 
     def __init__(self, agent: AgentConfig) -> None:
         pass
@@ -61,6 +67,7 @@ class Munchausen(Greedy):
 
     def __init__(self, agent: AgentConfig) -> None:
         self._numbers = agent.munchausen_alpha, agent.munchausen_temperature, agent.munchausen_floor
+        self.bonus = -agent.munchausen_alpha * agent.munchausen_floor + 3 * agent.munchausen_temperature  # ln 18 < 3
 
     def look(self, target: QNetwork, batch: Batch, noise: Tensor, taus: Tensor) -> list[Tensor]:
         q_tm1 = target.q_values(batch.s_tm1.flatten(0, 1), noise).unflatten(0, batch.r_t.shape)

@@ -10,7 +10,19 @@ from typing import Any
 
 from rich.console import Console
 
-from atari_dqn import agent, capacity, checkpoints, emulators, machine, networks, prioritized, scores, seeding, trackers
+from atari_dqn import (
+    agent,
+    capacity,
+    checkpoints,
+    emulators,
+    machine,
+    networks,
+    prioritized,
+    scores,
+    seeding,
+    settings,
+    trackers,
+)
 from atari_dqn.checkpoints import Resumed
 from atari_dqn.config import TrainConfig
 from atari_dqn.display import Row, Tracker, hours
@@ -70,7 +82,7 @@ class Run:
         envs, stack = self.emulators, self.config.env.frame_stack
         dtype = torch_dtype(envs.frame_dtype)
         return prioritized.build(
-            self.config, self._replay_rows, envs.num_envs, envs.frame_shape, dtype, stack, self.device
+            self.config, self.agent_steps, self._replay_rows, envs.num_envs, envs.frame_shape, dtype, stack, self.device
         )
 
     @property
@@ -114,6 +126,8 @@ class Run:
                     self.say,
                 )
                 self.trackers += watchers
+                for note in settings.notes(self.config):
+                    self.say(f"note: {note}")
                 self._say_what_scores_mean()
                 self._train()
         except UserError:
@@ -246,7 +260,10 @@ class Run:
     def _warn_of_impossible(self, q_mean: float) -> None:
         """No discounted sum of rewards clipped to c is larger than c / (1 - discount)."""
         clip, discount = self.config.agent.reward_clip, self.config.agent.discount
-        if self._warned or clip is None or discount == 1 or not abs(q_mean) > clip / (1 - discount):
+        if self._warned or clip is None or discount == 1:
+            return
+        clip += self.agent.rule.bonus
+        if not abs(q_mean) > clip / (1 - discount):
             return
         self._warned = True
         self.say(

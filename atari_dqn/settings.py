@@ -201,14 +201,13 @@ def check(config: TrainConfig) -> None:
         ("optimizer.learning_rate", config.optimizer.learning_rate),
         ("optimizer.max_grad_norm", config.optimizer.max_grad_norm),
         ("agent.reward_clip", config.agent.reward_clip),
-        ("agent.noisy_sigma", config.agent.noisy_sigma),
-        ("agent.munchausen_temperature", config.agent.munchausen_temperature),
-        ("exploration.temperature", exploration.temperature),
         ("update.tau", update.tau),
     ):
         if above is not None and not 0 < above < math.inf:
             raise UserError(f"{key}={above:g}: must be above 0")
     between("update.tau", update.tau, 0, 1)
+    if exploration.temperature is not None:
+        between("exploration.temperature", exploration.temperature, 1e-6, 1e6)
     if config.checkpoint.cut_every_turns is not None:
         between("checkpoint.cut_every_turns", config.checkpoint.cut_every_turns, 1)
     if len(config.network.hidden) > 100:
@@ -233,14 +232,18 @@ def check_head(head: Head) -> None:
     between("head.atoms", head.atoms, 2, 10_000)
     for key in ("quantiles", "samples", "target_samples", "policy_samples", "cosines"):
         between(f"head.{key}", getattr(head, key), 1, 10_000)
-    if not -math.inf < head.v_min < head.v_max < math.inf:
-        raise UserError(f"head.v_min={head.v_min:g}: must be below head.v_max={head.v_max:g}")
+    between("head.v_min", head.v_min, -1e6, 1e6)
+    between("head.v_max", head.v_max, -1e6, 1e6)
+    if head.v_max - head.v_min < 1e-3 * head.atoms:
+        raise UserError(f"head.v_min={head.v_min:g}: must be below head.v_max={head.v_max:g}, by 0.001 for each atom")
 
 
 def check_agent(config: TrainConfig) -> None:
     """Raise UserError where the algorithm's switches have no meaning together."""
     agent, head = config.agent, config.head.name
     between("agent.dueling_gradient_scale", agent.dueling_gradient_scale, 0, 1)
+    between("agent.noisy_sigma", agent.noisy_sigma, 0, 100)
+    between("agent.munchausen_temperature", agent.munchausen_temperature, 1e-6, 1e6)
     between("agent.munchausen_alpha", agent.munchausen_alpha, 0, 1)
     between("agent.munchausen_floor", agent.munchausen_floor, -1e6, 0)
     if agent.loss != "huber" and head != "scalar":
@@ -263,6 +266,17 @@ def check_agent(config: TrainConfig) -> None:
             "head=c51 has fixed returns, which agent.munchausen=true would move for each action apart: use "
             "head=scalar, qr or iqn"
         )
+
+
+def notes(config: TrainConfig) -> list[str]:
+    """What is not wrong, but worth telling before a run starts."""
+    head = config.head
+    if head.name == "c51" and config.agent.reward_clip is None:
+        return [
+            f"rewards are not clipped, and head=c51 knows of returns from head.v_min={head.v_min:g} to "
+            f"head.v_max={head.v_max:g} only"
+        ]
+    return []
 
 
 def to_yaml(config: TrainConfig) -> str:

@@ -67,7 +67,7 @@ class Categorical(Values):
 
     def loss(self, z_tm1: Tensor, y: Tensor, taus: Tensor) -> tuple[Tensor, Tensor]:
         losses = targets.divergence(z_tm1, y)
-        return losses, losses.detach()
+        return losses, losses.detach().clamp(min=0)  # below which it can be rounded
 
 
 class Quantiles(Values):

@@ -12,12 +12,13 @@ from recording import Recording
 from test_saving import CARTPOLE, PONG, Stop, assert_equal_runs, go_on
 from test_speed import filled, step
 
-from atari_dqn import networks, settings, targets
+from atari_dqn import networks, prioritized, settings, targets
 from atari_dqn.agent import Agent, boltzmann
 from atari_dqn.agent import make as make_agent
 from atari_dqn.config import AgentConfig, Head, Network
 from atari_dqn.display import Tracker
 from atari_dqn.errors import UserError
+from atari_dqn.replay import Replay
 from atari_dqn.run import Run
 
 NOISY = ["agent.noisy=true", "exploration.start=0", "exploration.end=0"]
@@ -120,9 +121,9 @@ class Enough(Tracker):
 def test_cartpole_is_balanced(tmp_path, variant):
     """195 is what counted as solving CartPole-v0."""
     run = small_run(
-        tmp_path / "run", "env=cartpole", "total_steps=24_000", "evaluation.every_steps=3_000", "network.hidden=[64,64]",
-        "evaluation.episodes=10", "env.max_frames=250", "optimizer.learning_rate=1e-3", *VARIANTS[variant],
-        *support(variant, 0, 100),
+        tmp_path / "run", "env=cartpole", "total_steps=24_000", "evaluation.every_steps=3_000",
+        "network.hidden=[64,64]", "evaluation.episodes=10", "env.max_frames=250", "optimizer.learning_rate=1e-3",
+        *VARIANTS[variant], *support(variant, 0, 100),
     )  # fmt: skip
     run.go(Enough(run, 195))
     assert run.examiner.best_score >= 195
@@ -203,27 +204,54 @@ def agents(*overrides: str) -> tuple[Agent, Agent]:
     return made[0], made[1]
 
 
-@pytest.mark.parametrize("combination", covering_pairs(), ids="-".join)
-def test_scripted_and_recorded_updates_equal_eager_ones(combination, monkeypatch):
-    script, eager = agents(*words(combination))
-    recorded = copy.deepcopy(eager)
-    replay, rng = filled()
-    draws = [torch.Generator().manual_seed(2) for _ in range(3)]
-    monkeypatch.setattr(networks, "interleaved", lambda states: states)  # OpenCV's work would not be recorded
-
-    def learn(agent: Agent, draw: torch.Generator) -> torch.Tensor:
-        return agent.learn(replay.sample(2, 5, draw, 0.9, int(combination[5])), draw)[0]
-
-    errors = [learn(agent, draw) for agent, draw in zip((script, eager, recorded), draws, strict=True)]
-    assert torch.equal(errors[0], errors[1])
-    recording = Recording(lambda: learn(recorded, draws[2]))
-    for turn in range(4):
-        errors = [learn(script, draws[0]), learn(eager, draws[1]), recording.replay() if turn else recording.result]
-        assert torch.equal(errors[0], errors[1]) and torch.equal(errors[1], errors[2])
+def filled_replay(combination: tuple[str, ...]) -> tuple[Replay, torch.Generator]:
+    """As `filled`, of the kind that a combination asks for."""
+    words_ = [word for word in words(combination) if word.startswith(("replay.", "agent.n_step"))]
+    config = settings.to_train_config(settings.compose("train", words_))
+    replay, (plain, rng) = prioritized.build(config, 0, 50, 3, (36, 36)), filled()
+    rng.manual_seed(5)
+    replay.begin(torch.randint(0, 256, (3, 36, 36), dtype=torch.uint8, generator=rng))
+    for _ in range(70):
         step(replay, rng)
+    assert torch.equal(replay.frames, plain.frames)
+    return replay, rng
+
+
+@pytest.mark.parametrize("combination", covering_pairs(), ids="-".join)
+def test_scripted_and_recorded_turns_equal_eager_ones(combination, monkeypatch):
+    """Acting, sampling, learning, noting errors: all that a CUDA graph holds, with rows written and copies between."""
+    made = agents(*words(combination))
+    contestants = [(agent, *filled_replay(combination)) for agent in (*made, copy.deepcopy(made[1]))]
+    draws = [torch.Generator().manual_seed(2) for _ in contestants]
+    monkeypatch.setattr(networks, "interleaved", lambda states: states)  # OpenCV's work would not be recorded
+    epsilon = torch.tensor(0.3)
+
+    def turn(which: int) -> tuple[torch.Tensor, torch.Tensor]:
+        agent, replay, _ = contestants[which]
+        actions = agent.act(replay.newest_stack(), epsilon, draws[which])
+        batch = replay.sample(2, 5, draws[which], 0.9, int(combination[5]))
+        errors, _ = agent.learn(batch, draws[which])
+        replay.learnt(batch, errors)
+        return actions, errors
+
+    for which in range(3):  # once as it stands, so that the optimisers have begun
+        turn(which)
+    recording = Recording(lambda: turn(2))
+    for count in range(5):
+        epsilon.fill_(0.3 - 0.05 * count)
+        results = [turn(0), turn(1), recording.replay() if count else recording.result]
+        for part in range(2):
+            assert torch.equal(results[0][part], results[1][part])
+            assert torch.equal(results[1][part], results[2][part])
+        for agent, replay, rng in contestants:
+            step(replay, rng)
+            agent.copy_target(1 + count % 2)
+    (script, *ours), (eager, *others), (recorded, *thirds) = contestants
     assert all(one != script._differentiate for one in script._scripts.values()) and not eager._scripts
-    assert torch.equal(flat(script.online), flat(eager.online))
-    assert torch.equal(flat(recorded.online), flat(eager.online))
+    for (one, its), (other, theirs) in itertools.pairwise(((script, ours), (eager, others), (recorded, thirds))):
+        assert torch.equal(flat(one.online), flat(other.online)) and torch.equal(flat(one.target), flat(other.target))
+        here, there = its[0].state(), theirs[0].state()
+        assert all(torch.equal(here[key], there[key]) for key in here)
 
 
 @pytest.mark.parametrize("combination", covering_pairs(), ids="-".join)
@@ -325,7 +353,9 @@ def small_network(head: str = "scalar", **agent) -> networks.QNetwork:
 
 def test_noisy_layers_are_a_noisy_matrix():
     layer = networks.NoisyDense(4, 3, sigma=0.5)
-    assert {round(float(p), 6) for part in layer.spread.parameters() for p in part.flatten()} == {0.25}  # 0.5 / sqrt(4)
+    assert {round(p, 6) for part in layer.spread.parameters() for p in part.flatten().tolist()} == {
+        0.25
+    }  # 0.5 / sqrt(4)
     assert max(float(p.abs().max()) for p in layer.mean.parameters()) <= 0.5
     x, noise = torch.randn(6, 4), torch.randn(2, 7)
     y = layer(x, noise)
@@ -403,15 +433,13 @@ def test_soft_copies():
     assert torch.equal(flat(hard.target), flat(hard.online))
 
 
-def test_a_checkpoint_from_before_the_family_is_still_read():
+@pytest.mark.parametrize("hidden", [[9, 8], [8], []])
+def test_a_checkpoint_from_before_the_family_is_still_read(hidden):
     """An MLP's layers were one list then; convolutional networks were called as they are."""
-    network = small_network()
-    old = dict(zip(("layers.0", "layers.2", "layers.4"), ("layers.0", "head.0", "head.2"), strict=True))
-    weights = {
-        f"{then}.{kind}": network.state_dict()[f"{now}.{kind}"]
-        for then, now in old.items()
-        for kind in ("weight", "bias")
-    }
-    renamed = networks.renamed(weights)
-    assert {k: v.tolist() for k, v in renamed.items()} == {k: v.tolist() for k, v in network.state_dict().items()}
+    now = networks.build(Network("mlp", hidden=hidden), (5,), 1, 3).state_dict()
+    count = len(now) // 2
+    old = {f"layers.{2 * i}.{kind}": tensor for i in range(count) for kind, tensor in zip(
+        ("weight", "bias"), list(now.values())[2 * i : 2 * i + 2], strict=True)}  # fmt: skip
+    renamed = networks.renamed(old)
+    assert list(renamed) == list(now) and all(torch.equal(renamed[key], now[key]) for key in now)
     assert networks.renamed(renamed) is renamed

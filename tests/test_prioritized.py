@@ -141,19 +141,55 @@ def test_an_exponent_of_0_is_uniform_and_weighs_all_alike():
     assert replay.priorities.values.unique().tolist() == [0, ONE]
 
 
-@pytest.mark.parametrize("rows", [40, 60], ids=["as large", "larger"])
+@pytest.mark.parametrize("rows", [20, 40, 60], ids=["smaller", "as large", "larger"])
 def test_priorities_come_back_into_a_ring_of_any_size(rows):
     replay, oracle = replay_and_list(n_step=3)
     fill(replay, oracle, 70, random.Random(5), 0)
     batch = replay.sample(1, 32, torch.Generator().manual_seed(1), DISCOUNT, 3)
     replay.learnt(batch, torch.rand(1, 32, generator=torch.Generator().manual_seed(2)))
     other, _ = replay_and_list(rows=rows, n_step=3)
-    other.put(31, replay.read(31, 71))
+    held = max(31, 71 - rows)
+    other.put(held, replay.read(held, 71))
     other.go_on(71)
     other.restore(replay.state())
-    for t in range(31, 71):
+    for t in range(held + (3 if rows == 20 else 0), 71):  # of a smaller ring's first rows the stacks are lost
         here, there = (r.priorities.values.view(r.rows, 2)[t % r.rows] for r in (replay, other))
         assert torch.equal(here, there)
     assert replay._highest == other._highest
     with pytest.raises(ValueError, match="do not fit"):
-        other.restore({"priorities": torch.zeros(40, 3), "highest": torch.tensor(1)})
+        other.restore(replay.state() | {"priorities": torch.zeros(40, 3)})
+
+
+def test_an_error_rounded_below_0_is_small_and_not_lost():
+    replay, oracle = replay_and_list()
+    fill(replay, oracle, 70, random.Random(5), 0)
+    batch = replay.sample(1, 32, torch.Generator().manual_seed(1), DISCOUNT)
+    replay.learnt(batch, torch.full((1, 32), -1e-8))
+    assert replay.priorities.values[(batch.rows * 2 + batch.envs).flatten()].unique().tolist() == [1]
+
+
+def test_where_nothing_can_be_drawn_an_index_is_given_all_the_same():
+    assert Priorities(7, torch.device("cpu")).draw(torch.tensor([[5, DICE - 1]])).tolist() == [[6, 6]]
+
+
+def test_importance_goes_on_where_a_refilled_replay_begins():
+    weights = []
+    for before in (0, 500, 5000):
+        replay = PrioritizedReplay(
+            40, 2, (2, 4), torch.uint8, 4, n_step=1, exponent=0.6, importance=(0.0, 1.0, 1000), steps_before=before
+        )
+        fill(replay, ListReplay(40, 2, 4), 70, random.Random(5), 0)
+        draw = torch.Generator().manual_seed(1)
+        replay.learnt(replay.sample(1, 32, draw, DISCOUNT), torch.rand(1, 32, generator=draw))
+        batch = replay.sample(1, 32, draw, DISCOUNT)
+        p = replay.priorities.values[(batch.rows * 2 + batch.envs)[0]].float()
+        weights.append(batch.weight[0])
+        beta = min(1.0, (before + 70 * 2) / 1000)
+        torch.testing.assert_close(batch.weight[0], (p / p.min()) ** -beta)
+        other = PrioritizedReplay(40, 2, (2, 4), torch.uint8, 4, n_step=1, exponent=0.6, importance=(0.0, 1.0, 1000))
+        other.put(31, replay.read(31, 71))
+        other.go_on(71)
+        other.restore(replay.state())
+        draws = [torch.Generator().manual_seed(3) for _ in range(2)]
+        here, there = (r.sample(1, 32, d, DISCOUNT) for r, d in zip((replay, other), draws, strict=True))
+        torch.testing.assert_close(here.weight, there.weight)

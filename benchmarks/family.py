@@ -1,0 +1,259 @@
+"""The family side by side: what each variant learns, what it costs, how many lines it takes.
+
+    make family                                  # all three, 3 hours
+    benchmarks/family.py learn --games Assault Breakout --steps 400000 --seed 1   # 6 variants, one after the other
+    benchmarks/family.py speed                   # 5 minutes
+    benchmarks/family.py draw                    # from the runs that `learn` left in runs/family
+
+All variants share conf/train.yaml with the changes in COMMON; each adds its own switches and nothing else.
+Writes benchmarks/results/family-<game>.csv, family.png and family-speed.csv.
+"""
+
+import argparse
+import contextlib
+import csv
+import inspect
+import io
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import tokenize
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+from speed import wait
+
+from atari_dqn import agent, curves, launch, machine, networks, prioritized, replay, rules, settings, targets, values
+from atari_dqn.training import Record, play_and_learn
+
+ROOT = Path(__file__).parent.parent
+RUNS, RESULTS = ROOT / "runs" / "family", Path(__file__).parent / "results"
+COMMON = [
+    "network=small_cnn", "protocol=training", "optimizer.learning_rate=3e-4", "exploration.decay_steps=50_000",
+    "evaluation.every_steps=10_000", "evaluation.video_seconds=0", "logger.wandb=off", "logger.tensorboard=false",
+]  # fmt: skip
+
+
+class Variant(NamedTuple):
+    switches: list[str]
+    adds: str
+    parts: Sequence[Any] = ()  # functions, classes and files of the program that nothing else needs
+    also: str = "(?!)"  # and lines with this pattern
+
+
+def code(source: str) -> list[str]:
+    """Lines of a source that are neither blank nor comments nor docstrings."""
+    kept: set[int] = set()
+    after, source = tokenize.NEWLINE, inspect.cleandoc(source) + "\n"
+    blank = (tokenize.COMMENT, tokenize.NL, tokenize.INDENT, tokenize.DEDENT, tokenize.NEWLINE, tokenize.ENDMARKER)
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        docstring = token.type == tokenize.STRING and after in (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
+        if token.type not in blank and not docstring:
+            kept.update(range(token.start[0], token.end[0] + 1))
+        if token.type not in (tokenize.COMMENT, tokenize.NL):
+            after = token.type
+    return [line for number, line in enumerate(source.splitlines(), 1) if number in kept]
+
+
+PRIORITIZED = ["replay.prioritized=true", "replay.importance_steps={steps}"]
+NOISY = ["agent.noisy=true", "exploration.start=0", "exploration.end=0"]
+QUANTILES = [values.Quantiles, targets.quantile_huber]
+VARIANTS = {
+    "DQN": Variant([], "the baseline: hard target copies, uniform replay"),
+    "Double": Variant(["agent.double=true"], "the online network chooses a target's action", [rules.Double]),
+    "Dueling": Variant(
+        ["agent.dueling=true"], "a stream for the state's value, one for advantages",
+        also=r"self\.value\b|dueling|branch_scale|v\.unsqueeze",
+    ),
+    "Prioritized": Variant(PRIORITIZED, "surprising transitions more often, weighed", [prioritized]),
+    "3-step": Variant(
+        ["agent.n_step=3"], "three rewards before bootstrapping", also=r"\balive\b|\btaken\b|torch.arange\(n_step"
+    ),
+    "Noisy": Variant(
+        NOISY, "uncertain weights explore", [networks.NoisyDense, networks.QNetwork.draw_noise],
+        also=r"noise_size|noise is None|layer\.sizes|draw_noise\(|agent\.noisy",
+    ),
+    "C51": Variant(
+        ["head=c51"], "the return's distribution on 51 values",
+        [values.Categorical, targets.categorical, targets.divergence],
+    ),
+    "QR-DQN": Variant(["head=qr"], "200 quantiles of the return", QUANTILES),
+    "IQN": Variant(
+        ["head=iqn"], "any quantile, drawn each time",
+        [*QUANTILES, values.ImplicitQuantiles, networks.QNetwork._asked], also=r"embedding|values\.draw",
+    ),
+    "Munchausen": Variant(
+        ["agent.munchausen=true"], "a softmax policy, its log-probability as reward",
+        [rules.Munchausen, targets.munchausen],
+    ),
+    "Rainbow": Variant(
+        ["head=c51", "agent.double=true", "agent.dueling=true", "agent.n_step=3", *NOISY, *PRIORITIZED,
+         "replay.priority_exponent=0.5"],
+        "Double, Dueling, Prioritized, 3-step, Noisy, C51",
+    ),
+}  # fmt: skip
+LEARNT = ("DQN", "Double", "Dueling", "Prioritized", "3-step", "Rainbow")
+COLOURS = dict(zip(LEARNT, ("#000000", "#0072b2", "#56b4e9", "#009e73", "#e69f00", "#d55e00"), strict=True))
+
+
+def lines(name: str) -> int:
+    """Lines of code that a variant adds."""
+    variant = VARIANTS[name]
+    kept = {(part.__name__, line) for part in variant.parts for line in code(inspect.getsource(part))}
+    own = {line for _, line in kept}
+    for module in (networks, agent, rules, replay):
+        found = [line for line in code(inspect.getsource(module)) if re.search(variant.also, line)]
+        kept |= {(module.__name__, line) for line in found if line.strip() not in {one.strip() for one in own}}
+    return len(kept)
+
+
+def overrides(name: str, steps: int) -> list[str]:
+    return [*COMMON, *(word.format(steps=steps) for word in VARIANTS[name].switches)]
+
+
+def folder(game: str, name: str, seed: int) -> Path:
+    return RUNS / f"{game}-{name}-seed{seed}"
+
+
+def learn(games: list[str], steps: int, seed: int) -> None:
+    """Train the six in every game, or go on with those that were begun."""
+    for game in games:
+        for name in LEARNT:
+            run = folder(game, name, seed)
+            words = [f"env.game={game}", f"total_steps={steps}", f"replay.capacity={steps}", f"seed={seed}"]
+            words += [f"run_dir={run}", *overrides(name, steps)]
+            if (run / "config.yaml").exists():
+                words = [f"resume={run}", f"total_steps={steps}"]
+            if subprocess.run([sys.executable, "-m", "atari_dqn", "train", *words], cwd=ROOT).returncode:
+                sys.exit(f"{name} on {game} failed")
+
+
+class Contestant:
+    """A run that can be driven for a while and then left alone."""
+
+    def __init__(self, name: str, network: str, at: Path) -> None:
+        words = [*overrides(name, 10**6), f"network={network}", "env.game=Breakout", "total_steps=1_000_000_000",
+                 "replay.capacity=20_000", "replay.warmup_steps=2_000", f"run_dir={at}", "evaluation.held_out_states=0",
+                 "exploration.decay_steps=1", "env.noop_max=0"]  # fmt: skip
+        config = settings.to_train_config(settings.compose("train", words))
+        self.run = launch.prepare(config, Console(quiet=True))
+        self._loop = play_and_learn(
+            self.run.emulators, self.run.replay, self.run.agent, config, self.run.explore, self.run.draw
+        )
+        self._until(lambda record: record.updates >= 20)
+        self.rates: list[float] = []
+
+    def _until(self, enough: Callable[[Record], bool]) -> int:
+        for record in self._loop:
+            if enough(record):
+                return record.agent_steps
+        raise AssertionError
+
+    def drive(self, seconds: float) -> None:
+        """Agent steps a second, added to `rates`."""
+        before, start = next(self._loop).agent_steps, time.perf_counter()
+        after = self._until(lambda record: time.perf_counter() - start >= seconds)
+        wait(self.run.device)
+        self.rates.append((after - before) / (time.perf_counter() - start))
+
+
+def speed(rounds: int, seconds: float, network_names: list[str]) -> None:
+    """All variants in one process, by turns; medians."""
+    measured: dict[str, dict[str, float]] = {name: {} for name in VARIANTS}
+    for network in network_names:
+        with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as stack:
+            contestants = {name: Contestant(name, network, Path(temporary) / name) for name in VARIANTS}
+            for contestant in contestants.values():
+                stack.callback(contestant.run.emulators.close)
+            for _ in range(rounds):
+                for contestant in contestants.values():
+                    contestant.drive(seconds)
+            for name, contestant in contestants.items():
+                measured[name][network] = statistics.median(contestant.rates)
+    view = Table("variant", "adds", "lines", *(f"{n}: steps/s" for n in network_names), "time per step")
+    with open(RESULTS / "family-speed.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["variant", "adds", "switches", "lines_of_code"]
+                        + [f"{n}_steps_per_second" for n in network_names]
+                        + [f"{n}_time_per_step_of_dqn" for n in network_names])  # fmt: skip
+        for name, variant in VARIANTS.items():
+            rates = [measured[name][network] for network in network_names]
+            ratios = [measured["DQN"][n] / rate for n, rate in zip(network_names, rates, strict=True)]
+            switches = " ".join(word for word in variant.switches if "{" not in word)
+            writer.writerow([name, variant.adds, switches, lines(name), *(f"{r:.0f}" for r in rates),
+                             *(f"{r:.2f}" for r in ratios)])  # fmt: skip
+            view.add_row(name, variant.adds, str(lines(name)), *(f"{r:.0f}" for r in rates),
+                         " / ".join(f"{r:.2f}" for r in ratios))  # fmt: skip
+    Console(width=140).print(view)
+    print(f"{torch.get_num_threads()} threads of {machine.cpus()} cores; medians of {rounds} x {seconds:g} s")
+
+
+BIN_FRAMES = 80_000  # 20,000 agent steps
+
+
+def draw(games: list[str], seeds: list[int]) -> None:
+    """CSV of every run's training returns and held-out Q-values; a picture of all."""
+    figure = Figure(figsize=(11, 7.5), layout="constrained")
+    axes = figure.subplots(2, len(games), squeeze=False)
+    for column, game in enumerate(games):
+        rows: list[list[Any]] = []
+        for name in LEARNT:
+            for seed in seeds:
+                run = folder(game, name, seed)
+                points = curves.training(curves.read(run / "episodes.csv"), BIN_FRAMES)
+                held_out = {
+                    int(row["frames"]): float(row["held_out_q"]) for row in curves.read(run / "evaluations.csv")
+                }
+                for point in points:
+                    q = held_out.get(point.frames)
+                    rows.append([name, seed, point.frames, point.frames // 4, f"{point.mean:.6g}", f"{point.sd:.6g}",
+                                 point.games, "" if q is None else f"{q:.6g}"])  # fmt: skip
+                style: dict[str, Any] = {"color": COLOURS[name], "linewidth": 2 if name in ("DQN", "Rainbow") else 1.4}
+                label = name if seed == seeds[0] else None
+                axes[0][column].plot([p.frames / 4e3 for p in points], [p.mean for p in points], label=label, **style)
+                axes[1][column].plot([f / 4e3 for f in held_out], list(held_out.values()), label=label, **style)
+        with open(RESULTS / f"family-{game}.csv", "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(
+                ["variant", "seed", "frames", "agent_steps", "return_mean", "return_sd", "games", "held_out_q"]
+            )
+            writer.writerows(rows)
+        axes[0][column].set_title(game)
+        axes[0][column].set_ylabel("mean raw return of the training games\nthat ended in each 20,000 steps")
+        axes[1][column].set_ylabel("mean max Q-value on held-out states")
+        for row in axes:
+            row[column].set_xlabel("thousand agent steps (of 4 frames)")
+            row[column].grid(alpha=0.25)
+    axes[0][0].legend(frameon=False)
+    figure.savefig(RESULTS / "family.png", dpi=90)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["learn", "speed", "draw"], nargs="*", default=["learn", "speed", "draw"])
+    parser.add_argument("--games", nargs="+", default=["Assault", "Breakout"])
+    parser.add_argument("--steps", type=int, default=400_000)
+    parser.add_argument("--seed", type=int, nargs="+", default=[1])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2)
+    parser.add_argument("--networks", nargs="+", default=["small_cnn", "nature_cnn"])
+    args = parser.parse_args()
+    if "learn" in args.what:
+        for seed in args.seed:
+            learn(args.games, args.steps, seed)
+    if "speed" in args.what:
+        speed(args.rounds, args.seconds, args.networks)
+    if "draw" in args.what:
+        draw(args.games, args.seed)
+
+
+if __name__ == "__main__":
+    main()
