@@ -82,6 +82,8 @@ def quantile_huber(z_tm1: Tensor, taus: Tensor, y: Tensor) -> Tensor:
     z_tm1 [B, n] are quantiles taus [B, n]; y [B, m] are samples or quantiles of the target. (Dabney et al. 2018a, eq. 9
     and 10; 2018b, eq. 3; kappa = 1.)
     """
-    u = y.unsqueeze(-2) - z_tm1.unsqueeze(-1)  # [B, n, m]
-    huber = torch.where(u.abs() <= 1, 0.5 * u.square(), u.abs() - 0.5)
-    return ((taus.unsqueeze(-1) - (u.detach() < 0).float()).abs() * huber).mean(-1).sum(-1)
+    z, y, tau = (
+        part.expand(*z_tm1.shape, y.shape[-1]) for part in (z_tm1[..., None], y[..., None, :], taus[..., None])
+    )
+    side = torch.where(y < z.detach(), 1 - tau, tau)  # [B, n, m]
+    return (side * torch.nn.functional.huber_loss(z, y, reduction="none")).mean(-1).sum(-1)
