@@ -33,7 +33,7 @@ help:  ## this list
 	@echo 'Variables:'
 	@echo '  GAME      CartPole, or any Atari game in any case      (Breakout)'
 	@echo '  SEED      a whole number                               (1)'
-	@echo '  PRESET    a file in conf/preset: nature, dopamine ...  (default)'
+	@echo '  PRESET    a file in conf/preset: nature, rainbow ...   (default)'
 	@echo '  STEPS     agent steps to train, e.g. 20k               (10M; CartPole 150k)'
 	@echo '  REPLAY    replay capacity in agent steps, e.g. 200k    (1M = 7.06 GB)'
 	@echo '  RUN       a folder in runs/, for resume and compare'

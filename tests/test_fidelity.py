@@ -334,6 +334,55 @@ def test_a_preset_has_its_papers_constants(preset):
     assert presets.departures(c) == []
 
 
+ADAM_32 = ("Adam", {"eps": 0.01 / 32})
+RMSPROP = ("NatureRMSProp", {"decay": 0.95, "eps": 0.01})
+# preset: double, dueling, n-step, noisy, Munchausen, head; optimiser, rate; warm-up, target copy, epsilon's end; base
+FAMILY = {
+    "double_dqn": (True, False, 1, False, False, "scalar", *RMSPROP, 2.5e-4, 50_000, 10_000, 0.1, "nature"),
+    "dueling": (True, True, 1, False, False, "scalar", *RMSPROP, 6.25e-5, 50_000, 10_000, 0.1, "nature"),
+    "per": (True, False, 1, False, False, "scalar", *RMSPROP, 6.25e-5, 50_000, 30_000, 0.01, "nature"),
+    "c51": (False, False, 1, False, False, "c51", *ADAM_32, 2.5e-4, 50_000, 10_000, 0.01, "nature"),
+    "qr_dqn": (False, False, 1, False, False, "qr", *ADAM_32, 5e-5, 50_000, 10_000, 0.01, "nature"),
+    "iqn": (False, False, 1, False, False, "iqn", *ADAM_32, 5e-5, 50_000, 10_000, 0.01, "nature"),
+    "rainbow": (True, True, 3, True, False, "c51", "Adam", {"eps": 1.5e-4}, 6.25e-5, 20_000, 8_000, 0, "nature"),
+    "munchausen": (False, False, 1, False, True, "scalar", *ADAM_32, 5e-5, 20_000, 8_000, 0.01, "dopamine"),
+}
+
+
+@pytest.mark.parametrize("preset", FAMILY)
+def test_a_variants_preset_has_its_papers_constants(preset):
+    c = composed(f"preset={preset}")
+    a, o = c.agent, c.optimizer
+    *expected, games = FAMILY[preset]
+    assert expected == [
+        a.double, a.dueling, a.n_step, a.noisy, a.munchausen, c.head.name, o.name, o.arguments, o.learning_rate,
+        c.replay.warmup_steps, c.update.target_period_steps, c.exploration.end,
+    ]  # fmt: skip
+    base = composed(f"preset={games}")
+    assert c.env == base.env and c.network == base.network and c.total_steps == base.total_steps
+    assert (c.update.period_steps, c.update.batch_size, c.replay.capacity, c.update.tau) == (4, 32, 10**6, 1)
+    assert presets.departures(c) == [] and presets.departures(c, games) != []
+    prioritized = (c.replay.priority_exponent, c.replay.importance_start, c.replay.importance_end)
+    if c.replay.prioritized:
+        assert (*prioritized, c.replay.importance_steps) == (0.5 if a.noisy else 0.6, 0.4, 1, 50_000_000)
+    assert c.replay.prioritized == (preset in ("per", "rainbow"))
+    h = c.head
+    assert (h.atoms, h.v_min, h.v_max, h.quantiles) == (51, -10, 10, 200)
+    assert (h.samples, h.target_samples, h.policy_samples, h.cosines) == (64, 64, 32, 64)
+    assert (a.munchausen_alpha, a.munchausen_temperature, a.munchausen_floor) == (0.9, 0.03, -1)
+    assert (o.max_grad_norm, a.dueling_gradient_scale) == ((10, 0.70710678) if preset == "dueling" else (None, 1))
+
+
+def test_keras_rls_agent_has_its_constants():
+    c = composed("env=cartpole", "preset=keras_rl_cartpole")
+    assert (c.network.hidden, c.network.initialization, c.num_envs, c.total_steps) == ([16], "xavier", 1, 5_000)
+    assert (c.replay.capacity, c.env.frame_stack, c.replay.warmup_steps, c.update.tau) == (50_000, 1, 10, 0.01)
+    assert (c.update.period_steps, c.update.target_period_steps, c.update.batch_size) == (1, 1, 32)
+    assert (c.optimizer.name, c.optimizer.learning_rate, c.agent.n_step, c.agent.loss) == ("Adam", 1e-3, 1, "squared")
+    assert (c.exploration.start, c.exploration.end, c.evaluation.episodes, c.protocol.epsilon) == (0.1, 0.1, 5, 0)
+    assert presets.departures(c) == []
+
+
 def test_cleanrls_epsilon_falls_from_the_first_step():
     c = composed("preset=cleanrl")
     at = [epsilon_at(step, c.replay.warmup_steps, c.exploration) for step in (0, 500_000, 1_000_000)]
