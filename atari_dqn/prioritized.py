@@ -45,6 +45,11 @@ class Priorities:
         block = index // BLOCK
         self._sums[block] = self._blocks[block].sum(1)
 
+    def fill(self, values: Tensor) -> None:
+        """Change all numbers, to values [size]."""
+        self._blocks.view(-1)[: self.size] = values
+        torch.sum(self._blocks, 1, out=self._sums)
+
     def draw(self, dice: Tensor) -> Tensor:
         """Indices [..., B] for dice [..., B], int64 below 2^62: one from each of B equal shares of the sum."""
         sums = self._sums.cumsum(0)
@@ -132,8 +137,9 @@ class PrioritizedReplay(Replay):
         age = self.written - 1 - torch.arange(self.written - len(kept), self.written, device=self.device)
         whole = (self._n_step <= age) & (age <= self.rows - self.stack_size)
         drawable = whole.unsqueeze(1) & (self.flags[rows] == ORDINARY)
-        values = torch.where(drawable, kept.to(self.device, torch.int64).clamp(0, MOST), 0)
-        self.priorities.set((rows.unsqueeze(1) * self.num_envs + self._envs).flatten(), values.flatten())
+        values = torch.zeros(self.rows, self.num_envs, dtype=torch.int64, device=self.device)
+        values[rows] = torch.where(drawable, kept.to(self.device, torch.int64).clamp(0, MOST), 0)
+        self.priorities.fill(values.flatten())
         self._highest.fill_(highest).clamp_(ONE, MOST)
         self._before.fill_(before)
 

@@ -1,7 +1,7 @@
 """The family side by side: what each variant learns, what it costs, how many lines it takes.
 
     make family                                  # all three, 3 hours
-    benchmarks/family.py learn --games Assault Breakout --steps 400000 --seed 1   # 6 variants, one after the other
+    benchmarks/family.py learn --games Assault Breakout --steps 300000 --seed 1   # 6 variants, one after the other
     benchmarks/family.py speed                   # 5 minutes
     benchmarks/family.py draw                    # from the runs that `learn` left in runs/family
 
@@ -199,8 +199,8 @@ def speed(rounds: int, seconds: float, network_names: list[str]) -> None:
 BIN_FRAMES = 80_000  # 20,000 agent steps
 
 
-def draw(games: list[str], seeds: list[int]) -> None:
-    """CSV of every run's training returns and held-out Q-values; a picture of all."""
+def draw(games: list[str], seeds: list[int], steps: int) -> None:
+    """CSV of every run's training returns and held-out Q-values up to `steps`; a picture of all."""
     figure = Figure(figsize=(11, 7.5), layout="constrained")
     axes = figure.subplots(2, len(games), squeeze=False)
     for column, game in enumerate(games):
@@ -209,8 +209,11 @@ def draw(games: list[str], seeds: list[int]) -> None:
             for seed in seeds:
                 run = folder(game, name, seed)
                 points = curves.training(curves.read(run / "episodes.csv"), BIN_FRAMES)
+                points = [point for point in points if point.frames <= 4 * steps]
                 held_out = {
-                    int(row["frames"]): float(row["held_out_q"]) for row in curves.read(run / "evaluations.csv")
+                    int(row["frames"]): float(row["held_out_q"])
+                    for row in curves.read(run / "evaluations.csv")
+                    if row["network"] == "current" and int(row["agent_steps"]) <= steps
                 }
                 for point in points:
                     q = held_out.get(point.frames)
@@ -240,7 +243,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["learn", "speed", "draw"], nargs="*", default=["learn", "speed", "draw"])
     parser.add_argument("--games", nargs="+", default=["Assault", "Breakout"])
-    parser.add_argument("--steps", type=int, default=400_000)
+    parser.add_argument("--steps", type=int, default=300_000)
     parser.add_argument("--seed", type=int, nargs="+", default=[1])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2)
@@ -252,7 +255,7 @@ def main() -> None:
     if "speed" in args.what:
         speed(args.rounds, args.seconds, args.networks)
     if "draw" in args.what:
-        draw(args.games, args.seed)
+        draw(args.games, args.seed, args.steps)
 
 
 if __name__ == "__main__":

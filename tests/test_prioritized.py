@@ -155,6 +155,7 @@ def test_priorities_come_back_into_a_ring_of_any_size(rows):
     for t in range(held + (3 if rows == 20 else 0), 71):  # of a smaller ring's first rows the stacks are lost
         here, there = (r.priorities.values.view(r.rows, 2)[t % r.rows] for r in (replay, other))
         assert torch.equal(here, there)
+    assert other.priorities._sums.sum() == other.priorities.values.sum()
     assert replay._highest == other._highest
     with pytest.raises(ValueError, match="do not fit"):
         other.restore(replay.state() | {"priorities": torch.zeros(40, 3)})
