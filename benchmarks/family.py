@@ -235,6 +235,7 @@ def draw(games: list[str], seeds: list[int], steps: int) -> None:
         for row in axes:
             row[column].set_xlabel("thousand agent steps (of 4 frames)")
             row[column].grid(alpha=0.25)
+            row[column].set_xlim(0, 1.02 * steps / 1000)
     axes[0][0].legend(frameon=False)
     figure.savefig(RESULTS / "family.png", dpi=90)
 
