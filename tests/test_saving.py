@@ -601,15 +601,9 @@ def test_keys_reach_no_file(tmp_path, command, monkeypatch):
 
 def test_a_run_in_use_is_refused_and_a_dead_lock_is_not(tmp_path, command, cartpole):
     words = [
-        sys.executable,
-        "-m",
-        "atari_dqn",
-        "train",
-        "env=cartpole",
-        "total_steps=10M",
-        "run_dir=run",
-        "env.goals=[]",
-    ]
+        sys.executable, "-m", "atari_dqn", "train", "env=cartpole", "total_steps=10M", "run_dir=run",
+        "checkpoint.every_steps=2_000", "network.hidden=[600,600]",  # slow, so that no goal is reached meanwhile
+    ]  # fmt: skip
     process = subprocess.Popen(
         [*words, *QUIET],
         cwd=tmp_path,
