@@ -157,7 +157,7 @@ class Agent:
         """A minibatch's loss, mean Q-value, each transition's error, and the gradient of the loss by each parameter."""
         values = self.online.values
         with torch.no_grad():
-            y = self.rule.target(self.online, a_tm1, r_t, discount_t, noise[1:], *seen)
+            y = self.rule.target(self.online, rules.Step(a_tm1, r_t, discount_t), noise[1:], *seen)
         z_tm1 = self.online(x_tm1, noise[:1], taus).take_along_dim(a_tm1[:, None, None], 1).squeeze(1)
         losses, errors = values.loss(z_tm1, y, taus)
         loss = self._reduce(weight * losses)

@@ -1,11 +1,21 @@
 """Which action a target bootstraps from, and which networks are asked for that."""
 
+from typing import NamedTuple
+
 from torch import Tensor
 
 from atari_dqn import targets
 from atari_dqn.config import AgentConfig
 from atari_dqn.networks import QNetwork
 from atari_dqn.replay import Batch
+
+
+class Step(NamedTuple):
+    """What was done in a minibatch's states, and what came of it; [B] each, as in Batch."""
+
+    a_tm1: Tensor
+    r_t: Tensor
+    discount_t: Tensor
 
 
 class Greedy:
@@ -28,18 +38,10 @@ class Greedy:
         shape = batch.r_t.shape
         return [target(batch.s_t.flatten(0, 1), noise, taus).unflatten(0, shape)]
 
-    def target(
-        self,
-        online: QNetwork,
-        a_tm1: Tensor,
-        r_t: Tensor,
-        discount_t: Tensor,
-        noise: Tensor,
-        *seen: Tensor,
-    ) -> Tensor:
+    def target(self, online: QNetwork, step: Step, noise: Tensor, *seen: Tensor) -> Tensor:
         """Targets [B, n] of a minibatch; `seen` is its part of what `look` gave, noise [1, noise_size] for `online`."""
         (z_t,) = seen
-        return online.values.target(r_t, discount_t, z_t, online.values.mean(z_t))
+        return online.values.target(step.r_t, step.discount_t, z_t, online.values.mean(z_t))
 
 
 class Double(Greedy):
@@ -49,17 +51,9 @@ class Double(Greedy):
         x_t = target.prepare(batch.s_t.flatten(0, 1))
         return [part.unflatten(0, batch.r_t.shape) for part in (target(x_t, noise, taus), x_t)]
 
-    def target(
-        self,
-        online: QNetwork,
-        a_tm1: Tensor,
-        r_t: Tensor,
-        discount_t: Tensor,
-        noise: Tensor,
-        *seen: Tensor,
-    ) -> Tensor:
+    def target(self, online: QNetwork, step: Step, noise: Tensor, *seen: Tensor) -> Tensor:
         z_t, x_t = seen
-        return online.values.target(r_t, discount_t, z_t, online.q_values(x_t, noise))
+        return online.values.target(step.r_t, step.discount_t, z_t, online.q_values(x_t, noise))
 
 
 class Munchausen(Greedy):
@@ -73,17 +67,11 @@ class Munchausen(Greedy):
         q_tm1 = target.q_values(batch.s_tm1.flatten(0, 1), noise).unflatten(0, batch.r_t.shape)
         return [*super().look(target, batch, noise, taus), q_tm1]
 
-    def target(
-        self,
-        online: QNetwork,
-        a_tm1: Tensor,
-        r_t: Tensor,
-        discount_t: Tensor,
-        noise: Tensor,
-        *seen: Tensor,
-    ) -> Tensor:
+    def target(self, online: QNetwork, step: Step, noise: Tensor, *seen: Tensor) -> Tensor:
         (z_t, q_tm1), values = seen, online.values
-        return targets.munchausen(r_t, discount_t, values.samples(z_t), values.mean(z_t), q_tm1, a_tm1, *self._numbers)
+        return targets.munchausen(
+            step.r_t, step.discount_t, values.samples(z_t), values.mean(z_t), q_tm1, step.a_tm1, *self._numbers
+        )
 
 
 def build(agent: AgentConfig) -> Greedy:
