@@ -103,7 +103,7 @@ bench: $(READY) .peers/cleanrl/.ready .peers/sb3/.ready $(CLEANRL)  ## race Clea
 	--cleanrl-python .peers/cleanrl/bin/python --sb3-python .peers/sb3/bin/python $(ARGS) || exit 1; done
 	@$(BIN)/python benchmarks/race.py --memory
 
-family: $(READY)  ## train and time the variants side by side (about 2 hours); ARGS="speed" or "learn --seed 2" or "draw"
+family: $(READY)  ## train and time the variants (2 hours); ARGS=speed for the times
 	@$(BIN)/python benchmarks/family.py $(ARGS)
 
 scaling: $(READY)  ## how the cost grows with games, replay and batch (4 minutes)
