@@ -106,6 +106,8 @@ class PrioritizedReplay(Replay):
     def _draw(
         self, batches: int, batch_size: int, generator: torch.Generator, n_step: int
     ) -> tuple[Tensor, Tensor, Tensor]:
+        if n_step != self._n_step:
+            raise ValueError(f"the priorities are those of {self._n_step}-step transitions, not of {n_step}-step ones")
         dice = torch.randint(1 << 62, (batches, batch_size), generator=generator, device=self.device)
         index = self.priorities.draw(dice)
         drawn = self.priorities.values[index].clamp(min=1).float()

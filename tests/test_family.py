@@ -183,7 +183,7 @@ def covering_pairs() -> list[tuple[str, ...]]:
     return chosen
 
 
-def test_every_combination_composes_or_is_refused_with_a_sentence():
+def test_every_combination_is_accepted_or_refused_with_a_sentence():
     config = settings.to_train_config(settings.compose("train", SMALL))
     for combination in ALL:
         head, rule, dueling, noisy, prioritized, n_step, temperature, tau = combination

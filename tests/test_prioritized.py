@@ -43,7 +43,7 @@ def test_draws_are_those_of_a_list(size):
 
 
 def test_sums_do_not_drift():
-    """A million changes later the sums are what adding up gives; a float32 tree would be off by now."""
+    """A million changes later the sums are what adding up gives."""
     priorities = Priorities(5000, torch.device("cpu"))
     draw = torch.Generator().manual_seed(1)
     for _ in range(1000):
@@ -168,6 +168,13 @@ def test_an_error_rounded_below_0_is_small_and_not_lost():
     batch = replay.sample(1, 32, torch.Generator().manual_seed(1), DISCOUNT)
     replay.learnt(batch, torch.full((1, 32), -1e-8))
     assert replay.priorities.values[(batch.rows * 2 + batch.envs).flatten()].unique().tolist() == [1]
+
+
+def test_transitions_of_other_lengths_are_refused():
+    replay, oracle = replay_and_list(n_step=3)
+    fill(replay, oracle, 70, random.Random(5), 0)
+    with pytest.raises(ValueError, match="3-step"):
+        replay.sample(1, 4, torch.Generator(), DISCOUNT, 1)
 
 
 def test_where_nothing_can_be_drawn_an_index_is_given_all_the_same():
