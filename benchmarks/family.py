@@ -31,7 +31,20 @@ from rich.console import Console
 from rich.table import Table
 from speed import wait
 
-from atari_dqn import agent, curves, launch, machine, networks, prioritized, replay, rules, settings, targets, values
+from atari_dqn import (
+    agent,
+    curves,
+    launch,
+    layers,
+    machine,
+    networks,
+    prioritized,
+    replay,
+    rules,
+    settings,
+    targets,
+    values,
+)
 from atari_dqn.training import Record, play_and_learn
 
 ROOT = Path(__file__).parent.parent
@@ -78,7 +91,7 @@ VARIANTS = {
         ["agent.n_step=3"], "three rewards before bootstrapping", also=r"\balive\b|\btaken\b|torch.arange\(n_step"
     ),
     "Noisy": Variant(
-        NOISY, "uncertain weights explore", [networks.NoisyDense, networks.QNetwork.draw_noise],
+        NOISY, "uncertain weights explore", [layers.NoisyDense, networks.QNetwork.draw_noise],
         also=r"noise_size|noise is None|layer\.sizes|draw_noise\(|agent\.noisy",
     ),
     "C51": Variant(
@@ -109,7 +122,7 @@ def lines(name: str) -> int:
     variant = VARIANTS[name]
     kept = {(part.__name__, line) for part in variant.parts for line in code(inspect.getsource(part))}
     own = {line for _, line in kept}
-    for module in (networks, agent, rules, replay):
+    for module in (layers, networks, agent, rules, replay):
         found = [line for line in code(inspect.getsource(module)) if re.search(variant.also, line)]
         kept |= {(module.__name__, line) for line in found if line.strip() not in {one.strip() for one in own}}
     return len(kept)

@@ -14,8 +14,8 @@ from gpu import filled_replay
 from race import machine, versions
 from torch import nn
 
+from atari_dqn import layers, networks, optimizers, rules
 from atari_dqn import machine as machines
-from atari_dqn import networks, optimizers, rules
 from atari_dqn.agent import Agent
 from atari_dqn.config import AgentConfig, Network
 from atari_dqn.replay import Replay
@@ -60,7 +60,7 @@ def main() -> None:
     print(f"{'page faults an update: memory given back / kept':<62} {given_back:7.0f} {kept:7.0f}")
 
     x, g = torch.randn(32, 3136, requires_grad=True), torch.randn(32, 512)
-    dense, linear = networks.Dense(3136, 512), nn.Linear(3136, 512)
+    dense, linear = layers.Dense(3136, 512), nn.Linear(3136, 512)
     race("the dense layer, forwards and backwards: torch / oneDNN", backward(linear, x, g), backward(dense, x, g))
 
     states = replay.sample(1, 32, draw, 0.99).s_t[0]

@@ -12,7 +12,7 @@ from recording import Recording
 from test_saving import CARTPOLE, PONG, Stop, assert_equal_runs, go_on
 from test_speed import filled, step
 
-from atari_dqn import networks, prioritized, settings, targets
+from atari_dqn import layers, networks, prioritized, settings, targets
 from atari_dqn.agent import Agent, boltzmann
 from atari_dqn.agent import make as make_agent
 from atari_dqn.config import AgentConfig, Head, Network
@@ -362,7 +362,7 @@ def small_network(head: str = "scalar", **agent) -> networks.QNetwork:
 
 
 def test_noisy_layers_are_a_noisy_matrix():
-    layer = networks.NoisyDense(4, 3, sigma=0.5)
+    layer = layers.NoisyDense(4, 3, sigma=0.5)
     assert {round(p, 6) for part in layer.spread.parameters() for p in part.flatten().tolist()} == {
         0.25
     }  # 0.5 / sqrt(4)

@@ -10,7 +10,7 @@ from conftest import flat, small_run
 from recording import Recording
 from torch import nn
 
-from atari_dqn import machine, networks, optimizers, rules, seeding
+from atari_dqn import layers, machine, networks, optimizers, rules, seeding
 from atari_dqn.agent import Agent
 from atari_dqn.config import AgentConfig, Network
 from atari_dqn.graphs import EAGER_CALLS, graphed, scripted
@@ -53,8 +53,8 @@ def new_agent(optimizer: str = "Adam", device: str = "cpu", script: bool = False
 
 
 def test_dense_layer_equals_torchs_with_gradients():
-    assert networks.HAS_ONE_DNN or not torch.backends.mkldnn.is_available()
-    dense, x = networks.Dense(600, 170), torch.randn(9, 600, requires_grad=True)
+    assert layers.HAS_ONE_DNN or not torch.backends.mkldnn.is_available()
+    dense, x = layers.Dense(600, 170), torch.randn(9, 600, requires_grad=True)
     plain = nn.Linear(600, 170)
     plain.load_state_dict(dense.state_dict())
     g = torch.randn(9, 170)
