@@ -113,6 +113,11 @@ class Agent:
         """What `act` does at an epsilon of 1, without a look."""
         return epsilon_greedy(torch.zeros(num_games, self.online.num_actions, device=self.device), 1.0, generator)
 
+    def standardize(self, frames: Tensor) -> None:
+        """Show both networks what is to be seen, frames [n, *frame], before they learn."""
+        for network in (self.online, self.target):
+            network.standardize(frames)
+
     def learn(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, list[Tensor]]:
         """An update of the online network for each of K minibatches, in turn.
 

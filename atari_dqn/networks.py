@@ -4,7 +4,6 @@ import itertools
 import math
 from collections.abc import Sequence
 
-import cv2
 import torch
 from torch import Tensor, nn
 
@@ -12,23 +11,8 @@ from atari_dqn import config, values
 from atari_dqn.errors import UserError
 from atari_dqn.layers import NoisyDense, Stream
 from atari_dqn.machine import cpus
+from atari_dqn.pictures import Standardize, scaled
 from atari_dqn.values import Values
-
-
-def scaled(states: Tensor) -> Tensor:
-    """uint8 stacks [B, C, H, W] as floats from 0 to 1 in channels-last order. Floats are taken as they are."""
-    if states.dtype != torch.uint8:
-        return states.to(torch.float32).contiguous(memory_format=torch.channels_last)
-    if states.device.type == "cpu" and not torch.compiler.is_compiling():
-        states = interleaved(states)
-    return states.to(torch.float32, memory_format=torch.channels_last).mul_(1 / 255)
-
-
-def interleaved(states: Tensor) -> Tensor:
-    """The same bytes [B, C, H, W] in channels-last order, by OpenCV: several times faster than torch."""
-    batch, stack, height, width = states.shape
-    planes = [plane.contiguous().view(-1, width).numpy() for plane in states.unbind(1)]
-    return torch.from_numpy(cv2.merge(planes)).view(batch, height, width, stack).permute(0, 3, 1, 2)
 
 
 def same_padding(size: tuple[int, int], kernel: int, stride: int) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -72,6 +56,9 @@ class QNetwork(nn.Module):
             for layer in self.modules():
                 if isinstance(layer, NoisyDense):
                     layer.reset_spread()
+
+    def standardize(self, frames: Tensor) -> None:
+        """Take the measure of what is to be seen, from frames [n, *frame]; nothing where the network asks for none."""
 
     def prepare(self, states: Tensor) -> Tensor:
         """What `forward` begins with, and leaves as it is where it is done."""
@@ -134,7 +121,7 @@ class CNN(QNetwork):
     Args:
         network: its `name`, one of CONVOLUTIONS, and its `padding`: `valid`, none, as in the Nature paper; or `same`,
             zeros around the pictures so that a convolution of stride s makes ceil(size / s) of size, as TensorFlow and
-            Flax pad by default, and so Dopamine: 11x11x64 features.
+            Flax pad by default, and so Dopamine: 11x11x64 features. And `standardize`, see pictures.py.
     """
 
     def __init__(
@@ -165,10 +152,15 @@ class CNN(QNetwork):
             channels_in = channels
         self.convolutions = nn.Sequential(*layers)
         self._finish(network, [channels * height * width, hidden], num_actions, values, agent)
+        self.standard = Standardize(stack, frame_shape) if network.standardize else None
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster on a CPU
 
+    def standardize(self, frames: Tensor) -> None:
+        if self.standard is not None:
+            self.standard.measure(frames)
+
     def prepare(self, states: Tensor) -> Tensor:
-        return scaled(states)
+        return scaled(states) if self.standard is None else self.standard(states)
 
     def features(self, states: Tensor) -> Tensor:
         return self.convolutions(states).permute(0, 2, 3, 1).flatten(1)  # in the order in which they lie in memory

@@ -159,6 +159,11 @@ class Replay:
         """The states that all games are in now, [N, stack, *frame]."""
         return self.stack((self._newest % self.rows).expand_as(self._envs), self._envs)
 
+    def some_frames(self, most: int = 128) -> Tensor:
+        """Frames of at most so many rows, evenly spread over all that are held, [n, *frame]."""
+        rows = torch.linspace(0, min(self.written, self.rows) - 1, min(most, self.written), device=self.device).long()
+        return self.frames[rows].flatten(0, 1)
+
     def sample(
         self,
         batches: int,

@@ -156,6 +156,8 @@ def check(config: TrainConfig) -> None:
     one_of("env.kind", env.kind, ("atari", "gymnasium"))
     one_of("network.padding", config.network.padding, ("valid", "same"))
     one_of("network.initialization", config.network.initialization, ("torch", "xavier"))
+    if config.network.standardize and config.network.name == "mlp":
+        raise UserError("network.standardize=true is for pictures, which network=mlp does not see: set it to false")
     one_of("agent.loss", config.agent.loss, ("huber", "squared"))
     one_of("agent.reduction", config.agent.reduction, ("mean", "sum"))
     one_of("logger.wandb", config.logger.wandb, ("online", "offline", "off"))

@@ -101,6 +101,8 @@ def play_and_learn(
         before, agent_steps = agent_steps, agent_steps + emulators.num_envs
         if replay.size >= config.replay.warmup_steps:
             minibatches = due(update.period_steps, before, agent_steps)
+            if not updates:
+                agent.standardize(replay.some_frames())
             if minibatches:
                 agent.batch, agent.gradients = learn(minibatches)
                 updates += minibatches

@@ -14,7 +14,7 @@ from gpu import filled_replay
 from race import machine, versions
 from torch import nn
 
-from atari_dqn import layers, networks, optimizers, rules
+from atari_dqn import layers, networks, optimizers, pictures, rules
 from atari_dqn import machine as machines
 from atari_dqn.agent import Agent
 from atari_dqn.config import AgentConfig, Network
@@ -67,7 +67,7 @@ def main() -> None:
     race(
         "32 states to channels-last floats: torch / OpenCV",
         lambda: states.to(torch.float32).contiguous(memory_format=torch.channels_last) * (1 / 255),
-        lambda: networks.scaled(states),
+        lambda: pictures.scaled(states),
     )
     rows, envs = torch.randint(4, 1000, (128,)), torch.randint(0, 16, (128,))
     race(

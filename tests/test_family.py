@@ -12,7 +12,7 @@ from recording import Recording
 from test_saving import CARTPOLE, PONG, Stop, assert_equal_runs, go_on
 from test_speed import filled, step
 
-from atari_dqn import layers, networks, prioritized, settings, targets
+from atari_dqn import layers, networks, pictures, prioritized, settings, targets
 from atari_dqn.agent import Agent, boltzmann
 from atari_dqn.agent import make as make_agent
 from atari_dqn.config import AgentConfig, Head, Network
@@ -233,7 +233,7 @@ def test_scripted_and_recorded_turns_equal_eager_ones(combination, monkeypatch):
     made = agents(*words(combination))
     contestants = [(agent, *filled_replay(combination)) for agent in (*made, copy.deepcopy(made[1]))]
     draws = [torch.Generator().manual_seed(2) for _ in contestants]
-    monkeypatch.setattr(networks, "interleaved", lambda states: states)  # OpenCV's work would not be recorded
+    monkeypatch.setattr(pictures, "interleaved", lambda states: states)  # OpenCV's work would not be recorded
     epsilon = torch.tensor(0.3)
 
     def turn(which: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -276,7 +276,7 @@ def test_a_stopped_run_goes_on_to_the_bit(combination, tmp_path):
 
 
 def test_rainbow_from_pixels_goes_on_to_the_bit(tmp_path):
-    mine = [*PONG, *VARIANTS["rainbow"], "network=small_cnn"]
+    mine = [*PONG, *VARIANTS["rainbow"], "network=small_cnn", "network.standardize=true"]
     small_run(tmp_path / "untouched", *mine).go()
     run = small_run(tmp_path / "stopped", *mine)
     run.go(Stop(run, 450))

@@ -8,8 +8,9 @@ import torch
 from conftest import flat, small_run
 from probes import Chain, Memory, Uneven
 
-from atari_dqn import evaluation, networks, settings
+from atari_dqn import evaluation, networks, pictures, settings
 from atari_dqn.agent import epsilon_greedy
+from atari_dqn.checkpoints import Checkpoint
 from atari_dqn.config import Exploration, Network
 from atari_dqn.optimizers import NatureRMSProp
 from atari_dqn.training import due, epsilon_at, play_and_learn
@@ -56,9 +57,25 @@ def test_nature_network_has_the_papers_shape():
 @pytest.mark.parametrize("stack", [1, 4])
 def test_scaled_states_are_the_plain_ones(stack):
     states = torch.randint(0, 256, (5, stack, 84, 84), dtype=torch.uint8)
-    scaled = networks.scaled(states)
+    scaled = pictures.scaled(states)
     assert scaled.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(scaled, states.float() * (1 / 255))
+
+
+def test_standardized_states_are_the_plain_ones():
+    frames = (torch.rand(40, 36, 36).add_(torch.rand(36, 36)) * 127).to(torch.uint8)
+    standard = pictures.Standardize(3, (36, 36)).to(memory_format=torch.channels_last)
+    standard.measure(frames)
+    shown = standard(frames.unfold(0, 3, 1).movedim(-1, 1))  # 38 stacks: more than a part
+    assert shown.is_contiguous(memory_format=torch.channels_last)
+    plain = frames.double() / 255
+    plain = (plain - plain.mean(0)) / (plain - plain.mean(0)).std()
+    torch.testing.assert_close(shown[:, 0].double(), plain[:-2], rtol=0, atol=1e-4)
+    torch.testing.assert_close(shown[:, 2].double(), plain[2:], rtol=0, atol=1e-4)
+    states = torch.stack([torch.zeros_like(frames[:2]), frames[:2], frames[1:3]], 1)  # two games that have just begun
+    assert not standard(states)[:, 0].any()
+    assert torch.equal(standard(states)[:, 1:], torch.stack([shown[:2, 0], shown[1:3, 0]], 1))
+    assert torch.equal(standard(shown), shown)  # done already
 
 
 def test_epsilon_is_drawn_for_each_game_apart():
@@ -172,6 +189,19 @@ def weights(folder, *overrides: str) -> torch.Tensor:
     )  # fmt: skip
     run.go()
     return flat(run.agent.online)
+
+
+def test_networks_are_shown_the_warmups_pictures_once(tmp_path):
+    run = small_run(
+        tmp_path / "run", "env.game=Pong", "network=small_cnn", "network.standardize=true", "num_envs=4",
+        "total_steps=400", "replay.capacity=4000", "replay.warmup_steps=100", "evaluation.every_steps=400",
+        "evaluation.episodes=1", "evaluation.num_envs=1",
+    )  # fmt: skip
+    run.go()
+    frames = run.replay.frames[:26].double().flatten(0, 1) / 255  # the warm-up's 25 turns, and the first states
+    for network in (run.agent.online, run.agent.target, Checkpoint(tmp_path / "run/checkpoints/latest.pt").network):
+        torch.testing.assert_close(network.standard.mean[0, 3].double(), frames.mean(0), rtol=0, atol=1e-6)
+        assert float(network.standard.scale) == pytest.approx(1 / float((frames - frames.mean(0)).std()), rel=1e-4)
 
 
 def test_one_seed_one_result_to_the_bit(tmp_path):

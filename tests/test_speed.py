@@ -10,7 +10,7 @@ from conftest import flat, small_run
 from recording import Recording
 from torch import nn
 
-from atari_dqn import layers, machine, networks, optimizers, rules, seeding
+from atari_dqn import layers, machine, networks, optimizers, pictures, rules, seeding
 from atari_dqn.agent import Agent
 from atari_dqn.config import AgentConfig, Network
 from atari_dqn.graphs import EAGER_CALLS, graphed, scripted
@@ -102,7 +102,7 @@ def test_what_cannot_be_scripted_stays_a_function():
 @pytest.mark.parametrize("optimizer", ["Adam", "NatureRMSProp", "SGD"])
 def test_a_recorded_turn_of_updates_replays_as_if_called(optimizer, monkeypatch):
     """All that changes from turn to turn is in tensors, and nothing waits for the device: a CUDA graph can do it."""
-    monkeypatch.setattr(networks, "interleaved", lambda states: states)  # OpenCV's work would not be recorded
+    monkeypatch.setattr(pictures, "interleaved", lambda states: states)  # OpenCV's work would not be recorded
     weights, losses = [], []
     for recorded in (False, True):
         agent, draw = new_agent(optimizer), torch.Generator().manual_seed(3)
@@ -126,7 +126,7 @@ def test_a_recorded_turn_of_updates_replays_as_if_called(optimizer, monkeypatch)
 
 
 def test_recorded_acting_replays_as_if_called(monkeypatch):
-    monkeypatch.setattr(networks, "interleaved", lambda states: states)
+    monkeypatch.setattr(pictures, "interleaved", lambda states: states)
     agent, epsilon = new_agent(), torch.tensor(0.5)
     replay, rng = filled()
     twin, twin_rng = filled()
