@@ -23,7 +23,7 @@ PLAY = $(if $(CKPT),'checkpoint=$(CKPT)',$(error CKPT=... is missing: a .pt file
 	$(if $(filter command line environment,$(origin GAME)),'env.game=$(GAME)') $(if $(PROTOCOL),'protocol=$(PROTOCOL)') \
 	$(if $(SEED),'seed=$(SEED)') $(if $(EPISODES),'evaluation.episodes=$(EPISODES)')
 
-.PHONY: help setup doctor games train resume evaluate compare video watch profile bench family scaling saving torture fuzz bench-gpu test check clean lock
+.PHONY: help setup doctor games train demo resume evaluate compare video watch profile bench family laptop scaling saving torture fuzz bench-gpu test check clean lock
 
 help:  ## this list
 	@echo 'make TARGET VARIABLE=value ...'
@@ -61,6 +61,11 @@ games: $(READY)  ## list the games that GAME can name
 
 train: $(READY)  ## learn GAME; SEED, PRESET, STEPS, REPLAY, WANDB, ARGS
 	@$(RUN_PYTHON) train $(ENV) $(TRAIN) $(ARGS)
+
+# The game of the demo is Pong, unless another is typed.
+demo: $(READY)  ## learn Pong on two cores in some minutes, watch it get there, film it; SEED, ARGS
+	@$(RUN_PYTHON) demo $(if $(filter command line environment,$(origin GAME)),'env.game=$(GAME)') \
+		$(if $(SEED),'seed=$(SEED)') $(LOGGER) $(ARGS)
 
 resume: $(READY)  ## go on with RUN from its latest checkpoint; STEPS makes it longer
 	@$(RUN_PYTHON) train $(if $(RUN),'resume=$(RUN)',$(error RUN=... is missing: a folder in runs/)) \
@@ -105,6 +110,9 @@ bench: $(READY) .peers/cleanrl/.ready .peers/sb3/.ready $(CLEANRL)  ## race Clea
 
 family: $(READY)  ## train and time the variants (2 hours); ARGS=speed for the times
 	@$(BIN)/python benchmarks/family.py $(ARGS)
+
+laptop: $(READY)  ## minutes to solve Pong, and three games against PRESET=nature (90 minutes)
+	@$(BIN)/python benchmarks/laptop.py $(ARGS)
 
 scaling: $(READY)  ## how the cost grows with games, replay and batch (4 minutes)
 	@$(BIN)/python benchmarks/scaling.py $(ARGS)

@@ -2,6 +2,7 @@
 
 Commands:
   train      learn a game, or go on with a run (resume=PATH)
+  demo       learn Pong in some minutes, film it, draw its curve
   evaluate   play whole games with a checkpoint and count the score
   compare    draw a run's curve on a published one
   video      film a game that a checkpoint plays
@@ -31,6 +32,12 @@ def train(composed: Any) -> None:
     from atari_dqn import launch, settings
 
     launch.train(settings.to_train_config(composed), settings.task_overrides())
+
+
+def demo(composed: Any) -> None:
+    from atari_dqn import demo, settings
+
+    demo.demo(settings.to_train_config(composed), settings.task_overrides())
 
 
 def profile(composed: Any) -> None:
@@ -124,7 +131,8 @@ def compare(composed: Any) -> None:
 
 
 COMMANDS: dict[str, Callable[[Any], None]] = {
-    "train": train, "evaluate": evaluate, "compare": compare, "video": video, "watch": watch, "profile": profile,
+    "train": train, "demo": demo, "evaluate": evaluate, "compare": compare, "video": video, "watch": watch,
+    "profile": profile,
 }  # fmt: skip
 
 

@@ -10,7 +10,8 @@ from rich.table import Table
 
 from atari_dqn import presets, scores, settings
 from atari_dqn.config import CompareConfig, TrainConfig
-from atari_dqn.curves import Point, by_million, evaluations, has_measure, read, training, verdict
+from atari_dqn.curves import Point, by_value, evaluations, has_measure, read, training, verdict
+from atari_dqn.display import compact
 from atari_dqn.errors import UserError
 from atari_dqn.files import replacing
 from atari_dqn.launch import saved_config
@@ -22,16 +23,16 @@ COLUMNS = (
 
 
 def rows(curve: Curve, points: dict[int, Point]) -> list[dict[str, Any]]:
-    """For each million frames ours, the published mean and sd, and the verdict."""
+    """For each value of the curve ours, the published mean and sd, and the verdict."""
     found = []
-    for million, p in sorted(points.items()):
+    for value, p in sorted(points.items()):
         here = p.frames / MILLION
         published, sd = curve.at(here)
         low, high = curve.allowed(here)
-        known = million <= len(curve.means)
+        known = value <= len(curve.means)
         found.append(
             {
-                "million_frames": million,
+                "million_frames": value * curve.every_frames / MILLION,
                 "ours": p.mean,
                 "sd": p.sd,
                 "games": p.games,
@@ -59,7 +60,7 @@ def table(title: str, found: list[dict[str, Any]]) -> Table:
     for row in found:
         human, known = row["human_normalised"], row["published"] is not None
         view.add_row(
-            str(row["million_frames"]),
+            f"{row['million_frames']:g}",
             number(row["ours"]),
             str(row["games"]),
             "" if human is None else scores.percent(human),
@@ -78,9 +79,9 @@ def draw(path: Path, title: str, curve: Curve, fine: list[Point], found: list[di
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    last = max([3, *(p.frames / MILLION for p in fine)])
+    last = max([3, *(p.frames / curve.every_frames for p in fine)])
     shown = min(len(curve.means), math.ceil(last * 1.1))
-    millions = list(range(1, shown + 1))
+    millions = [value * curve.every_frames / MILLION for value in range(1, shown + 1)]
     bands = [curve.allowed(m) for m in millions]
     figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=120, layout="constrained")
     axes.fill_between(
@@ -99,7 +100,7 @@ def draw(path: Path, title: str, curve: Curve, fine: list[Point], found: list[di
     axes.set_xlabel("million environment frames")
     axes.set_ylabel(f"mean {curve.by.measure} return, raw")
     axes.set_title(title)
-    axes.set_xlim(0, shown + 0.2)
+    axes.set_xlim(0, millions[-1] * 1.02)
     axes.grid(alpha=0.25)
     axes.legend(loc="upper left", frameon=False)
     with replacing(path) as file:
@@ -107,15 +108,15 @@ def draw(path: Path, title: str, curve: Curve, fine: list[Point], found: list[di
     pyplot.close(figure)
 
 
-def own_curve(folder: Path, measure: str, frame_skip: int) -> tuple[list[Point], list[Point], int]:
-    """A run's points as a curve's measure counts them, the same more finely, and the frames that it has made.
+def own_curve(folder: Path, curve: Curve, frame_skip: int) -> tuple[list[Point], list[Point], int]:
+    """A run's points as a curve counts them, the same more finely, and the frames that it has made.
 
     Raises ValueError where its CSV files do not hold numbers.
     """
     frames = max([0, *(int(row["agent_steps"]) for row in read(folder / "metrics.csv"))]) * frame_skip
-    if measure == "training":
-        episodes = read(folder / "episodes.csv")
-        return training(episodes), training(episodes, MILLION // 10), frames
+    if curve.by.measure == "training":
+        episodes, every = read(folder / "episodes.csv"), curve.every_frames
+        return training(episodes, every), training(episodes, every // (10 if every >= MILLION else 2)), frames
     evaluated = evaluations(read(folder / "evaluations.csv"))
     return evaluated, evaluated, frames
 
@@ -149,13 +150,14 @@ def compare(asked: CompareConfig, console: Console) -> None:
             f"choose a curve of training returns, e.g. published=dopamine_jax_2024"
         )
     try:
-        points, fine, frames = own_curve(folder, curve.by.measure, config.env.frame_skip)
+        points, fine, frames = own_curve(folder, curve, config.env.frame_skip)
     except ValueError as error:
         raise UserError(f"the CSV files in {folder} are not as a run writes them: {str(error)[:100]}") from None
-    found = rows(curve, by_million(points, frames))
+    found = rows(curve, by_value(points, frames, curve.every_frames))
     if not found:
         raise UserError(
-            f"{folder} has no {curve.by.measure} returns of a whole million frames yet: it is at {frames:,} frames"
+            f"{folder} has no {curve.by.measure} returns of a whole {compact(curve.every_frames)} frames yet: it is at "
+            f"{frames:,} frames"
         )
     title = f"{config.env.game}, preset {config.preset}, seed {config.seed}"
 

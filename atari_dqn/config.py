@@ -239,8 +239,8 @@ class CompareConfig:
 
 
 SCHEMAS: dict[str, type] = {
-    "train": TrainConfig, "profile": TrainConfig, "evaluate": PlayConfig, "video": PlayConfig, "watch": PlayConfig,
-    "compare": CompareConfig,
+    "train": TrainConfig, "profile": TrainConfig, "demo": TrainConfig, "evaluate": PlayConfig, "video": PlayConfig,
+    "watch": PlayConfig, "compare": CompareConfig,
 }  # fmt: skip
 for _command, _schema in SCHEMAS.items():
     ConfigStore.instance().store(name=f"{_command}_schema", node=_schema)

@@ -61,13 +61,13 @@ def window(episodes: Iterable[dict[str, str]], protocol: Protocol, frames: int) 
     return past[-protocol.window_games :] if protocol.window_games else past
 
 
-def by_million(points: list[Point], frames: int) -> dict[int, Point]:
-    """Of points the last one near each million frames that the run has finished.
+def by_value(points: list[Point], frames: int, every_frames: int = MILLION) -> dict[int, Point]:
+    """Of points the last one near each value of a curve that the run has come to, counted from 1.
 
     (An evaluation comes with the first turn at or after it is due.)
     """
-    found = {round(p.frames / MILLION): p for p in points if p.frames > 0.9 * MILLION}
-    return {million: p for million, p in found.items() if million * MILLION <= frames}
+    found = {round(p.frames / every_frames): p for p in points if p.frames > 0.9 * every_frames}
+    return {value: p for value, p in found.items() if value * every_frames <= frames}
 
 
 def verdict(curve: Curve, million: float, mean: float) -> str:
@@ -83,7 +83,7 @@ class Pace:
 
     def __init__(self, curve: Curve) -> None:
         self.curve = curve
-        self._games: collections.deque[tuple[int, float]] = collections.deque()  # of the last million frames
+        self._games: collections.deque[tuple[int, float]] = collections.deque()  # of the last every_frames
         self._evaluated: tuple[int, float] | None = None
 
     def game(self, frames: int, score: float) -> None:
@@ -94,18 +94,18 @@ class Pace:
         self._evaluated = frames, mean
 
     def word(self, frames: int) -> str:
-        """`on track (published 7.1)`, ahead or behind; nothing in the first million frames, where there is no curve."""
-        while self._games and self._games[0][0] <= frames - MILLION:
+        """`on track (expected 7.1)`, ahead or behind; nothing before the curve's first value."""
+        while self._games and self._games[0][0] <= frames - self.curve.every_frames:
             self._games.popleft()
         if self.curve.by.measure == "training":
             at, mean = frames, statistics.fmean(score for _, score in self._games) if self._games else math.nan
         else:
             at, mean = self._evaluated or (0, math.nan)
-        if at < MILLION or math.isnan(mean):
+        if at < self.curve.every_frames or math.isnan(mean):
             return ""
         million = at / MILLION
-        published = self.curve.at(million)[0]
-        return f"{self.WORDS[verdict(self.curve, million, mean)]} (published {published:,.4g})"
+        expected = self.curve.at(million)[0]
+        return f"{self.WORDS[verdict(self.curve, million, mean)]} (expected {expected:,.4g})"
 
 
 def has_measure(config: TrainConfig, curve: Curve) -> bool:

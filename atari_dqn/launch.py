@@ -108,22 +108,22 @@ def _changes(one: TrainConfig, other: TrainConfig) -> list[str]:
     return sorted(key for key in fixed if _select(here, key) != _select(there, key))
 
 
-def train(config: TrainConfig, overrides: list[str]) -> None:
-    """Start a run, or go on with one. `overrides` are the words that were typed."""
+def train(config: TrainConfig, overrides: list[str]) -> Run | None:
+    """Start a run, or go on with one; None where it was finished. `overrides` are the words that were typed."""
     console = Terminal(highlight=False)
     folder = folders.find(config) if config.resume is not None else None
     if folder:
-        resume(folder, config, overrides, console)
-    else:
-        config.resume = None
-        departures = presets.departures(config)
-        run = prepare(config, console)
-        presets.tell(config.preset, departures, console)
-        with folders.held(run.folder):
-            run.go()
+        return resume(folder, config, overrides, console)
+    config.resume = None
+    departures = presets.departures(config)
+    run = prepare(config, console)
+    presets.tell(config.preset, departures, console)
+    with folders.held(run.folder):
+        run.go()
+    return run
 
 
-def resume(folder: Path, asked: TrainConfig, overrides: list[str], console: Console) -> None:
+def resume(folder: Path, asked: TrainConfig, overrides: list[str], console: Console) -> Run | None:
     """Go on with the run in `folder` where its newest checkpoint left it, or from its start where there is none yet.
 
     Args:
@@ -154,13 +154,14 @@ def resume(folder: Path, asked: TrainConfig, overrides: list[str], console: Cons
             same_end = content["config"]["total_steps"] == config.total_steps
             if content.get("finished") and (same_end or steps >= config.total_steps):
                 say(f"{folder} is finished: {steps:,} agent steps; total_steps=... makes it longer")
-                return
+                return None
         run = Run(config, folder, console, resumed)
         with replacing(folder / "config.yaml", "w") as file:  # with what was changed, for the next time
             file.write(to_yaml(config))
         presets.tell(config.preset, presets.departures(config), console)
         say(f"going on in {folder} after {run.agent_steps:,} agent steps")
         run.go()
+    return run
 
 
 def prepare(config: TrainConfig, console: Console) -> Run:

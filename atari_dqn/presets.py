@@ -10,7 +10,18 @@ from atari_dqn import settings
 from atari_dqn.config import TrainConfig
 
 # How a run is made, watched and kept; what it computes does not depend on it. The game is the user's choice.
-BESIDE = ("env.game", "seed", "device", "run_dir", "resume", "logger.", "checkpoint.", "compute.", "evaluation.")
+BESIDE = (
+    "env.game",
+    "env.goals",
+    "seed",
+    "device",
+    "run_dir",
+    "resume",
+    "logger.",
+    "checkpoint.",
+    "compute.",
+    "evaluation.",
+)
 
 
 class Departure(NamedTuple):

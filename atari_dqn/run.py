@@ -25,7 +25,7 @@ from atari_dqn import (
 )
 from atari_dqn.checkpoints import Resumed
 from atari_dqn.config import TrainConfig
-from atari_dqn.display import Row, Tracker, hours
+from atari_dqn.display import Row, Tracker, compact, hours
 from atari_dqn.errors import DIVERGED, RunFailed, UserError
 from atari_dqn.examiner import Examiner
 from atari_dqn.replay import Replay, torch_dtype
@@ -152,8 +152,11 @@ class Run:
         if scores.human_normalised(game, 0) is not None:
             self.say(f"% of a human: by {scores.SOURCE}")
         curve = scores.curve(name, game) if name else None
-        if curve and self.config.total_steps * self.config.env.frame_skip > scores.MILLION:
-            self.say(f"on track or not, from 1M frames on: by the mean {curve.by.measure} returns of {curve.by.title}")
+        if curve and self.config.total_steps * self.config.env.frame_skip > curve.every_frames:
+            self.say(
+                f"on track or not, from {compact(curve.every_frames)} frames on: "
+                f"by the mean {curve.by.measure} returns of {curve.by.title}"
+            )
 
     def _train(self) -> None:
         playing = self.saver.go_back()

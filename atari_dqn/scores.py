@@ -7,7 +7,7 @@ import math
 from typing import NamedTuple
 
 SOURCE = "Wang et al. 2016, Table 2 (57 games, no-op starts)"
-MILLION = 1_000_000  # frames between two values of a curve
+MILLION = 1_000_000  # frames
 
 
 def _rows(name: str) -> list[dict[str, str]]:
@@ -51,6 +51,7 @@ class Published(NamedTuple):
     spread: str  # what sd is of: sample or population over seeds, games, seeds
     protocol: str
     source: str
+    every_frames: str  # between two values of a learning curve
 
 
 @functools.cache
@@ -59,16 +60,20 @@ def agents() -> dict[str, Published]:
     return {row["agent"]: Published(**row) for row in _rows("agents")}
 
 
-LEARNING_CURVES = ("dopamine_jax_2024", "dopamine_jax_2021", "dopamine_tf", "nnabla")
+LEARNING_CURVES = ("dopamine_jax_2024", "dopamine_jax_2021", "dopamine_tf", "nnabla", "laptop")
 
 
 class Curve(NamedTuple):
-    """A published learning curve: values i are of the frames from i to i + 1 million."""
+    """A learning curve: value i is of the frames from i * every_frames to (i + 1) * every_frames."""
 
     by: Published
     game: str
     means: tuple[float, ...]
     sds: tuple[float, ...]
+
+    @property
+    def every_frames(self) -> int:
+        return int(self.by.every_frames)
 
     def allowed(self, million: float) -> tuple[float, float]:
         """What counts as on the curve after so many million frames: mean +- max(3 sd, 20% of the mean)."""
@@ -77,9 +82,9 @@ class Curve(NamedTuple):
         return mean - width, mean + width
 
     def at(self, million: float) -> tuple[float, float]:
-        """Mean and sd after so many million frames, 1 or more; between two values, linearly. Then the last value."""
+        """Mean and sd after so many million frames, from the first value on; between two, linearly. Then the last."""
         last = len(self.means)
-        here = min(max(million, 1.0), float(last))
+        here = min(max(million * MILLION / self.every_frames, 1.0), float(last))
         before = min(int(here), last - 1) if last > 1 else 1
         share = here - before
         return tuple(  # type: ignore[return-value]

@@ -381,7 +381,20 @@ def test_doctor_finds_this_machine_fit(command):
 
 def test_make_help_lists_every_target():
     done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    for target in ("train", "games", "resume", "evaluate", "video", "watch", "doctor", "test", "check", "clean"):
+    for target in [
+        "train",
+        "demo",
+        "games",
+        "resume",
+        "evaluate",
+        "video",
+        "watch",
+        "laptop",
+        "doctor",
+        "test",
+        "check",
+        "clean",
+    ]:
         assert re.search(rf"^  {target} ", done.stdout, re.MULTILINE)
 
 
@@ -395,3 +408,18 @@ def test_profile_says_where_the_time_goes_and_leaves_nothing(command, tmp_path):
     assert not list(tmp_path.glob("runs*"))
     short = command("profile", "env=cartpole", "total_steps=1_010")
     assert short.returncode == 2 and "too short to measure" in short.stderr and len(short.stderr.splitlines()) == 1
+
+
+def test_the_demo_stops_when_it_is_solved_and_says_where_all_is(command, tmp_path):
+    goal = "env.goals=[{score: -21, games: 30, note: it is solved, stop: true}]"  # which random play reaches
+    short = ["total_steps=100_000", "replay.warmup_steps=100_000", "evaluation.episodes=1", "protocol.max_frames=400"]
+    result = command("demo", goal, *short, "evaluation.video_seconds=1", "run_dir=runs/it", "logger.wandb=off")
+    assert result.returncode == 0, result.stderr
+    assert "it is solved: mean return" in result.stdout and "on track or not, from 100k frames on" in result.stdout
+    steps = int(list(csv.DictReader((tmp_path / "runs/it/metrics.csv").open()))[-1]["agent_steps"])
+    assert steps < 60_000
+    last = result.stdout.strip().splitlines()[-1]
+    assert last.startswith("all of it is in runs/it: ")
+    files = re.findall(r"(\S+) \(", last)
+    assert files == [f"videos/step{steps}.mp4", "compare.png", "episodes.csv", "checkpoints/best.pt"]
+    assert all((tmp_path / "runs/it" / name).stat().st_size > 100 for name in files)

@@ -117,12 +117,12 @@ def test_a_millions_games_are_those_that_end_in_it():
     assert [(p.frames, p.mean, p.games) for p in points] == [
         (MILLION, 2, 2), (2 * MILLION, 7, 1), (5 * MILLION, 9, 1),
     ]  # fmt: skip
-    assert [*curves.by_million(points, 2 * MILLION)] == [1, 2]  # the fifth is not over
+    assert [*curves.by_value(points, 2 * MILLION)] == [1, 2]  # the fifth is not over
     last = Protocol(name="machado", epsilon=0.0, source="training", window_games=2)
     assert [row["return"] for row in curves.window(rows, last, 2 * MILLION)] == ["3", "7"]
     # Evaluations come with the first turn at or after they are due; with 64 games that is a little later.
     late = [curves.Point(frames, 1.0, 0.0, 10) for frames in (500_224, 1_000_192, 1_800_000, 2_000_128)]
-    assert {m: p.frames for m, p in curves.by_million(late, 2_000_128).items()} == {1: 1_000_192, 2: 2_000_128}
+    assert {m: p.frames for m, p in curves.by_value(late, 2_000_128).items()} == {1: 1_000_192, 2: 2_000_128}
     million = Protocol(name="training", epsilon=0.0, source="training", window_frames=MILLION)
     assert [row["return"] for row in curves.window(rows, million, MILLION + 1)] == ["3", "7"]
 
@@ -134,7 +134,7 @@ def test_the_progress_line_says_how_a_run_stands():
         pace.game(frames, score)
     assert pace.word(900_000) == ""  # no curve yet
     pace.game(1_350_000, 2.0)  # the first game is more than a million frames past
-    assert pace.word(1_350_000) == "behind (published 3.664)"
+    assert pace.word(1_350_000) == "behind (expected 3.664)"
     assert pace.word(9_000_000) == ""  # no game has ended for a million frames
     pace.game(1_360_000, 100.0)
     assert pace.word(1_360_000).startswith("ahead")
@@ -142,13 +142,13 @@ def test_the_progress_line_says_how_a_run_stands():
     evaluated.game(2_000_000, 500.0)  # training games say nothing of this curve
     assert evaluated.word(2_000_000) == ""
     evaluated.evaluation(2_000_000, 4.0)
-    assert evaluated.word(2_500_000) == "on track (published 3.734)"
+    assert evaluated.word(2_500_000) == "on track (expected 3.734)"
 
 
 def test_a_resumed_run_knows_how_it_stood(breakout):
     config = settings.to_train_config(settings.compose("train", ["env.game=Breakout", "preset=dopamine"]))
     pace = curves.pace(config, breakout, 500_000)
-    assert pace.word(2_000_000) == "behind (published 7.11)"
+    assert pace.word(2_000_000) == "behind (expected 7.11)"
     config.published = "nnabla"  # a curve of evaluations, of which a run that its training games score has none
     assert curves.pace(config, breakout, 500_000) is None
     config.published, config.env.game = "dopamine_jax_2024", "Tetris"
@@ -171,5 +171,5 @@ def test_the_display_fits_80_columns_and_names_the_pace(breakout):
     shown.metrics({"agent_steps": 500_000, "return_mean": 7.3, "frames_per_second": 400.0, "time_update": 0.9})
     console.print(shown._render())
     text = console.export_text()
-    assert "return 7.3 (19% of a human)  on track (published 7.11)  best 9.0" in text
+    assert "return 7.3 (19% of a human)  on track (expected 7.11)  best 9.0" in text
     assert max(map(len, text.splitlines())) <= 80

@@ -1,0 +1,28 @@
+"""The short way for a newcomer: learn until a goal is reached, evaluate, film, draw the curve, say where all is."""
+
+import contextlib
+
+from rich.console import Console
+
+from atari_dqn import compare, launch
+from atari_dqn.config import CompareConfig, TrainConfig
+from atari_dqn.errors import UserError
+
+
+def demo(config: TrainConfig, overrides: list[str]) -> None:
+    """Train as `config` says, and tell in one line what there is to look at; nothing more where it was stopped."""
+    if config.env.game != "Pong":
+        config.env.goals = []  # they are Pong's
+    run = launch.train(config, overrides)
+    if run is None or run.stopped.is_set():
+        return
+    with contextlib.suppress(UserError):  # there is no curve of this game, or the run was too short for it
+        compare.compare(CompareConfig(str(run.folder)), Console(quiet=True))
+    things = {
+        f"videos/step{run.agent_steps}.mp4": "a game",
+        "compare.png": "its curve",
+        "episodes.csv": "every game's score",
+        "checkpoints/best.pt": "the network",
+    }
+    there = [f"{path} ({what})" for path, what in things.items() if (run.folder / path).is_file()]
+    run.say(f"all of it is in {run.folder}: {', '.join(there)}")

@@ -1,0 +1,234 @@
+"""The laptop preset: minutes until Pong is solved, and what it and Nature's preset have learnt of other games in 15.
+
+    make laptop                                    # all of it, 2 hours
+    benchmarks/laptop.py pong --seeds 1 2 3        # one after the other, on two cores each
+    benchmarks/laptop.py games                     # Breakout, Boxing, Freeway: laptop and nature at the same time, on
+                                                   # a core each, for 15 minutes; then 30 games each
+    benchmarks/laptop.py cleanrl --cleanrl PATH --cleanrl-python PYTHON --minutes 15
+    benchmarks/laptop.py draw                      # from the runs in runs/laptop
+
+Minutes are of the clock on the wall, from the command on: loading, warming up and logging count. Solved is a mean raw
+return of 18 over 20 consecutive training games. Writes benchmarks/results/laptop*.csv and laptop.png, and the
+curves that a run of the preset is compared with into atari_dqn/data/curves.csv.
+"""
+
+import argparse
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from atari_dqn import curves
+
+ROOT = Path(__file__).parent.parent
+RUNS, RESULTS = ROOT / "runs" / "laptop", Path(__file__).parent / "results"
+GOAL = "env.goals=[{score: 18, games: 20, note: solved, stop: true}]"
+GAMES_TO_SOLVE, SOLVED = 20, 18.0
+CORES = sorted(os.sched_getaffinity(0))[:2]
+
+
+def folder(game: str, preset: str, seed: int) -> Path:
+    return RUNS / f"{game}-{preset}-seed{seed}"
+
+
+def start(words: Sequence[str], cores: Iterable[int], log: Path) -> subprocess.Popen[str]:
+    """A command on some cores, its output in `log`."""
+    cores = set(cores)
+    with open(log, "w") as file:
+        return subprocess.Popen(
+            words, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, text=True,
+            env=os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(len(cores))},
+            preexec_fn=lambda: os.sched_setaffinity(0, cores),
+        )  # fmt: skip
+
+
+def train(game: str, preset: str, seed: int, cores: Iterable[int], *more: str) -> subprocess.Popen[str]:
+    run = folder(game, preset, seed)
+    shutil.rmtree(run, ignore_errors=True)
+    run.parent.mkdir(parents=True, exist_ok=True)
+    words = [f"env.game={game}", f"preset={preset}", f"seed={seed}", f"run_dir={run}", "logger.wandb=off", *more]
+    return start([sys.executable, "-m", "atari_dqn", "train", *words], cores, run.with_suffix(".log"))
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def add(path: Path, keys: Sequence[str], row: dict[str, object]) -> None:
+    """Put a row into a CSV file, in place of one with the same `keys`; and print it."""
+    print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+    known = rows(path) if path.exists() else []
+    kept = [old for old in known if any(old[key] != str(row[key]) for key in keys)]
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, row.keys())
+        writer.writeheader()
+        writer.writerows(sorted([*kept, row], key=lambda each: [str(each[key]) for key in keys]))
+
+
+def pong(seeds: Sequence[int], minutes: float) -> None:
+    for seed in seeds:
+        began = time.perf_counter()
+        process, run = train("Pong", "laptop", seed, CORES, GOAL), folder("Pong", "laptop", seed)
+        solved = None
+        while process.poll() is None and solved is None and time.perf_counter() - began < 60 * minutes:
+            time.sleep(0.25)
+            if "solved: mean return" in run.with_suffix(".log").read_text():
+                solved = (time.perf_counter() - began) / 60
+        if solved is None:
+            process.send_signal(signal.SIGINT)
+        process.wait()
+        last = rows(run / "episodes.csv")[-1]
+        returns = [float(row["return"]) for row in rows(run / "episodes.csv")]
+        final = [row for row in rows(run / "evaluations.csv") if row["network"] == "current"]
+        add(
+            RESULTS / "laptop-pong.csv",
+            ["seed"],
+            {
+                "seed": seed,
+                "minutes_to_18": f"{solved:.2f}" if solved else "",
+                "agent_steps": last["agent_steps"],
+                "updates": last["updates"],
+                "return_mean_20": f"{statistics.fmean(returns[-GAMES_TO_SOLVE:]):.2f}",
+                "evaluation_mean": final[-1]["mean"] if final else "",
+                "evaluation_games": final[-1]["episodes"] if final else "",
+            },
+        )
+
+
+def games(names: Sequence[str], seed: int, minutes: float, episodes: int) -> None:
+    for game in names:
+        presets = {"laptop": CORES[:1], "nature": CORES[1:]}
+        began = time.perf_counter()
+        processes = {
+            preset: train(game, preset, seed, cores, "total_steps=50_000_000", "evaluation.every_steps=1_000_000_000")
+            for preset, cores in presets.items()
+        }
+        time.sleep(max(0.0, 60 * minutes - (time.perf_counter() - began)))
+        for process in processes.values():
+            process.send_signal(signal.SIGINT)
+        for process in processes.values():
+            process.wait()
+        judged = {}
+        for preset, cores in presets.items():
+            run, output = folder(game, preset, seed), RUNS / f"{game}-{preset}-seed{seed}.json"
+            words = ["evaluate", f"checkpoint={run}", "protocol=nature", f"evaluation.episodes={episodes}"]
+            words += [f"output={output}", "seed=1000"]
+            judged[preset] = start([sys.executable, "-m", "atari_dqn", *words], cores, output.with_suffix(".eval.log"))
+        for preset, process in judged.items():
+            process.wait()
+            run = folder(game, preset, seed)
+            last, result = rows(run / "metrics.csv")[-1], json.loads((RUNS / f"{run.name}.json").read_text())["summary"]
+            add(
+                RESULTS / "laptop-games.csv",
+                ["game", "preset", "seed"],
+                {
+                    "game": game,
+                    "preset": preset,
+                    "seed": seed,
+                    "minutes": f"{minutes:g}",
+                    "agent_steps": last["agent_steps"],
+                    "updates": last["updates"],
+                    "mean": f"{result['mean']:.2f}",
+                    "sd": f"{result['sd']:.2f}",
+                    "games": result["episodes"],
+                },
+            )
+
+
+def cleanrl(source: Path, python: Path, minutes: float) -> None:
+    """CleanRL's dqn_atari.py with its defaults, for so many minutes."""
+    log = RUNS / "cleanrl.log"
+    RUNS.mkdir(parents=True, exist_ok=True)
+    words = [str(python), str(source / "cleanrl" / "dqn_atari.py"), "--env-id", "PongNoFrameskip-v4", "--seed", "1"]
+    process = start(words, CORES, log)
+    stop = threading.Timer(60 * minutes, process.kill)
+    stop.start()
+    process.wait()
+    stop.cancel()
+    found = [(int(step), float(score)) for step, score in re.findall(
+        r"global_step=(\d+), episodic_return=\[?(-?[\d.]+)", log.read_text()
+    )]  # fmt: skip
+    last = [score for _, score in found[-GAMES_TO_SOLVE:]]
+    add(
+        RESULTS / "laptop-cleanrl.csv",
+        ["minutes"],
+        {
+            "minutes": f"{minutes:g}",
+            "agent_steps": found[-1][0],
+            "return_mean_20": f"{statistics.fmean(last):.2f}",
+            "best_game": max(score for _, score in found),
+        },
+    )
+
+
+def expect(data: Path = ROOT / "atari_dqn" / "data" / "curves.csv", every_frames: int = 100_000) -> None:
+    """Write the runs' mean training returns of each 100,000 frames where the progress line looks for them."""
+    known = [row for row in rows(data) if row["agent"] != "laptop"]
+    for game in sorted({run.name.split("-")[0] for run in RUNS.glob("*-laptop-seed*/")}):
+        runs = [curves.training(rows(run / "episodes.csv"), every_frames) for run in RUNS.glob(f"{game}-laptop-seed*/")]
+        whole = [[point.mean for point in points[:-1]] for points in runs]  # the last part is not over
+        parts = list(zip(*whole, strict=False))
+        spreads = [statistics.stdev(part) if len(part) > 1 else 0.0 for part in parts]
+        means = " ".join(f"{statistics.fmean(part):.4g}" for part in parts)
+        known.append({"agent": "laptop", "game": game, "means": means, "sds": " ".join(f"{sd:.4g}" for sd in spreads)})
+    with open(data, "w", newline="") as file:
+        writer = csv.DictWriter(file, known[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(sorted(known, key=lambda row: (row["agent"], row["game"])))
+
+
+def draw() -> None:
+    """Every seed's mean return of its last 20 games, against minutes."""
+    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    for run in sorted(RUNS.glob("Pong-laptop-seed*/")):
+        played = rows(run / "episodes.csv")
+        returns = [float(row["return"]) for row in played]
+        minutes = [float(row["seconds"]) / 60 for row in played]
+        means = [statistics.fmean(returns[max(0, i - GAMES_TO_SOLVE) : i]) for i in range(1, len(returns) + 1)]
+        axes.plot(minutes, means, label=run.name.removeprefix("Pong-laptop-").replace("seed", "seed "))
+    axes.axhline(SOLVED, color="grey", linestyle="--", linewidth=1)
+    axes.set_xlabel("minutes on two CPU cores")
+    axes.set_ylabel("Pong: mean raw return of the last 20 games")
+    axes.set_title("make train GAME=Pong PRESET=laptop, until solved")
+    axes.set_xlim(0)
+    axes.grid(alpha=0.25)
+    axes.legend(loc="upper left", frameon=False)
+    figure.savefig(RESULTS / "laptop.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="?", default="all", choices=["all", "pong", "games", "cleanrl", "draw"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--games", nargs="+", default=["Breakout", "Boxing", "Freeway"])
+    parser.add_argument("--minutes", type=float, default=15.0)
+    parser.add_argument("--episodes", type=int, default=30)
+    parser.add_argument("--cleanrl", type=Path)
+    parser.add_argument("--cleanrl-python", type=Path)
+    asked = parser.parse_args()
+    if asked.what in ("all", "pong"):
+        pong(asked.seeds, asked.minutes)
+    if asked.what in ("all", "games"):
+        games(asked.games, asked.seeds[0], asked.minutes, asked.episodes)
+    if asked.what in ("all", "cleanrl") and asked.cleanrl:
+        cleanrl(asked.cleanrl, asked.cleanrl_python, asked.minutes)
+    if asked.what in ("all", "draw"):
+        draw()
+        expect()
+
+
+if __name__ == "__main__":
+    main()
