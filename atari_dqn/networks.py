@@ -111,6 +111,7 @@ class QNetwork(nn.Module):
 # Channels, kernel and stride of each convolution, and the width of the layer that follows them.
 CONVOLUTIONS = {
     "nature_cnn": (((32, 8, 4), (64, 4, 2), (64, 3, 1)), 512),  # Mnih et al. 2015
+    "nips_cnn": (((16, 8, 4), (32, 4, 2)), 256),  # Mnih et al. 2013
     "small_cnn": (((32, 5, 5), (64, 5, 5)), 256),  # van Hasselt, Hessel and Aslanides 2019, "data-efficient"
 }
 

@@ -54,6 +54,13 @@ def test_nature_network_has_the_papers_shape():
     torch.testing.assert_close(network.q_values(states), network.head(plain.permute(0, 2, 3, 1).flatten(1), None))
 
 
+def test_the_network_of_2013_has_its_papers_shape():
+    network = networks.build(Network("nips_cnn"), (84, 84), 4, 6)
+    assert [tuple(p.shape) for p in network.parameters() if p.ndim > 1] == [
+        (16, 4, 8, 8), (32, 16, 4, 4), (256, 2592), (6, 256),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("stack", [1, 4])
 def test_scaled_states_are_the_plain_ones(stack):
     states = torch.randint(0, 256, (5, stack, 84, 84), dtype=torch.uint8)
