@@ -63,7 +63,7 @@ train: $(READY)  ## learn GAME; SEED, PRESET, STEPS, REPLAY, WANDB, ARGS
 	@$(RUN_PYTHON) train $(ENV) $(TRAIN) $(ARGS)
 
 # The game of the demo is Pong, unless another is typed.
-demo: $(READY)  ## learn Pong on two cores in some minutes, watch it get there, film it; SEED, ARGS
+demo: $(READY)  ## learn Pong in some minutes, film it, draw its curve; SEED, ARGS
 	@$(RUN_PYTHON) demo $(if $(filter command line environment,$(origin GAME)),'env.game=$(GAME)') \
 		$(if $(SEED),'seed=$(SEED)') $(LOGGER) $(ARGS)
 
