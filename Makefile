@@ -62,7 +62,6 @@ games: $(READY)  ## list the games that GAME can name
 train: $(READY)  ## learn GAME; SEED, PRESET, STEPS, REPLAY, WANDB, ARGS
 	@$(RUN_PYTHON) train $(ENV) $(TRAIN) $(ARGS)
 
-# The game of the demo is Pong, unless another is typed.
 demo: $(READY)  ## learn Pong in some minutes, film it, draw its curve; SEED, ARGS
 	@$(RUN_PYTHON) demo $(if $(filter command line environment,$(origin GAME)),'env.game=$(GAME)') \
 		$(if $(SEED),'seed=$(SEED)') $(LOGGER) $(ARGS)
@@ -111,7 +110,7 @@ bench: $(READY) .peers/cleanrl/.ready .peers/sb3/.ready $(CLEANRL)  ## race Clea
 family: $(READY)  ## train and time the variants (2 hours); ARGS=speed for the times
 	@$(BIN)/python benchmarks/family.py $(ARGS)
 
-laptop: $(READY)  ## minutes to solve Pong, and three games against PRESET=nature (90 minutes)
+laptop: $(READY)  ## minutes to solve Pong, and three games against PRESET=nature (up to 100 minutes)
 	@$(BIN)/python benchmarks/laptop.py $(ARGS)
 
 scaling: $(READY)  ## how the cost grows with games, replay and batch (4 minutes)

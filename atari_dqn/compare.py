@@ -116,7 +116,7 @@ def own_curve(folder: Path, curve: Curve, frame_skip: int) -> tuple[list[Point],
     frames = max([0, *(int(row["agent_steps"]) for row in read(folder / "metrics.csv"))]) * frame_skip
     if curve.by.measure == "training":
         episodes, every = read(folder / "episodes.csv"), curve.every_frames
-        return training(episodes, every), training(episodes, every // (10 if every >= MILLION else 2)), frames
+        return training(episodes, every), training(episodes, max(every // 10, 50_000)), frames
     evaluated = evaluations(read(folder / "evaluations.csv"))
     return evaluated, evaluated, frames
 
@@ -156,8 +156,8 @@ def compare(asked: CompareConfig, console: Console) -> None:
     found = rows(curve, by_value(points, frames, curve.every_frames))
     if not found:
         raise UserError(
-            f"{folder} has no {curve.by.measure} returns of a whole {compact(curve.every_frames)} frames yet: it is at "
-            f"{frames:,} frames"
+            f"{folder} has no {curve.by.measure} returns to compare yet: the curve begins at "
+            f"{compact(curve.every_frames)} frames, and it is at {frames:,} frames; train it longer"
         )
     title = f"{config.env.game}, preset {config.preset}, seed {config.seed}"
 

@@ -1,4 +1,4 @@
-"""The short way for a newcomer: learn until a goal is reached, evaluate, film, draw the curve, say where all is."""
+"""The short way for a newcomer: learn Pong until it is solved, evaluate, film, draw the curve, say where all is."""
 
 import contextlib
 
@@ -12,11 +12,13 @@ from atari_dqn.errors import UserError
 def demo(config: TrainConfig, overrides: list[str]) -> None:
     """Train as `config` says, and tell in one line what there is to look at; nothing more where it was stopped."""
     if config.env.game != "Pong":
-        config.env.goals = []  # they are Pong's
+        raise UserError(
+            f"the demo is of Pong; for {config.env.game} type `make train GAME={config.env.game} PRESET=laptop`"
+        )
     run = launch.train(config, overrides)
     if run is None or run.stopped.is_set():
         return
-    with contextlib.suppress(UserError):  # there is no curve of this game, or the run was too short for it
+    with contextlib.suppress(UserError):  # the run was too short for a curve
         compare.compare(CompareConfig(str(run.folder)), Console(quiet=True))
     things = {
         f"videos/step{run.agent_steps}.mp4": "a game",

@@ -216,9 +216,8 @@ def build(
     if network.name in CONVOLUTIONS:
         kind = CNN
         if len(frame_shape) != 2 or min(frame_shape) < 36:
-            raise UserError(
-                f"network={network.name} needs pictures of 36x36 or more, not {frame_shape}; use network=mlp"
-            )
+            remedy = "use network=mlp" + " network.standardize=false" * network.standardize
+            raise UserError(f"network={network.name} needs pictures of 36x36 or more, not {frame_shape}; {remedy}")
     elif network.name != "mlp":
         raise UserError(f"no network is called {network.name!r}; known: {', '.join(CONVOLUTIONS)}, mlp")
     agent = agent or config.AgentConfig(loss="huber")

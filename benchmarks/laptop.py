@@ -1,6 +1,6 @@
 """The laptop preset: minutes until Pong is solved, and what it and Nature's preset have learnt of other games in 15.
 
-    make laptop                                    # all of it, 2 hours
+    make laptop                                    # pong, games and draw: up to 100 minutes
     benchmarks/laptop.py pong --seeds 1 2 3        # one after the other, on two cores each
     benchmarks/laptop.py games                     # Breakout, Boxing, Freeway: laptop and nature at the same time, on
                                                    # a core each, for 15 minutes; then 30 games each
@@ -29,12 +29,13 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from atari_dqn import curves
+from atari_dqn import curves, scores
+from atari_dqn.curves import read as rows
 
 ROOT = Path(__file__).parent.parent
 RUNS, RESULTS = ROOT / "runs" / "laptop", Path(__file__).parent / "results"
-GOAL = "env.goals=[{score: 18, games: 20, note: solved, stop: true}]"
-GAMES_TO_SOLVE, SOLVED = 20, 18.0
+GAMES_TO_SOLVE, SOLVED = 20, 18
+GOAL = f"env.goals=[{{score: {SOLVED}, games: {GAMES_TO_SOLVE}, note: solved, stop: true}}]"
 CORES = sorted(os.sched_getaffinity(0))[:2]
 
 
@@ -61,16 +62,10 @@ def train(game: str, preset: str, seed: int, cores: Iterable[int], *more: str) -
     return start([sys.executable, "-m", "atari_dqn", "train", *words], cores, run.with_suffix(".log"))
 
 
-def rows(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def add(path: Path, keys: Sequence[str], row: dict[str, object]) -> None:
     """Put a row into a CSV file, in place of one with the same `keys`; and print it."""
     print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-    known = rows(path) if path.exists() else []
-    kept = [old for old in known if any(old[key] != str(row[key]) for key in keys)]
+    kept = [old for old in rows(path) if any(old[key] != str(row[key]) for key in keys)]
     with open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, row.keys())
         writer.writeheader()
@@ -109,7 +104,7 @@ def pong(seeds: Sequence[int], minutes: float) -> None:
 
 def games(names: Sequence[str], seed: int, minutes: float, episodes: int) -> None:
     for game in names:
-        presets = {"laptop": CORES[:1], "nature": CORES[1:]}
+        presets = {"laptop": CORES[:1], "nature": CORES[-1:]}
         began = time.perf_counter()
         processes = {
             preset: train(game, preset, seed, cores, "total_steps=50_000_000", "evaluation.every_steps=1_000_000_000")
@@ -173,10 +168,12 @@ def cleanrl(source: Path, python: Path, minutes: float) -> None:
     )
 
 
-def expect(data: Path = ROOT / "atari_dqn" / "data" / "curves.csv", every_frames: int = 100_000) -> None:
+def expect() -> None:
     """Write the runs' mean training returns of each 100,000 frames where the progress line looks for them."""
-    known = [row for row in rows(data) if row["agent"] != "laptop"]
-    for game in sorted({run.name.split("-")[0] for run in RUNS.glob("*-laptop-seed*/")}):
+    data, every_frames = ROOT / "atari_dqn" / "data" / "curves.csv", int(scores.agents()["laptop"].every_frames)
+    played = sorted({run.name.split("-")[0] for run in RUNS.glob("*-laptop-seed*/")})
+    known = [row for row in rows(data) if row["agent"] != "laptop" or row["game"] not in played]
+    for game in played:
         runs = [curves.training(rows(run / "episodes.csv"), every_frames) for run in RUNS.glob(f"{game}-laptop-seed*/")]
         whole = [[point.mean for point in points[:-1]] for points in runs]  # the last part is not over
         parts = list(zip(*whole, strict=False))
@@ -191,9 +188,12 @@ def expect(data: Path = ROOT / "atari_dqn" / "data" / "curves.csv", every_frames
 
 def draw() -> None:
     """Every seed's mean return of its last 20 games, against minutes."""
+    runs = sorted(RUNS.glob("Pong-laptop-seed*/"))
+    if not runs:
+        raise SystemExit(f"there is no run of Pong in {RUNS}; make some with `make laptop ARGS=pong`")
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     axes = figure.subplots()
-    for run in sorted(RUNS.glob("Pong-laptop-seed*/")):
+    for run in runs:
         played = rows(run / "episodes.csv")
         returns = [float(row["return"]) for row in played]
         minutes = [float(row["seconds"]) / 60 for row in played]
