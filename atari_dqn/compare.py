@@ -100,7 +100,7 @@ def draw(path: Path, title: str, curve: Curve, fine: list[Point], found: list[di
     axes.set_xlabel("million environment frames")
     axes.set_ylabel(f"mean {curve.by.measure} return, raw")
     axes.set_title(title)
-    axes.set_xlim(0, millions[-1] * 1.02)
+    axes.set_xlim(0, max(millions[-1], *(p.frames / MILLION for p in fine)) * 1.02)
     axes.grid(alpha=0.25)
     axes.legend(loc="upper left", frameon=False)
     with replacing(path) as file:

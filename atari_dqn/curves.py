@@ -94,7 +94,7 @@ class Pace:
         self._evaluated = frames, mean
 
     def word(self, frames: int) -> str:
-        """`on track (expected 7.1)`, ahead or behind; nothing before the curve's first value."""
+        """`on track (6.9, expected 7.1)`, ahead or behind; nothing before the curve's first value."""
         while self._games and self._games[0][0] <= frames - self.curve.every_frames:
             self._games.popleft()
         if self.curve.by.measure == "training":
@@ -105,7 +105,7 @@ class Pace:
             return ""
         million = at / MILLION
         expected = self.curve.at(million)[0]
-        return f"{self.WORDS[verdict(self.curve, million, mean)]} (expected {expected:,.4g})"
+        return f"{self.WORDS[verdict(self.curve, million, mean)]} ({mean:,.4g}, expected {expected:,.4g})"
 
 
 def has_measure(config: TrainConfig, curve: Curve) -> bool:

@@ -169,14 +169,18 @@ def cleanrl(source: Path, python: Path, minutes: float) -> None:
 
 
 def expect() -> None:
-    """Write the runs' mean training returns of each 100,000 frames where the progress line looks for them."""
+    """Write the runs' mean training returns of each 100,000 frames where the progress line looks for them.
+
+    A run that is solved ends; from there on it counts with its last value.
+    """
     data, every_frames = ROOT / "atari_dqn" / "data" / "curves.csv", int(scores.agents()["laptop"].every_frames)
     played = sorted({run.name.split("-")[0] for run in RUNS.glob("*-laptop-seed*/")})
     known = [row for row in rows(data) if row["agent"] != "laptop" or row["game"] not in played]
     for game in played:
         runs = [curves.training(rows(run / "episodes.csv"), every_frames) for run in RUNS.glob(f"{game}-laptop-seed*/")]
         whole = [[point.mean for point in points[:-1]] for points in runs]  # the last part is not over
-        parts = list(zip(*whole, strict=False))
+        longest = max(map(len, whole))
+        parts = list(zip(*(means + means[-1:] * (longest - len(means)) for means in whole), strict=True))
         spreads = [statistics.stdev(part) if len(part) > 1 else 0.0 for part in parts]
         means = " ".join(f"{statistics.fmean(part):.4g}" for part in parts)
         known.append({"agent": "laptop", "game": game, "means": means, "sds": " ".join(f"{sd:.4g}" for sd in spreads)})

@@ -134,7 +134,7 @@ def test_the_progress_line_says_how_a_run_stands():
         pace.game(frames, score)
     assert pace.word(900_000) == ""  # no curve yet
     pace.game(1_350_000, 2.0)  # the first game is more than a million frames past
-    assert pace.word(1_350_000) == "behind (expected 3.664)"
+    assert pace.word(1_350_000) == "behind (2, expected 3.664)"
     assert pace.word(9_000_000) == ""  # no game has ended for a million frames
     pace.game(1_360_000, 100.0)
     assert pace.word(1_360_000).startswith("ahead")
@@ -142,13 +142,13 @@ def test_the_progress_line_says_how_a_run_stands():
     evaluated.game(2_000_000, 500.0)  # training games say nothing of this curve
     assert evaluated.word(2_000_000) == ""
     evaluated.evaluation(2_000_000, 4.0)
-    assert evaluated.word(2_500_000) == "on track (expected 3.734)"
+    assert evaluated.word(2_500_000) == "on track (4, expected 3.734)"
 
 
 def test_a_resumed_run_knows_how_it_stood(breakout):
     config = settings.to_train_config(settings.compose("train", ["env.game=Breakout", "preset=dopamine"]))
     pace = curves.pace(config, breakout, 500_000)
-    assert pace.word(2_000_000) == "behind (expected 7.11)"
+    assert pace.word(2_000_000) == "behind (4, expected 7.11)"
     config.published = "nnabla"  # a curve of evaluations, of which a run that its training games score has none
     assert curves.pace(config, breakout, 500_000) is None
     config.published, config.env.game = "dopamine_jax_2024", "Tetris"
@@ -171,5 +171,5 @@ def test_the_display_fits_80_columns_and_names_the_pace(breakout):
     shown.metrics({"agent_steps": 500_000, "return_mean": 7.3, "frames_per_second": 400.0, "time_update": 0.9})
     console.print(shown._render())
     text = console.export_text()
-    assert "return 7.3 (19% of a human)  on track (expected 7.11)  best 9.0" in text
+    assert "return 7.3 (19% of a human)  on track (7.3, expected 7.11)  best 9.0" in text
     assert max(map(len, text.splitlines())) <= 80
