@@ -23,7 +23,7 @@ PLAY = $(if $(CKPT),'checkpoint=$(CKPT)',$(error CKPT=... is missing: a .pt file
 	$(if $(filter command line environment,$(origin GAME)),'env.game=$(GAME)') $(if $(PROTOCOL),'protocol=$(PROTOCOL)') \
 	$(if $(SEED),'seed=$(SEED)') $(if $(EPISODES),'evaluation.episodes=$(EPISODES)')
 
-.PHONY: help setup doctor games train demo resume evaluate compare video watch profile bench family laptop scaling saving torture fuzz bench-gpu test check clean lock
+.PHONY: help setup doctor games train demo resume evaluate compare video watch report dashboard profile bench family laptop scaling saving torture fuzz bench-gpu test check clean lock
 
 help:  ## this list
 	@echo 'make TARGET VARIABLE=value ...'
@@ -36,7 +36,7 @@ help:  ## this list
 	@echo '  PRESET    a file in conf/preset: nature, rainbow ...   (default)'
 	@echo '  STEPS     agent steps to train, e.g. 20k               (10M; CartPole 150k)'
 	@echo '  REPLAY    replay capacity in agent steps, e.g. 200k    (1M = 7.06 GB)'
-	@echo '  RUN       a folder in runs/, for resume and compare'
+	@echo '  RUN       a folder in runs/, for resume, compare and report'
 	@echo '  CKPT      a .pt file or a folder in runs/, for evaluate, video and watch'
 	@echo '  EPISODES  whole games to evaluate                      (30)'
 	@echo '  PROTOCOL  a file in conf/protocol: nature, machado ... (as the run evaluated)'
@@ -81,6 +81,12 @@ video: $(READY)  ## film a game that CKPT plays, to an mp4; GAME, SEED, ARGS="ou
 
 watch: $(READY)  ## watch CKPT play in a window; GAME, SEED
 	@$(RUN_PYTHON) watch $(PLAY) $(ARGS)
+
+report: $(READY)  ## put RUN (or several, or runs/) into one HTML file; ARGS="output=PATH videos=0"
+	@$(RUN_PYTHON) report $(if $(RUN),'run=$(RUN)',$(error RUN=... is missing: folders in runs/, or runs/ itself)) $(ARGS)
+
+dashboard: $(READY)  ## the same page, live in a browser on this machine; ARGS="runs=PATH port=8001"
+	@$(RUN_PYTHON) dashboard $(ARGS)
 
 profile: $(READY)  ## where the time of a turn goes; GAME, PRESET, STEPS, ARGS
 	@$(RUN_PYTHON) profile $(ENV) $(TRAIN) $(ARGS)

@@ -7,6 +7,8 @@ Commands:
   compare    draw a run's curve on a published one
   video      film a game that a checkpoint plays
   watch      show a checkpoint's games in a window
+  report     put runs into one HTML file: settings, curves, scores, films
+  dashboard  the same page, live in a browser on this machine
   profile    say where the time of training goes
   games      list the games that can be learnt
   doctor     say what is wrong with this machine, if anything
@@ -130,9 +132,29 @@ def compare(composed: Any) -> None:
     compare.compare(settings.to_object(composed), Console(highlight=False))
 
 
+def report(composed: Any) -> None:
+    from rich.console import Console
+
+    from atari_dqn import report, settings
+
+    asked = settings.to_object(composed)
+    settings.between("videos", asked.videos, 0)
+    report.write(asked, Console(highlight=False))
+
+
+def dashboard(composed: Any) -> None:
+    from rich.console import Console
+
+    from atari_dqn import dashboard, settings
+
+    asked = settings.to_object(composed)
+    settings.between("port", asked.port, 0, 65535)
+    dashboard.serve(asked, Console(highlight=False))
+
+
 COMMANDS: dict[str, Callable[[Any], None]] = {
     "train": train, "demo": demo, "evaluate": evaluate, "compare": compare, "video": video, "watch": watch,
-    "profile": profile,
+    "report": report, "dashboard": dashboard, "profile": profile,
 }  # fmt: skip
 
 

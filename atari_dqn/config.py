@@ -238,9 +238,26 @@ class CompareConfig:
     output: str | None = None
 
 
+@dataclass
+class ReportConfig:
+    """Which runs to report on."""
+
+    run: str = MISSING
+    videos: int = MISSING  # of each run, at most
+    output: str | None = None
+
+
+@dataclass
+class DashboardConfig:
+    """Which folder to show, and where."""
+
+    runs: str = MISSING
+    port: int = MISSING
+
+
 SCHEMAS: dict[str, type] = {
     "train": TrainConfig, "profile": TrainConfig, "demo": TrainConfig, "evaluate": PlayConfig, "video": PlayConfig,
-    "watch": PlayConfig, "compare": CompareConfig,
+    "watch": PlayConfig, "compare": CompareConfig, "report": ReportConfig, "dashboard": DashboardConfig,
 }  # fmt: skip
 for _command, _schema in SCHEMAS.items():
     ConfigStore.instance().store(name=f"{_command}_schema", node=_schema)

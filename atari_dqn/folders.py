@@ -7,15 +7,19 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import filelock
+import psutil
 
+from atari_dqn import machine
 from atari_dqn.config import TrainConfig
 from atari_dqn.errors import UserError
 from atari_dqn.files import replacing, sweep
 from atari_dqn.settings import to_yaml
 
 PARTS = ("checkpoints", "videos")
+LOOK_SECONDS = 0.2  # that a look at a lock, see is_held, may take at most
 
 
 def make(config: TrainConfig) -> Path:
@@ -72,35 +76,105 @@ def find(config: TrainConfig) -> Path | None:
     return next((folder for folder in reversed(candidates) if (folder / "config.yaml").is_file()), None)
 
 
+class Process:
+    """What process.json says of the process that works in a run's folder.
+
+    Attributes:
+        ended: how it went out: finished, stopped, or what it failed of; empty where it is at work, or was killed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "process.json"
+        self.ended = ""
+        self._facts = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
+        self._facts |= {"machine": machine.facts(), "versions": machine.versions()}
+
+    def write(self) -> None:
+        more = {"until": _now(), "ended": self.ended} if self.ended else {}
+        with replacing(self.path, "w") as file:
+            json.dump(self._facts | more, file)
+
+
+def _now() -> str:
+    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+
+
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
+def held(folder: Path) -> Iterator[Process]:
     """Keep others out of a run's folder. Raises UserError where a living process is in it, or nothing can be written.
 
     The lock ends with the process that holds it, however that ends. What a killed one left half-written is removed.
     """
-    lock, note = filelock.FileLock(folder / ".lock"), folder / "process.json"
+    lock = filelock.FileLock(folder / ".lock")
     for part in (*PARTS, "replay", "config.yaml", ".lock"):
         if (folder / part).is_symlink():  # what is written and removed in a run's folder stays in it
             raise UserError(f"{folder / part} is a link to elsewhere; put what it leads to in its place")
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=LOOK_SECONDS)
         sweep(folder)
-        with replacing(note, "w") as file:
-            now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-            json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": now}, file)
+        process = Process(folder)
+        before = process.path.read_bytes() if process.path.is_file() else b""
+        process.write()
     except filelock.Timeout:
-        raise UserError(f"{folder} is in use{_who(note)}; wait for it, or stop it") from None
+        raise UserError(f"{folder} is in use{_who(note(folder))}; wait for it, or stop it") from None
     except OSError as error:
         raise UserError(f"cannot write in {folder}: {error.strerror or error}") from None
     try:
-        yield
+        yield process
+    except UserError:  # it was never begun
+        with contextlib.suppress(OSError), replacing(process.path) as file:
+            file.write(before)
+        raise
+    except BaseException as error:
+        process.ended = f"failed: {' '.join(str(error).split())[:400] or type(error).__name__}"
+        raise
     finally:
+        if process.ended:
+            with contextlib.suppress(OSError):  # a full disk is no reason to hide what went wrong
+                process.write()
         lock.release()
 
 
-def _who(note: Path) -> str:
+def is_held(folder: Path) -> bool:
+    """Whether a living process of this machine works in a run's folder. Nothing is written, and nobody kept out.
+
+    (A shared lock cannot be had while a run has the exclusive one, and is given back at once.)
+    """
     try:
-        process = json.loads(note.read_text())
+        import fcntl
+    except ImportError:  # not on Windows, where what is locked cannot be opened
+        return _is_alive(note(folder))
+    try:
+        handle = os.open(folder / ".lock", os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+
+
+def note(folder: Path) -> dict[str, Any]:
+    """What process.json says of the last process in a run's folder; empty where there is none that can be read."""
+    try:
+        found = json.loads((folder / "process.json").read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def _is_alive(process: dict[str, Any]) -> bool:
+    try:
+        return "until" not in process and psutil.pid_exists(int(process["pid"]))
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def _who(process: dict[str, Any]) -> str:
+    try:
         return f" by process {int(process['pid'])} on {process['host']:.60s} since {process['since']:.25s}"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return " by another process"

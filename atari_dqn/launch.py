@@ -118,8 +118,9 @@ def train(config: TrainConfig, overrides: list[str]) -> Run | None:
     departures = presets.departures(config)
     run = prepare(config, console)
     presets.tell(config.preset, departures, console)
-    with folders.held(run.folder):
+    with folders.held(run.folder) as process:
         run.go()
+        process.ended = run.outcome
     return run
 
 
@@ -142,7 +143,7 @@ def resume(folder: Path, asked: TrainConfig, overrides: list[str], console: Cons
         typed = asked.resume == "auto" or any(word.startswith(f"{key}=") for word in overrides)
         if typed and now != then:
             raise UserError(f"{folder} is a run of {key}={then}, not {now}; choose another folder")
-    with folders.held(folder):
+    with folders.held(folder) as process:
         resumed = checkpoints.newest(folder, say)
         if resumed:
             steps, content = resumed.checkpoint.agent_steps, resumed.checkpoint.content
@@ -154,6 +155,7 @@ def resume(folder: Path, asked: TrainConfig, overrides: list[str], console: Cons
             same_end = content["config"]["total_steps"] == config.total_steps
             if content.get("finished") and (same_end or steps >= config.total_steps):
                 say(f"{folder} is finished: {steps:,} agent steps; total_steps=... makes it longer")
+                process.ended = "finished"
                 return None
         run = Run(config, folder, console, resumed)
         with replacing(folder / "config.yaml", "w") as file:  # with what was changed, for the next time
@@ -161,6 +163,7 @@ def resume(folder: Path, asked: TrainConfig, overrides: list[str], console: Cons
         presets.tell(config.preset, presets.departures(config), console)
         say(f"going on in {folder} after {run.agent_steps:,} agent steps")
         run.go()
+        process.ended = run.outcome
     return run
 
 

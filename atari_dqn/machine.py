@@ -1,7 +1,9 @@
 """What this machine has: CPUs, memory, a device."""
 
+import contextlib
 import ctypes
 import os
+import platform
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -126,6 +128,33 @@ def numerics() -> dict[str, str]:
         "CPU": torch.backends.cpu.get_cpu_capability(),
         "denormals": "0",
     }
+
+
+def facts() -> dict[str, str]:
+    """What this machine is, in words."""
+    processor = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        processor = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    found = {
+        "system": platform.system(),
+        "processor": processor,
+        "cores": str(cpus()),
+        "memory": memory_size(psutil.virtual_memory().total),
+    }
+    if torch.cuda.is_available():
+        found["GPU"] = torch.cuda.get_device_name()
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Of what a run's results depend on."""
+    packages = ("atari-dqn", "torch", "ale-py", "gymnasium", "numpy", "opencv-python-headless")
+    found = {"python": platform.python_version()}
+    for package in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
 
 
 def memory_size(number: float) -> str:

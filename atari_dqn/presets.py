@@ -1,5 +1,6 @@
 """What a run sets otherwise than its preset."""
 
+import functools
 from typing import NamedTuple
 
 from omegaconf import OmegaConf
@@ -31,10 +32,12 @@ class Departure(NamedTuple):
 
 
 def of(preset: str, config: TrainConfig) -> TrainConfig:
-    """What the preset alone sets, for the kind of game that `config` is of."""
-    env, game = config.env.kind, config.env.game
-    if game == "CartPole-v1":
-        env = "cartpole"
+    """What the preset alone sets, for the kind of game that `config` is of. It is kept: not to be changed."""
+    return _composed(preset, "cartpole" if config.env.game == "CartPole-v1" else config.env.kind, config.env.game)
+
+
+@functools.cache
+def _composed(preset: str, env: str, game: str) -> TrainConfig:
     return settings.to_train_config(settings.compose("train", [f"env={env}", f"env.game={game}", f"preset={preset}"]))
 
 
@@ -58,7 +61,7 @@ def table(preset: str, found: list[Departure]) -> Table:
     for column in ("setting", "preset", "this run"):
         view.add_column(column, overflow="fold", justify="left" if column == "setting" else "right")
     for key, own, mine in found:
-        view.add_row(key, _text(own), _text(mine))
+        view.add_row(key, text(own), text(mine))
     return view
 
 
@@ -68,7 +71,8 @@ def tell(preset: str, found: list[Departure], console: Console) -> None:
         console.print(table(preset, found))
 
 
-def _text(value: object) -> str:
+def text(value: object) -> str:
+    """A setting's value as it is written in YAML, large numbers with commas."""
     if value is None:
         return "null"
     if isinstance(value, bool):

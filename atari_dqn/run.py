@@ -111,6 +111,11 @@ class Run:
         """End the run after this turn, as a signal would."""
         self.stopped.set()
 
+    @property
+    def outcome(self) -> str:
+        """How it ended: stopped on request, or finished."""
+        return "stopped" if self.stopped.is_set() else "finished"
+
     def go(self, *watchers: Tracker) -> None:
         """Train to the end, a goal, or a signal that asks to stop; `watchers` see it too. Raises RunFailed."""
         self._started = time.perf_counter()

@@ -37,7 +37,7 @@ def as_hydra_reads(word: str) -> str:
         except ValueError:
             return word
         return f"{key}={int(number)}" if number == int(number) else word
-    if key in ("checkpoint", "run", "run_dir", "resume", "output", "env.game") and not re.fullmatch(
+    if key in ("checkpoint", "run", "runs", "run_dir", "resume", "output", "env.game") and not re.fullmatch(
         r"[\w./:,-]*|'.*'|\".*\"", value
     ):
         escaped = value.replace("'", "\\'")

@@ -1,0 +1,425 @@
+"use strict";
+// The report and the dashboard are this one page: a report carries its data, a dashboard asks its server for them.
+
+const PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#e69f00", "#6f5fc6"]; // Okabe and Ito's
+const DASHES = ["solid", "dash", "dot", "dashdot"];
+const REFRESH_MS = 5000;
+const AXES = {
+  frames: { label: "frames", title: "environment frames", of: (series) => series.frames },
+  steps: { label: "steps", title: "agent steps", of: (series) => series.agent_steps },
+  hours: { label: "hours", title: "hours of training", of: (series) => series.seconds.map((s) => s / 3600) },
+};
+const SEEDS = { each: "each", mean: "mean", iqm: "IQM" };
+const CHARTS = [
+  { key: "trained.mean", title: "Training return", note: "", measure: "training", first: true },
+  { key: "evaluated.mean", title: "Evaluation return", note: "mean raw return, in games of their own", measure: "evaluation", points: true },
+  { key: "measured.q_mean", title: "Q-values", note: "mean over the updates since the last row" },
+  { key: "evaluated.held_out_q", title: "Q-values of held-out states", note: "mean of the largest, Figure 2 of Mnih et al. 2015", points: true },
+  { key: "measured.loss", title: "Loss", note: "mean over the updates since the last row" },
+  { key: "measured.epsilon", title: "Epsilon", note: "the share of random actions" },
+  { key: "measured.frames_per_second", title: "Speed", note: "environment frames a second" },
+  { key: "measured.grad_norm", title: "Gradient norm", note: "of the last update" },
+];
+
+let data = JSON.parse(document.getElementById("data").textContent);
+const choice = { axis: "frames", seeds: "each", theme: "auto", runs: null };
+const numberFormat = new Intl.NumberFormat("en", { maximumSignificantDigits: 4 });
+
+// --- small helpers ---------------------------------------------------------------------------------------------------
+
+function el(tag, properties = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [key, value] of Object.entries(properties)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
+    else if (key in node && !key.startsWith("aria") && key !== "style") node[key] = value;
+    else node.setAttribute(key, value);
+  }
+  node.append(...children.filter((child) => child !== null && child !== undefined));
+  return node;
+}
+
+const show = (value) => (value === null || value === undefined ? "–" : numberFormat.format(value));
+const percent = (share) => (share === null || share === undefined ? "" : `${Math.round(100 * share)}%`);
+const short = (name) => name.split("/").pop();
+
+function duration(seconds) {
+  if (seconds === null || seconds === undefined) return "";
+  const minutes = Math.round(seconds / 60);
+  if (minutes < 60) return `${minutes} min`;
+  return minutes < 48 * 60 ? `${Math.floor(minutes / 60)} h ${minutes % 60} min` : `${(minutes / 1440).toFixed(1)} days`;
+}
+
+function compact(number) {
+  return new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 }).format(number);
+}
+
+function table(caption, columns, rows, leftColumns = 1) {
+  const side = (i) => (i < leftColumns ? "left" : "");
+  return el("table", {},
+    el("caption", {}, caption),
+    el("thead", {}, el("tr", {}, ...columns.map((name, i) => el("th", { scope: "col", className: side(i) }, name)))),
+    el("tbody", {}, ...rows.map((row) => el("tr", {}, ...row.map((cell, i) =>
+      i === 0 ? el("th", { scope: "row", className: "left" }, cell) : el("td", { className: side(i) }, cell))))));
+}
+
+const scrolled = (label, child) => el("div", { className: "wide", tabIndex: 0, role: "region", "aria-label": label }, child);
+
+// --- what is chosen --------------------------------------------------------------------------------------------------
+
+function radios(id, options, changed) {
+  const box = document.getElementById(id);
+  box.replaceChildren(...Object.entries(options).map(([value, label]) => el("label", {},
+    el("input", { type: "radio", name: id, value, checked: choice[id] === value, onchange: () => { choice[id] = value; changed(); } }),
+    el("span", {}, label))));
+}
+
+function theme() {
+  const dark = choice.theme === "dark" || (choice.theme === "auto" && matchMedia("(prefers-color-scheme: dark)").matches);
+  document.documentElement.dataset.theme = dark ? "dark" : "light";
+}
+
+function chosen() {
+  return data.runs.filter((run) => choice.runs.has(run.name));
+}
+
+const entries = () => chosen().map((run) => ({ ...run, ...(data.entries[run.name] || {}) })).filter((run) => run.trained);
+
+// A run keeps its colour while others come and go.
+const colours = new Map();
+function colour(name) {
+  if (!colours.has(name)) colours.set(name, colours.size);
+  return PALETTE[colours.get(name) % PALETTE.length];
+}
+const dash = (name) => DASHES[Math.floor(colours.get(name) / PALETTE.length) % DASHES.length];
+
+// --- the list of runs ------------------------------------------------------------------------------------------------
+
+function list() {
+  const focused = document.activeElement && document.activeElement.id;
+  const head = ["shown", "run", "game", "preset", "seed", "state", "agent steps", "score", "best", "of a human", "pace", "frames/s", "took", "left"];
+  const body = data.runs.map((run) => {
+    const box = el("td", { className: "choose" }, el("input", {
+      type: "checkbox", id: `show ${run.name}`, checked: choice.runs.has(run.name), "aria-label": `show ${run.name}`,
+      onchange: (event) => { choice.runs[event.target.checked ? "add" : "delete"](run.name); remember(); changed(); },
+    }));
+    if (run.error) return el("tr", {}, box, el("th", { scope: "row", className: "left" }, run.name), el("td", { colSpan: 12, className: "left failed" }, run.error));
+    const done = run.agent_steps / run.total_steps;
+    const swatch = choice.runs.has(run.name) ? el("span", { className: "swatch", style: `background:${colour(lineName(run))}` }) : null;
+    return el("tr", {}, box,
+      el("th", { scope: "row", className: "left" }, swatch, run.name),
+      el("td", { className: "left" }, run.game), el("td", { className: "left" }, run.preset), el("td", {}, String(run.seed)),
+      el("td", { className: "left" }, el("span", { className: `state ${run.state}`, title: run.detail }, run.state), run.detail ? el("span", { className: "detail" }, ` ${run.detail}`) : null),
+      el("td", {}, `${compact(run.agent_steps)} `, run.state === "finished" ? null : el("progress", { max: 1, value: done, title: percent(done), "aria-label": `${run.name}: progress` })),
+      el("td", {}, show(run.score)), el("td", {}, show(run.best)), el("td", {}, percent(run.human_normalised)),
+      el("td", { className: "left" }, run.pace), el("td", {}, run.frames_per_second === null ? "" : compact(run.frames_per_second)),
+      el("td", {}, duration(3600 * run.hours)), el("td", {}, duration(run.seconds_left)));
+  });
+  document.getElementById("list").replaceChildren(
+    el("caption", {}, `${data.runs.length} ${data.runs.length === 1 ? "run" : "runs"}; those ticked are shown below`),
+    el("thead", {}, el("tr", {}, ...head.map((name, i) => el("th", { scope: "col", className: i === 0 ? "choose" : i < 4 || i === 5 || i === 10 ? "left" : "" }, name)))),
+    el("tbody", {}, ...body));
+  if (focused && focused.startsWith("show ")) document.getElementById(focused)?.focus();
+}
+
+// --- curves ----------------------------------------------------------------------------------------------------------
+
+const band = (group) => data.bands.find((one) => one.group === group);
+const isTogether = (run) => choice.seeds !== "each" && Boolean(band(run.group));
+const lineName = (run) => (isTogether(run) ? run.group : run.name);
+
+function series(run, chart) {
+  const [part, column] = chart.key.split(".");
+  return { x: AXES[choice.axis].of(run[part]), y: run[part][column] };
+}
+
+const shade = (hex, share) => hex + Math.round(255 * share).toString(16).padStart(2, "0");
+
+function bandTraces(x, low, high, fill, name) {
+  const edge = { x, mode: "lines", line: { width: 0 }, hoverinfo: "skip", edge: true, type: "scatter" };
+  return [{ ...edge, y: low, name: `${name}, low` }, { ...edge, y: high, fill: "tonexty", fillcolor: fill, name: `${name}, high` }];
+}
+
+function traces(chart, runs) {
+  const made = [];
+  const published = runs.map((run) => run.published).find((one) => one && one.measure === chart.measure);
+  if (published && choice.axis !== "hours") {
+    const skip = choice.axis === "steps" ? runs[0].frame_skip : 1;
+    const x = published.frames.map((frames) => frames / skip);
+    made.push(...bandTraces(x, published.low, published.high, "#80808026", "allowed"));
+    made.push({ x, y: published.mean, name: published.title, mode: "lines", type: "scatter", line: { color: "#808080", dash: "dash", width: 2 } });
+  }
+  const seen = new Set();
+  for (const run of runs) {
+    const name = lineName(run);
+    if (seen.has(name)) continue;
+    seen.add(name);
+    const stroke = colour(name);
+    const common = isTogether(run) && band(run.group).curves[`${chart.key}.${choice.axis === "hours" ? "seconds" : "frames"}`];
+    if (common) {
+      const unit = { frames: 1, steps: run.frame_skip, hours: 3600 }[choice.axis];
+      const x = common.x.map((value) => value / unit);
+      const { middle, low, high } = common[choice.seeds];
+      made.push(...bandTraces(x, low, high, shade(stroke, 0.22), name));
+      made.push({ x, y: middle, name: `${name} (${band(run.group).runs.length} seeds)`, mode: "lines", type: "scatter", line: { color: stroke, width: 2.5, dash: dash(name) } });
+    } else if (!isTogether(run)) {
+      const { x, y } = series(run, chart);
+      if (!y.some((value) => value !== null)) continue;
+      const error = chart.key === "evaluated.mean" ? { type: "data", array: run.evaluated.sd, thickness: 1, width: 2, color: shade(stroke, 0.5) } : undefined;
+      made.push({ x, y, name: short(name), mode: chart.points ? "lines+markers" : "lines", type: "scatter", error_y: error, line: { color: stroke, width: 2, dash: dash(name) }, marker: { size: 6 }, connectgaps: false });
+    }
+  }
+  return made;
+}
+
+function layout(made) {
+  const style = getComputedStyle(document.documentElement);
+  const ink = style.getPropertyValue("--ink").trim();
+  const axis = { gridcolor: style.getPropertyValue("--line").trim(), zerolinecolor: style.getPropertyValue("--line").trim(), automargin: true };
+  return {
+    margin: { l: 46, r: 12, t: 8, b: 40 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", autosize: true,
+    font: { color: ink, size: 12, family: getComputedStyle(document.body).fontFamily }, hovermode: "x unified",
+    hoverlabel: { bgcolor: style.getPropertyValue("--back").trim(), font: { color: ink } },
+    xaxis: { ...axis, title: { text: AXES[choice.axis].title }, rangemode: "tozero" }, yaxis: axis, uirevision: choice.axis,
+    showlegend: false,
+  };
+}
+
+function summary(made) {
+  const parts = made.filter((trace) => !trace.edge).map((trace) => {
+    const known = trace.y.filter((value) => value !== null);
+    return `${trace.name}: ${known.length ? `last ${show(known[known.length - 1])}, from ${show(Math.min(...known))} to ${show(Math.max(...known))}` : "no values yet"}`;
+  });
+  return parts.join("; ") || "no values yet";
+}
+
+function numbersTable(made, title) {
+  const rows = made.filter((trace) => !trace.edge).flatMap((trace) =>
+    trace.x.map((x, i) => [trace.name, show(x), show(trace.y[i])]).filter((_, i) => trace.y[i] !== null));
+  return scrolled(`${title}: numbers`, table(title, ["curve", AXES[choice.axis].title, "value"], rows.slice(0, 2000)));
+}
+
+const visible = new IntersectionObserver((seen) => seen.forEach((one) => { if (one.isIntersecting) paint(one.target); }), { rootMargin: "200px" });
+
+function paint(plot) {
+  if (!plot.dirty || !window.Plotly) return;
+  plot.dirty = false;
+  Plotly.react(plot, plot.made, layout(plot.made), { displayModeBar: false, responsive: true });
+}
+
+function figure(chart) {
+  const note = el("span", { className: "note" }, chart.note);
+  const caption = el("figcaption", {}, chart.title, note);
+  const plot = el("div", { className: "plot", role: "img" });
+  const details = el("details", {}, el("summary", {}, "the numbers"));
+  details.addEventListener("toggle", () => { fill(details, plot, chart); });
+  const box = el("figure", { className: chart.first ? "first" : "" }, caption, plot, details);
+  box.plot = plot;
+  box.update = (runs) => {
+    if (chart.first) note.textContent = firstNote(runs);
+    plot.made = traces(chart, runs);
+    plot.dirty = true;
+    const own = plot.made.filter((trace) => !trace.edge);
+    box.hidden = own.length === 0;
+    plot.setAttribute("aria-label", `${chart.title} over ${AXES[choice.axis].title}. ${summary(plot.made)}`);
+    fill(details, plot, chart);
+    visible.unobserve(plot);
+    visible.observe(plot);
+  };
+  return box;
+}
+
+function firstNote(runs) {
+  const widths = [...new Set(runs.map((run) => run.every_frames))];
+  return `mean raw return of the games that ended in each ${widths.length === 1 ? `${compact(widths[0])} frames` : "part of a run"}`;
+}
+
+// What the lines of a game's charts are, once for all of them.
+function legend(runs) {
+  const named = new Map();
+  for (const run of runs) named.set(lineName(run), isTogether(run) ? `${run.group}, ${band(run.group).runs.length} seeds` : short(run.name));
+  const key = (stroke, style, text) => el("li", {}, el("span", { className: "key", style: `border-top: 3px ${style} ${stroke}` }), text);
+  const styles = { solid: "solid", dash: "dashed", dot: "dotted", dashdot: "double" };
+  const made = [...named].map(([name, text]) => key(colour(name), styles[dash(name)], text));
+  for (const title of new Set(runs.filter((run) => run.published).map((run) => run.published.title))) made.push(key("#808080", "dashed", `${title}, published; shaded: what is allowed`));
+  return el("ul", { className: "legend", "aria-label": "legend" }, ...made);
+}
+
+function fill(details, plot, chart) {
+  details.querySelectorAll(".wide").forEach((old) => old.remove());
+  if (details.open) details.append(numbersTable(plot.made, chart.title));
+}
+
+// --- a game ----------------------------------------------------------------------------------------------------------
+
+function scoresTable(game, runs) {
+  const rows = [];
+  for (const run of runs) {
+    for (const [row, what] of picks(run.evaluations)) {
+      rows.push([`${short(run.name)}, ${what}`, compact(Number(row.agent_steps)), row.protocol, row.episodes, show(row.mean), show(row.sd), show(row.median), show(row.min), show(row.max), percent(row.human_normalised)]);
+    }
+  }
+  for (const one of data.scores[game] || []) {
+    rows.push([one.title, one.frames ? compact(one.frames / 4) : "", one.protocol, "", show(one.mean), "", "", "", "", percent(one.human_normalised)]);
+  }
+  if (!rows.length) return null;
+  const columns = ["who", "agent steps", "protocol", "games", "mean", "sd", "median", "min", "max", "of a human"];
+  const made = table(`${game}: evaluations, and what others published`, columns, rows, 1);
+  made.querySelectorAll("tbody tr").forEach((row) => row.children[2].classList.add("wrap", "left"));
+  return scrolled(`${game}: evaluations`, made);
+}
+
+function picks(rows) {
+  const current = rows.filter((row) => row.network !== "best");
+  const found = [];
+  if (current.length) found.push([current[current.length - 1], "last network"]);
+  const best = current.reduce((one, other) => (one === null || other.mean > one.mean ? other : one), null);
+  if (best && best !== current[current.length - 1]) found.push([best, "best when chosen"]);
+  const again = rows.filter((row) => row.network === "best");
+  if (again.length) found.push([again[again.length - 1], "best, fresh seeds"]);
+  return found;
+}
+
+function evaluationsTable(run) {
+  const rows = run.evaluations.map((row) => [compact(Number(row.agent_steps)), row.network, row.episodes, show(row.mean), show(row.sd), show(row.median), show(row.min), show(row.max), percent(row.human_normalised)]);
+  return scrolled(`${run.name}: all evaluations`, table("all evaluations", ["agent steps", "network", "games", "mean", "sd", "median", "min", "max", "of a human"], rows));
+}
+
+// A film is decoded when it is asked for; its place is kept.
+function film(run, one) {
+  const player = el("video", { controls: true, preload: one.url ? "metadata" : "none", playsInline: true, "aria-label": `${run.name}: ${one.label}` });
+  if (one.url) player.src = one.url;
+  else {
+    const bytes = Uint8Array.from(atob(document.getElementById(one.id).textContent), (c) => c.charCodeAt(0));
+    player.src = URL.createObjectURL(new Blob([bytes], { type: "video/mp4" }));
+    player.preload = "metadata";
+  }
+  return el("figure", {}, player, el("figcaption", {}, short(run.name), el("span", { className: "note" }, one.label)));
+}
+
+function about(run) {
+  const facts = [["steps", `${run.agent_steps.toLocaleString("en")} of ${run.total_steps.toLocaleString("en")} agent steps (${compact(run.frames)} frames), ${run.updates.toLocaleString("en")} updates, ${duration(3600 * run.hours)}`]];
+  for (const key of ["machine", "versions"]) {
+    const told = run.process[key];
+    if (told) facts.push([key, Object.entries(told).map(([name, value]) => `${name} ${value}`).join(", ")]);
+  }
+  if (run.published) facts.push(["compared with", `${run.published.title}: ${run.published.protocol}; ${run.published.seeds} seeds; ${run.published.source}. Allowed: mean ± max(3 sd, 20%)`]);
+  const departures = run.departures.length
+    ? scrolled(`${run.name}: settings`, table(`otherwise than preset ${run.preset}`, ["setting", "preset", "this run"], run.departures))
+    : el("p", {}, `As preset ${run.preset} says, in every setting.`);
+  return el("details", { open: true }, el("summary", {}, run.name),
+    el("dl", {}, ...facts.flatMap(([key, value]) => [el("dt", {}, key), el("dd", {}, value)])), departures,
+    run.evaluations.length ? evaluationsTable(run) : null);
+}
+
+const sections = new Map();
+
+function section(game) {
+  if (sections.has(game)) return sections.get(game);
+  const figures = CHARTS.map(figure);
+  const lines = el("div"), scores = el("div"), films = el("div"), runs = el("div", { className: "runs" });
+  const filmed = el("div", {}, el("h3", {}, "Films"), films);
+  films.className = "films";
+  const box = el("section", { "aria-label": game }, el("h2", {}, game), lines, el("div", { className: "charts" }, ...figures),
+    el("h3", {}, "Scores"), scores, filmed, el("h3", {}, "What was run"), runs);
+  box.update = (shown) => {
+    replace(lines, JSON.stringify([choice.seeds, shown.map((run) => run.name)]), () => [legend(shown)]);
+    figures.forEach((one) => one.update(shown));
+    replace(scores, JSON.stringify(shown.map((run) => [run.name, run.evaluations])), () => [scoresTable(game, shown) || el("p", { className: "note" }, "no evaluation yet")]);
+    const all = shown.flatMap((run) => (data.videos[run.name] || []).map((one) => [run, one]));
+    filmed.hidden = all.length === 0;
+    replace(films, JSON.stringify(all.map(([run, one]) => [run.name, one])), () => all.map(([run, one]) => film(run, one)));
+    replace(runs, JSON.stringify(shown), () => shown.map(about));
+  };
+  sections.set(game, box);
+  return box;
+}
+
+// What did not change stays, with its focus, its scroll and a film that plays.
+function replace(box, key, make) {
+  if (box.key === key) return;
+  box.key = key;
+  box.replaceChildren(...make());
+}
+
+function changed() {
+  list();
+  const runs = entries();
+  const games = [...new Set(runs.map((run) => run.game))];
+  const boxes = games.map(section);
+  const all = document.getElementById("games");
+  if ([...all.children].some((child, i) => child !== boxes[i]) || all.children.length !== boxes.length) all.replaceChildren(...boxes);
+  games.forEach((game, i) => boxes[i].update(runs.filter((run) => run.game === game)));
+  if (data.live && chosen().some((run) => !data.entries[run.name])) refresh();
+}
+
+// --- live ------------------------------------------------------------------------------------------------------------
+
+function remember() {
+  if (data.live) history.replaceState(null, "", `#${new URLSearchParams([...choice.runs].map((name) => ["run", name]))}`);
+}
+
+function first() {
+  const asked = new URLSearchParams(location.hash.slice(1)).getAll("run");
+  const names = new Set(data.runs.map((run) => run.name));
+  if (data.live && asked.some((name) => names.has(name))) return new Set(asked.filter((name) => names.has(name)));
+  if (!data.live) return names;
+  const good = data.runs.filter((run) => !run.error).sort((a, b) => a.seconds_since - b.seconds_since);
+  const running = good.filter((run) => run.state === "running");
+  return new Set((running.length ? running : good).slice(0, 4).map((run) => run.name));
+}
+
+let asking = false, tag = "";
+async function refresh() {
+  if (asking) return;
+  asking = true;
+  const status = document.getElementById("status");
+  try {
+    const query = new URLSearchParams([...(choice.runs || [])].map((name) => ["run", name]));
+    const answer = await fetch(`data.json?${query}`, { headers: tag ? { "If-None-Match": tag } : {}, cache: "no-store" });
+    if (answer.status === 200) {
+      tag = answer.headers.get("ETag") || "";
+      data = { ...(await answer.json()), live: true };
+      if (choice.runs === null) { choice.runs = first(); tag = ""; }
+      changed();
+    }
+    const running = data.runs.filter((run) => run.state === "running").length;
+    status.textContent = `live: ${running} of ${data.runs.length} runs at work; last change seen ${data.made}`;
+  } catch (error) {
+    status.textContent = `the dashboard's server does not answer; what is shown is of ${data.made || "never"}`;
+  } finally {
+    asking = false;
+  }
+  if (choice.runs && chosen().some((run) => !run.error && !data.entries[run.name])) await refresh();
+}
+
+async function plotly() {
+  const packed = document.getElementById("plotly");
+  if (!packed) return;
+  const bytes = Uint8Array.from(atob(packed.textContent), (c) => c.charCodeAt(0));
+  const text = await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+  document.head.append(el("script", { textContent: text }));
+  packed.remove();
+}
+
+async function start() {
+  theme();
+  const again = () => { theme(); changed(); };
+  radios("axis", Object.fromEntries(Object.entries(AXES).map(([key, axis]) => [key, axis.label])), changed);
+  radios("seeds", SEEDS, changed);
+  radios("theme", { auto: "auto", light: "light", dark: "dark" }, again);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again);
+  document.getElementById("controls").addEventListener("submit", (event) => event.preventDefault());
+  await plotly();
+  if (data.live) {
+    await refresh();
+    setInterval(refresh, REFRESH_MS);
+  } else {
+    choice.runs = first();
+    document.getElementById("status").textContent = `made ${data.made}`;
+    changed();
+  }
+  document.documentElement.dataset.ready = "true";
+}
+
+start();

@@ -1,0 +1,138 @@
+"""One HTML file of runs that needs nothing else: settings, curves, scores, films. The page itself is in page/."""
+
+import base64
+import datetime
+import gzip
+import html
+import importlib.resources
+import json
+import string
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from atari_dqn import bands, logbook, scores
+from atari_dqn.config import ReportConfig
+from atari_dqn.display import compact
+from atari_dqn.errors import UserError
+from atari_dqn.files import replacing
+from atari_dqn.logbook import Data
+
+POINTS, ALL_POINTS, FEWEST = 600, 24_000, 60  # of each curve; of all runs' curves of a kind; of each whatever
+# A report talks to nobody, whatever a run's files may hold.
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; media-src blob:"
+)
+
+
+def part(name: str) -> str:
+    """A file of page/."""
+    return importlib.resources.files("atari_dqn").joinpath(f"page/{name}").read_text(encoding="utf-8")
+
+
+def plotly() -> str:
+    """plotly.js, as the Python package ships it."""
+    from plotly.offline import get_plotlyjs  # slow to load
+
+    return get_plotlyjs()
+
+
+def page(title: str, data: Data, style: str, scripts: str, policy: str = "") -> str:
+    """The page, with what it shows; a report and a dashboard differ in `style` and `scripts`, inline or linked."""
+    return string.Template(part("page.html")).substitute(
+        title=html.escape(title),
+        human=html.escape(scores.SOURCE),
+        data=json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
+        policy=policy and f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
+        style=style,
+        scripts=scripts,
+    )
+
+
+def gather(folders: dict[str, Path], shown: Sequence[str]) -> Data:
+    """What the page shows of runs by their names: all of them in its list, and the curves of those `shown`."""
+    points = max(FEWEST, min(POINTS, ALL_POINTS // max(1, len(shown))))
+    runs = [{"name": name} | logbook.line(folder) for name, folder in folders.items()]
+    entries = {name: logbook.entry(folders[name], points) for name in shown}
+    games = {run["game"] for run in runs if "game" in run and run["name"] in shown}
+    return {
+        "made": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S"),
+        "runs": runs,
+        "entries": entries,
+        "bands": bands.together([{"name": name} | entry for name, entry in entries.items()]),
+        "scores": logbook.final_scores(sorted(games)),
+        "videos": {},
+    }
+
+
+def spread(films: Sequence[Path], most: int) -> list[Path]:
+    """At most so many of a run's films, evenly spread, the last one among them; one alone is the last."""
+    if len(films) <= most:
+        return list(films)
+    return [films[round((i + 1) * len(films) / most) - 1] for i in range(most)]
+
+
+def film_label(film: Path) -> str:
+    steps = film.stem.removeprefix("step")
+    return f"after {compact(int(steps))} agent steps" if steps.isdecimal() else film.stem
+
+
+def name_runs(asked: str) -> dict[str, Path]:
+    """The runs in what was asked for: folders of runs, or folders of those, with blanks between. Raises UserError."""
+    words = [asked] if Path(asked).exists() else asked.split()
+    found: dict[str, Path] = {}
+    for word in words:
+        root = Path(word)
+        if not root.is_dir():
+            raise UserError(f"run={word}: there is no such folder")
+        runs = logbook.find(root)
+        if not runs:
+            raise UserError(f"run={word}: not a run's folder, and none is in it (there is no config.yaml)")
+        for folder in runs:
+            found[folder.resolve().name if folder == root else str(folder.relative_to(root))] = folder
+    return found
+
+
+def write(asked: ReportConfig, console: Console) -> None:
+    """Write the report that is asked for, whole or not at all."""
+    folders = name_runs(asked.run)
+    first = next(iter(folders.values()))
+    output = Path(asked.output or (first if len(folders) == 1 else Path(asked.run.split()[0])) / "report.html")
+    if not asked.output and len(folders) > 1 and (output.parent / "config.yaml").exists():
+        output = output.parent.parent / "report.html"  # beside several runs that were named, not in the first
+    if output.suffix not in (".html", ".htm"):
+        raise UserError(f"output={output}: must end with .html")
+    data, films = gather(folders, list(folders)), []
+    unreadable = [f"{run['name']} {run['error']}" for run in data["runs"] if "error" in run]
+    if len(unreadable) == len(folders):
+        raise UserError(unreadable[0])
+    for i, (name, folder) in enumerate(folders.items()):
+        data["videos"][name] = []
+        for j, film in enumerate(spread(logbook.videos(folder), asked.videos)):
+            data["videos"][name].append({"label": film_label(film), "id": f"film-{i}-{j}"})
+            films.append(_packed(f"film-{i}-{j}", film.read_bytes()))
+    games = sorted({run["game"] for run in data["runs"] if "game" in run})
+    title = f"atari_dqn: {', '.join(games[:4])}{' ...' if len(games) > 4 else ''}"
+    scripts = "\n".join(
+        [*films, _packed("plotly", gzip.compress(plotly().encode(), mtime=0)), f"<script>{part('page.js')}</script>"]
+    )
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(output, "w", encoding="utf-8") as file:
+            file.write(page(title, data, f"<style>{part('page.css')}</style>", scripts, POLICY))
+    except OSError as error:
+        raise UserError(f"cannot write {output}: {error.strerror or error}; set output=PATH") from None
+    for text in unreadable:
+        console.print(f"note: {text}", soft_wrap=True, markup=False)
+    megabytes, filmed = output.stat().st_size / 1e6, sum(map(len, films)) / 1e6
+    console.print(
+        f"written: {output} ({len(folders)} {'run' if len(folders) == 1 else 'runs'}, {megabytes:.1f} MB, "
+        f"{filmed:.1f} of them {len(films)} {'film' if len(films) == 1 else 'films'})",
+        soft_wrap=True, highlight=False, markup=False,
+    )  # fmt: skip
+
+
+def _packed(name: str, content: bytes) -> str:
+    """Bytes as text in the page, for its script to unpack."""
+    return f'<script type="text/plain" id="{name}">{base64.b64encode(content).decode()}</script>'
