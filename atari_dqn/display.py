@@ -32,6 +32,11 @@ class Tracker:
     def close(self) -> None: ...
 
 
+def group(evaluation: Row) -> str:
+    """Where an evaluation is drawn: the best network's, once more at the end, is no part of the curve."""
+    return "evaluation" if evaluation["network"] == "current" else f"evaluation_{evaluation['network']}"
+
+
 class Terminal(Console):
     """A console whose loss is no reason to end: where nobody reads on, it falls silent."""
 
@@ -45,7 +50,7 @@ def hours(seconds: float) -> str:
 
 
 class Display(Tracker):
-    """A calm display, a bar and two lines; where the output is not a terminal, a plain line every 30 seconds."""
+    """A calm display, a bar and three lines; where the output is not a terminal, a plain line every 30 seconds."""
 
     PLAIN_SECONDS = 30.0
 
@@ -57,12 +62,13 @@ class Display(Tracker):
         frame_skip: int,
         agent_steps: int = 0,
         pace: Pace | None = None,
+        best: float | None = None,
     ) -> None:
         self._console, self._game, self._total, self._skip = console, game, total_steps, frame_skip
         self._first, self._started, self._spoke = agent_steps, time.perf_counter(), time.perf_counter()
         self._row: Row = {}
         self._pace = pace
-        self._best = ""
+        self._best = "" if best is None else self._word(best)
         self._updates = 0
         self._epsilon = 1.0
         self._bar = Progress(
@@ -74,19 +80,18 @@ class Display(Tracker):
         if console.is_terminal:
             self._live.start()
 
-    def _facts(self) -> list[str]:
+    def _lines(self) -> list[str]:
+        """How far it is; the score now, and against the published one; the best score, and where the time goes."""
         steps = int(self._bar.tasks[0].completed)
         row = self._row
         shown = row.get("return_mean", math.nan)
         pace = self._pace.word(steps * self._skip) if self._pace else ""
+        score = f"return {shown:.1f}{scores.human(self._game, shown)}"
         return [
-            f"{compact(steps)} steps {compact(steps * self._skip)} frames {compact(self._updates)} updates",
-            f"{row.get('frames_per_second', 0):,.0f} frames/s",
-            f"ε {self._epsilon:.2f}",
-            "return: no game ended yet"
-            if math.isnan(shown)
-            else f"return {shown:.1f}{scores.human(self._game, shown)}{pace and f'  {pace}'}{self._best}",
-            "time: " + " ".join(f"{stage} {share:.0%}" for stage, share in self._largest()),
+            f"{compact(steps)} steps {compact(steps * self._skip)} frames {compact(self._updates)} updates  "
+            f"{row.get('frames_per_second', 0):,.0f} frames/s  ε {self._epsilon:.2f}",
+            ("return: no game ended yet" if math.isnan(shown) else score) + (pace and f"  {pace}"),
+            self._best + "time: " + " ".join(f"{stage} {share:.0%}" for stage, share in self._largest()),
         ]
 
     def _largest(self) -> list[tuple[str, float]]:
@@ -95,12 +100,8 @@ class Display(Tracker):
         return sorted(shares.items(), key=lambda item: -item[1])[:2]
 
     def _render(self) -> Group:
-        facts = self._facts()
-        return Group(
-            self._bar.get_renderable(),
-            Text("  ".join(facts[:3]), overflow="ellipsis", no_wrap=True),
-            Text("  ".join(facts[3:]), overflow="ellipsis", no_wrap=True),
-        )
+        lines = (Text(line, overflow="ellipsis", no_wrap=True) for line in self._lines())
+        return Group(self._bar.get_renderable(), *lines)
 
     def turn(self, record: Record) -> None:
         self._bar.update(self._task, completed=min(record.agent_steps, self._total))
@@ -114,7 +115,7 @@ class Display(Tracker):
             done = row["agent_steps"] - self._first
             left = (self._total - row["agent_steps"]) * (now - self._started) / max(1, done)
             share = row["agent_steps"] / self._total
-            self._console.print(f"{share:4.0%}  {'  '.join(self._facts())}  left {hours(left)}", soft_wrap=True)
+            self._console.print(f"{share:4.0%}  {'  '.join(self._lines())}  left {hours(left)}", soft_wrap=True)
 
     def episode(self, row: Row) -> None:
         if self._pace:
@@ -124,7 +125,10 @@ class Display(Tracker):
         if self._pace and row["network"] == "current":
             self._pace.evaluation(row["frames"], row["mean"])
         if row["best"]:
-            self._best = f"  best {row['mean']:.1f}{scores.human(self._game, row['mean'])}"
+            self._best = self._word(row["mean"])
+
+    def _word(self, best: float) -> str:
+        return f"best {best:.1f}{scores.human(self._game, best)}  "
 
     def close(self) -> None:
         self._live.stop()

@@ -116,7 +116,7 @@ def disk() -> Finding:
 def wandb() -> Finding:
     import wandb
 
-    from atari_dqn.trackers import wandb_login
+    from atari_dqn.wandb_client import wandb_login
 
     if os.environ.get("WANDB_MODE") in ("disabled", "offline") or not wandb_login():
         return GOOD, f"{wandb.__version__}, no login: runs are recorded offline (`wandb login` changes that)"

@@ -19,7 +19,7 @@ from atari_dqn.files import replacing, sweep
 from atari_dqn.settings import to_yaml
 
 PARTS = ("checkpoints", "videos")
-LOOK_SECONDS = 0.2  # that a look at a lock, see is_held, may take at most
+LOOK_SECONDS = 1.0  # that a look at a lock, see is_held, may take at most
 
 
 def make(config: TrainConfig) -> Path:
@@ -110,7 +110,7 @@ def held(folder: Path) -> Iterator[Process]:
         if (folder / part).is_symlink():  # what is written and removed in a run's folder stays in it
             raise UserError(f"{folder / part} is a link to elsewhere; put what it leads to in its place")
     try:
-        lock.acquire(timeout=LOOK_SECONDS)
+        lock.acquire(timeout=LOOK_SECONDS, poll_interval=0.01)
         sweep(folder)
         process = Process(folder)
         before = process.path.read_bytes() if process.path.is_file() else b""

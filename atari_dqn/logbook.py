@@ -21,7 +21,7 @@ AXES = ("frames", "agent_steps", "seconds")
 MEASURED = ("q_mean", "loss", "grad_norm", "epsilon", "frames_per_second")
 EVALUATED = ("mean", "sd", "held_out_q")
 TRAINED = ("mean",)
-PARTS = 60  # of a whole run, at most, that its training games are averaged in
+PARTS = 60  # of a run, at most, that its training games are averaged in
 CSV_FILES = ("metrics.csv", "episodes.csv", "evaluations.csv")
 SILENT_SECONDS = 600.0  # without a row; then a run that seems to be at work is worth a look
 
@@ -186,14 +186,15 @@ def _series(folder: Path, points: int, stamp: object) -> Data:
     metrics = thin(numbers(curves.read(folder / "metrics.csv"), (*AXES, *MEASURED)), points)
     rows = curves.read(folder / "evaluations.csv")
     current = [row for row in rows if (row.get("network") or "current") == "current"]
-    every = part_frames(config)
+    episodes = curves.read(folder / "episodes.csv")
+    every = part_frames(config, int(episodes[-1]["frames"]) if episodes else 0)
     process = folders.note(folder)
     facts = {key: process[key] for key in ("machine", "versions") if isinstance(process.get(key), dict)}
     return {
         "departures": [[key, presets.text(own), presets.text(mine)] for key, own, mine in departures],
         "process": {key: {str(k)[:60]: str(v)[:200] for k, v in told.items()} for key, told in facts.items()},
         "every_frames": every,
-        "trained": {key: plain(values) for key, values in trained(curves.read(folder / "episodes.csv"), every).items()},
+        "trained": {key: plain(values) for key, values in trained(episodes, every).items()},
         "measured": {key: plain(values) for key, values in metrics.items()},
         "evaluated": {key: plain(values) for key, values in numbers(current, (*AXES, *EVALUATED)).items()},
         "evaluations": [
@@ -205,14 +206,13 @@ def _series(folder: Path, points: int, stamp: object) -> Data:
     }
 
 
-def part_frames(config: TrainConfig) -> int:
-    """Frames in which training games are averaged: as the published curve does, else 1, 2 or 5 times a power of ten."""
+def part_frames(config: TrainConfig, frames: int) -> int:
+    """Frames in which training games are averaged: 1, 2 or 5 times a power of ten; no more than a published curve's."""
+    least = max(1000.0, frames / PARTS)
+    power = 10 ** math.floor(math.log10(least))
+    width = next(times * power for times in (1, 2, 5, 10) if times * power >= least)
     curve = scores.curve(config.published, config.env.game) if config.published else None
-    if curve is not None and curve.by.measure == "training":
-        return curve.every_frames
-    least = config.total_steps * config.env.frame_skip / PARTS
-    power = 10 ** max(0, math.floor(math.log10(least)))
-    return next(times * power for times in (1, 2, 5, 10) if times * power >= least)
+    return min(width, curve.every_frames) if curve is not None and curve.by.measure == "training" else width
 
 
 def trained(episodes: Sequence[dict[str, str]], every_frames: int) -> dict[str, np.ndarray]:

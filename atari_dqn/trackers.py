@@ -1,22 +1,19 @@
-"""What watches the loop: CSV files, Weights & Biases, TensorBoard, the display. The CSV files are the truth."""
+"""What watches the loop: CSV files, TensorBoard, goals; all of it put together. The CSV files are the truth."""
 
 import collections
 import csv
 import dataclasses
 import math
-import netrc
 import os
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 from rich.console import Console
 
-from atari_dqn import curves
+from atari_dqn import curves, wandb_client
 from atari_dqn.config import Goal, TrainConfig
-from atari_dqn.display import Display, Row, Tracker
+from atari_dqn.display import Display, Row, Tracker, group
 from atari_dqn.emulators import Game
 from atari_dqn.files import replacing
 from atari_dqn.training import STAGES
@@ -140,11 +137,6 @@ class CsvFiles(Tracker):
             file.close()
 
 
-def group(evaluation: Row) -> str:
-    """Where an evaluation is drawn: the best network's, once more at the end, is no part of the curve."""
-    return "evaluation" if evaluation["network"] == "current" else f"evaluation_{evaluation['network']}"
-
-
 class TensorBoard(Tracker):
     """Scalars against environment frames, in tensorboard/."""
 
@@ -172,105 +164,6 @@ class TensorBoard(Tracker):
 
     def close(self) -> None:
         self._writer.close()
-
-
-def wandb_login() -> bool:
-    """Whether a W&B key is at hand, in the environment or in ~/.netrc. It is not read further."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    try:
-        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
-
-
-def wandb_mode(asked: str) -> str:
-    """online, offline or off; the client's own WANDB_MODE counts where nothing else was asked."""
-    own = {"offline": "offline", "dryrun": "offline", "disabled": "off"}.get(os.environ.get("WANDB_MODE", ""), "online")
-    return own if asked == "online" else asked
-
-
-class WandB(Tracker):
-    """The real Weights & Biases client. Metrics are drawn against environment frames; videos are its mp4 files.
-
-    Without a login, or where its server cannot be reached, it records offline and says how to upload later.
-
-    Args:
-        step: W&B's own count of rows. A resumed run writes those since its checkpoint again, with the same numbers.
-    """
-
-    def __init__(
-        self, folder: Path, mode: str, project: str, config: Row, step: int, say: Callable[[str], None]
-    ) -> None:
-        import wandb  # slow to load
-
-        self._wandb, self._say, self._offline, self._step = wandb, say, mode == "offline", step
-        if mode == "online" and not wandb_login():
-            say("W&B: no login on this machine (`wandb login` makes one), so this run is recorded offline")
-            self._offline = True
-        id_file = folder / "wandb_id"
-        run_id = id_file.read_text().strip() if id_file.exists() else ""
-        if not run_id:
-            run_id = secrets.token_hex(4)
-            with replacing(id_file, "w") as file:
-                file.write(run_id + "\n")
-
-        quiet = wandb.Settings(silent=True, console="off", init_timeout=60)
-        if hasattr(quiet, "x_transaction_log_flush_interval"):
-            quiet.x_transaction_log_flush_interval = 1.0  # seconds of rows that a kill may cost offline; 15 is its own
-
-        def init(offline: bool) -> Any:
-            return wandb.init(
-                project=project,
-                dir=str(folder),
-                name=folder.name,
-                id=run_id,
-                resume="allow",
-                config=config,
-                mode="offline" if offline else "online",
-                settings=quiet,
-            )
-
-        try:
-            self._run = init(self._offline)
-        except wandb.errors.Error as error:
-            if self._offline:
-                raise
-            say(f"W&B: cannot reach the server ({str(error).splitlines()[0]:.100}), so this run is recorded offline")
-            self._offline = True
-            self._run = init(True)
-        self._run.define_metric("frames")
-        self._run.define_metric("*", step_metric="frames")
-        if not self._offline:
-            say(f"W&B: {self._run.url}")
-
-    def _log(self, row: Row) -> None:
-        self._run.log(row, step=self._step, commit=True)
-        self._step += 1
-
-    def _numbers(self, group: str, row: Row) -> None:
-        self._log({"frames": row["frames"]} | {f"{group}/{k}": v for k, v in row.items() if k != "frames"})
-
-    def metrics(self, row: Row) -> None:
-        self._numbers("train", row)
-
-    def episode(self, row: Row) -> None:
-        self._numbers("episode", row)
-
-    def evaluation(self, row: Row) -> None:
-        self._numbers(group(row), row)
-
-    def video(self, path: Path, row: Row) -> None:
-        self._log({"frames": row["frames"], "evaluation/video": self._wandb.Video(str(path), format="mp4")})
-
-    def close(self) -> None:
-        folder = Path(self._run.dir).parent
-        self._run.finish()
-        if self._offline:
-            if len(list(folder.parent.glob(f"*-{self._run.id}"))) > 1:  # a folder for each time it went on
-                folder = folder.parent / f"*-{self._run.id}"
-            self._say(f"W&B: recorded offline; upload with `wandb sync {os.path.relpath(folder)}`")
 
 
 class Goals:
@@ -323,9 +216,11 @@ def build(
     chosen: list[Tracker] = [CsvFiles(folder, agent_steps, confirmed)]
     if logger.tensorboard:
         chosen.append(Guarded("TensorBoard", lambda: TensorBoard(folder, agent_steps * skip), say))
-    mode = wandb_mode(logger.wandb)
+    mode = wandb_client.wandb_mode(logger.wandb)
     if mode != "off":
         plain = dataclasses.asdict(config)
-        chosen.append(Guarded("W&B", lambda: WandB(folder, mode, logger.project, plain, events, say), say))
+        chosen.append(Guarded("W&B", lambda: wandb_client.WandB(folder, mode, logger.project, plain, events, say), say))
     pace = curves.pace(config, folder, agent_steps)
-    return [*chosen, Display(console, config.env.game, config.total_steps, skip, agent_steps, pace)]
+    past = curves.evaluations(curves.read(folder / "evaluations.csv"))
+    best = max((point.mean for point in past if point.frames <= agent_steps * skip), default=None)
+    return [*chosen, Display(console, config.env.game, config.total_steps, skip, agent_steps, pace, best)]

@@ -88,6 +88,12 @@ def test_wandb_wrote_metrics_config_and_videos(breakout):
     assert len([row for row in history if "episode/return" in row]) == len(rows(breakout / "episodes.csv"))
     assert settings["env"]["game"] == "Breakout" and settings["replay"]["capacity"] == 1_000_000
     assert len(videos) == 2 and videos[0].stat().st_size > 1000
+    final, best = (
+        wandb_reader.summary(breakout),
+        max(float(row["mean"]) for row in rows(breakout / "evaluations.csv")[:2]),
+    )
+    assert (final["final/agent_steps"], final["final/frames"]) == (600, 2400)
+    assert final["final/best_return"] == best and "final/best_human_normalised" in final
 
 
 def test_tensorboard_wrote_the_same(breakout):

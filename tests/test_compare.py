@@ -171,5 +171,5 @@ def test_the_display_fits_80_columns_and_names_the_pace(breakout):
     shown.metrics({"agent_steps": 500_000, "return_mean": 7.3, "frames_per_second": 400.0, "time_update": 0.9})
     console.print(shown._render())
     text = console.export_text()
-    assert "return 7.3 (19% of a human)  on track (7.3, expected 7.11)  best 9.0" in text
+    assert "return 7.3 (19% of a human)  on track (7.3, expected 7.11)\nbest 9.0 (25% of a human)" in text
     assert max(map(len, text.splitlines())) <= 80

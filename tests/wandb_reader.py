@@ -39,6 +39,17 @@ def history(path: Path) -> list[dict[str, Any]]:
     ]
 
 
+def summary(run_dir: Path) -> dict[str, Any]:
+    """The last values of a run's summary."""
+    (path,) = run_dir.glob("wandb/offline-run-*/run-*.wandb")
+    return {
+        item.key or "/".join(item.nested_key): json.loads(item.value_json)
+        for record in records(path)
+        if record.HasField("summary")
+        for item in record.summary.update
+    }
+
+
 def read(run_dir: Path) -> tuple[list[dict[str, Any]], dict[str, Any], list[Path]]:
     """(history rows, config, uploaded files) of the only offline run in a run's folder."""
     (path,) = run_dir.glob("wandb/offline-run-*/run-*.wandb")

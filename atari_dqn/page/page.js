@@ -109,7 +109,7 @@ function list() {
     return el("tr", {}, box,
       el("th", { scope: "row", className: "left" }, swatch, run.name),
       el("td", { className: "left" }, run.game), el("td", { className: "left" }, run.preset), el("td", {}, String(run.seed)),
-      el("td", { className: "left" }, el("span", { className: `state ${run.state}`, title: run.detail }, run.state), run.detail ? el("span", { className: "detail" }, ` ${run.detail}`) : null),
+      el("td", { className: "left" }, el("span", { className: `state ${run.state}`, title: run.detail }, run.state)),
       el("td", {}, `${compact(run.agent_steps)} `, run.state === "finished" ? null : el("progress", { max: 1, value: done, title: percent(done), "aria-label": `${run.name}: progress` })),
       el("td", {}, show(run.score)), el("td", {}, show(run.best)), el("td", {}, percent(run.human_normalised)),
       el("td", { className: "left" }, run.pace), el("td", {}, run.frames_per_second === null ? "" : compact(run.frames_per_second)),
@@ -213,7 +213,7 @@ function figure(chart) {
   const plot = el("div", { className: "plot", role: "img" });
   const details = el("details", {}, el("summary", {}, "the numbers"));
   details.addEventListener("toggle", () => { fill(details, plot, chart); });
-  const box = el("figure", { className: chart.first ? "first" : "" }, caption, plot, details);
+  const box = el("figure", { className: chart.first ? "first" : "", "data-chart": chart.key }, caption, plot, details);
   box.plot = plot;
   box.update = (runs) => {
     if (chart.first) note.textContent = firstNote(runs);
@@ -299,6 +299,7 @@ function film(run, one) {
 
 function about(run) {
   const facts = [["steps", `${run.agent_steps.toLocaleString("en")} of ${run.total_steps.toLocaleString("en")} agent steps (${compact(run.frames)} frames), ${run.updates.toLocaleString("en")} updates, ${duration(3600 * run.hours)}`]];
+  facts.push(["state", run.state + (run.detail && `: ${run.detail}`)]);
   for (const key of ["machine", "versions"]) {
     const told = run.process[key];
     if (told) facts.push([key, Object.entries(told).map(([name, value]) => `${name} ${value}`).join(", ")]);
@@ -364,9 +365,15 @@ function first() {
   const names = new Set(data.runs.map((run) => run.name));
   if (data.live && asked.some((name) => names.has(name))) return new Set(asked.filter((name) => names.has(name)));
   if (!data.live) return names;
-  const good = data.runs.filter((run) => !run.error).sort((a, b) => a.seconds_since - b.seconds_since);
+  const good = data.runs.filter((run) => !run.error);
   const running = good.filter((run) => run.state === "running");
   return new Set((running.length ? running : good).slice(0, 4).map((run) => run.name));
+}
+
+// Those at work first, then by their last sign of life; in minutes, so that the list keeps still.
+function byActivity(a, b) {
+  const key = (run) => (run.error ? 1e12 : run.state === "running" ? -1 : Math.round(run.seconds_since / 60));
+  return key(a) - key(b) || a.name.localeCompare(b.name, "en", { numeric: true });
 }
 
 let asking = false, tag = "";
@@ -380,6 +387,7 @@ async function refresh() {
     if (answer.status === 200) {
       tag = answer.headers.get("ETag") || "";
       data = { ...(await answer.json()), live: true };
+      data.runs.sort(byActivity);
       if (choice.runs === null) { choice.runs = first(); tag = ""; }
       changed();
     }
