@@ -95,29 +95,44 @@ const dash = (name) => DASHES[Math.floor(colours.get(name) / PALETTE.length) % D
 
 // --- the list of runs ------------------------------------------------------------------------------------------------
 
+// What the list says of a run: a title, a cell, its side. The most awaited come first, for small screens.
+const COLUMNS = [
+  ["state", (run) => el("span", { className: `state ${run.state}`, title: run.detail }, run.state), "left"],
+  ["score", (run) => show(run.score)],
+  ["best", (run) => show(run.best)],
+  ["of a human", (run) => percent(run.human_normalised)],
+  ["pace", (run) => run.pace, "left"],
+  ["agent steps", (run) => el("span", {}, `${compact(run.agent_steps)} `, run.state === "finished" ? null : progress(run))],
+  ["left", (run) => duration(run.seconds_left)],
+  ["frames/s", (run) => (run.frames_per_second === null ? "" : compact(run.frames_per_second))],
+  ["took", (run) => duration(3600 * run.hours)],
+  ["game", (run) => run.game, "left"],
+  ["preset", (run) => run.preset, "left"],
+  ["seed", (run) => String(run.seed)],
+];
+
+function progress(run) {
+  const done = run.agent_steps / run.total_steps;
+  return el("progress", { max: 1, value: done, title: percent(done), "aria-label": `${run.name}: progress` });
+}
+
 function list() {
   const focused = document.activeElement && document.activeElement.id;
-  const head = ["shown", "run", "game", "preset", "seed", "state", "agent steps", "score", "best", "of a human", "pace", "frames/s", "took", "left"];
   const body = data.runs.map((run) => {
     const box = el("td", { className: "choose" }, el("input", {
       type: "checkbox", id: `show ${run.name}`, checked: choice.runs.has(run.name), "aria-label": `show ${run.name}`,
       onchange: (event) => { choice.runs[event.target.checked ? "add" : "delete"](run.name); remember(); changed(); },
     }));
-    if (run.error) return el("tr", {}, box, el("th", { scope: "row", className: "left" }, run.name), el("td", { colSpan: 12, className: "left failed" }, run.error));
-    const done = run.agent_steps / run.total_steps;
-    const swatch = choice.runs.has(run.name) ? el("span", { className: "swatch", style: `background:${colour(lineName(run))}` }) : null;
-    return el("tr", {}, box,
-      el("th", { scope: "row", className: "left" }, swatch, run.name),
-      el("td", { className: "left" }, run.game), el("td", { className: "left" }, run.preset), el("td", {}, String(run.seed)),
-      el("td", { className: "left" }, el("span", { className: `state ${run.state}`, title: run.detail }, run.state)),
-      el("td", {}, `${compact(run.agent_steps)} `, run.state === "finished" ? null : el("progress", { max: 1, value: done, title: percent(done), "aria-label": `${run.name}: progress` })),
-      el("td", {}, show(run.score)), el("td", {}, show(run.best)), el("td", {}, percent(run.human_normalised)),
-      el("td", { className: "left" }, run.pace), el("td", {}, run.frames_per_second === null ? "" : compact(run.frames_per_second)),
-      el("td", {}, duration(3600 * run.hours)), el("td", {}, duration(run.seconds_left)));
+    const swatch = choice.runs.has(run.name) && !run.error ? el("span", { className: "swatch", style: `background:${colour(lineName(run))}` }) : null;
+    const name = el("th", { scope: "row", className: "left" }, swatch, run.name);
+    if (run.error) return el("tr", {}, box, name, el("td", { colSpan: COLUMNS.length, className: "left failed" }, run.error));
+    return el("tr", {}, box, name, ...COLUMNS.map(([, cell, side]) => el("td", { className: side || "" }, cell(run))));
   });
   document.getElementById("list").replaceChildren(
     el("caption", {}, `${data.runs.length} ${data.runs.length === 1 ? "run" : "runs"}; those ticked are shown below`),
-    el("thead", {}, el("tr", {}, ...head.map((name, i) => el("th", { scope: "col", className: i === 0 ? "choose" : i < 4 || i === 5 || i === 10 ? "left" : "" }, name)))),
+    el("thead", {}, el("tr", {}, 
+      el("th", { scope: "col", className: "choose" }, "shown"), el("th", { scope: "col", className: "left" }, "run"),
+      ...COLUMNS.map(([title, , side]) => el("th", { scope: "col", className: side || "" }, title)))),
     el("tbody", {}, ...body));
   if (focused && focused.startsWith("show ")) document.getElementById(focused)?.focus();
 }
