@@ -13,31 +13,21 @@ from atari_dqn import networks, optimizers, rules, seeding
 from atari_dqn.config import TrainConfig
 from atari_dqn.graphs import scripted
 from atari_dqn.networks import QNetwork
+from atari_dqn.policies import Persistent, boltzmann, epsilon_greedy
 from atari_dqn.replay import Batch
 
-
-def epsilon_greedy(q_values: Tensor, epsilon: float | Tensor, generator: torch.Generator) -> Tensor:
-    """An action for each row of q_values [N, A]: the best, or with probability epsilon any; drawn for each game apart.
-
-    Actions whose value is -inf are not available and never chosen.
-    """
-    random = torch.rand(q_values.shape[0], generator=generator, device=q_values.device) < epsilon
-    anything = torch.rand(q_values.shape, generator=generator, device=q_values.device)
-    anything.masked_fill_(q_values == -torch.inf, -1)
-    return torch.where(random, anything.argmax(1), q_values.argmax(1))
-
-
-def boltzmann(q_values: Tensor, epsilon: float | Tensor, generator: torch.Generator, temperature: float) -> Tensor:
-    """As epsilon_greedy, but in place of the best action one with probability in proportion to exp(Q / temperature)."""
-    uniform = torch.rand(q_values.shape, generator=generator, device=q_values.device).clamp(min=1e-20)
-    gumbel = -(-uniform.log()).log()  # the largest of Q / T + Gumbel noise is a draw from the softmax of Q / T
-    return epsilon_greedy(q_values / temperature + gumbel, epsilon, generator)
+Policy = Callable[[Tensor, float | Tensor, torch.Generator], Tensor]
 
 
 def make(config: TrainConfig, frame_shape: tuple[int, ...], num_actions: int, device: torch.device) -> "Agent":
     """The agent that a config asks for, with the first weights that its seed gives."""
     torch.manual_seed(seeding.derive(config.seed, "network")[0])
-    optimizer, temperature = config.optimizer, config.exploration.temperature
+    optimizer, exploration = config.optimizer, config.exploration
+    policy: Policy = epsilon_greedy
+    if exploration.temperature is not None:
+        policy = functools.partial(boltzmann, temperature=exploration.temperature)
+    elif exploration.persistence is not None:
+        policy = Persistent(exploration.persistence, config.num_envs, device)
     online = networks.build(
         config.network, frame_shape, config.env.frame_stack, num_actions, config.head, config.agent
     ).to(device)
@@ -48,7 +38,7 @@ def make(config: TrainConfig, frame_shape: tuple[int, ...], num_actions: int, de
         config.agent.reduction,
         optimizer.max_grad_norm,
         config.update.tau,
-        epsilon_greedy if temperature is None else functools.partial(boltzmann, temperature=temperature),
+        policy,
         script=config.compute.graphs and not config.compute.compile,
     )
     if config.compute.compile:
@@ -86,7 +76,7 @@ class Agent:
         reduction: str,
         max_grad_norm: float | None = None,
         tau: float = 1.0,
-        policy: Callable[[Tensor, float | Tensor, torch.Generator], Tensor] = epsilon_greedy,
+        policy: Policy = epsilon_greedy,
         script: bool = False,
     ) -> None:
         self.online, self.optimizer, self.rule, self.policy = online, optimizer, rule, policy
@@ -111,7 +101,7 @@ class Agent:
     @torch.no_grad()
     def act_at_random(self, num_games: int, generator: torch.Generator) -> Tensor:
         """What `act` does at an epsilon of 1, without a look."""
-        return epsilon_greedy(torch.zeros(num_games, self.online.num_actions, device=self.device), 1.0, generator)
+        return self.policy(torch.zeros(num_games, self.online.num_actions, device=self.device), 1.0, generator)
 
     def standardize(self, frames: Tensor) -> None:
         """Show both networks what is to be seen, frames [n, *frame], before they learn."""
@@ -201,6 +191,7 @@ class Agent:
             "optimizer": self.optimizer.state_dict(),
             "sums": self._sums,
             "gradient_norm": self.gradient_norm(),
+            "policy": self.policy.state() if isinstance(self.policy, Persistent) else {},
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -215,6 +206,8 @@ class Agent:
         self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": own})
         self._sums.copy_(state["sums"])
         self._norm_before = float(state["gradient_norm"])
+        if isinstance(self.policy, Persistent):
+            self.policy.restore(state["policy"], self.online.num_actions)
 
     def gradient_norm(self) -> float:
         """Norm of the last update's gradient; nan before the first."""

@@ -112,6 +112,7 @@ class Exploration:
     decay_steps: int = MISSING
     begin_steps: int | None = None  # agent steps before epsilon begins to fall; null: replay.warmup_steps
     temperature: float | None = None  # Boltzmann's; null: the best action
+    persistence: float | None = None  # a random action is repeated n times in proportion to n^-persistence; null: once
 
 
 @dataclass

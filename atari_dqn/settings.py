@@ -210,6 +210,10 @@ def check(config: TrainConfig) -> None:
     between("update.tau", update.tau, 0, 1)
     if exploration.temperature is not None:
         between("exploration.temperature", exploration.temperature, 1e-6, 1e6)
+    if exploration.persistence is not None:
+        between("exploration.persistence", exploration.persistence, 1, 100)
+        if exploration.temperature is not None:
+            raise UserError("exploration.persistence and exploration.temperature exclude each other; set one to null")
     if config.checkpoint.cut_every_turns is not None:
         between("checkpoint.cut_every_turns", config.checkpoint.cut_every_turns, 1)
     if len(config.network.hidden) > 100:

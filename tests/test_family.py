@@ -13,11 +13,12 @@ from test_saving import CARTPOLE, PONG, Stop, assert_equal_runs, go_on
 from test_speed import filled, step
 
 from atari_dqn import layers, networks, pictures, prioritized, settings, targets
-from atari_dqn.agent import Agent, boltzmann
+from atari_dqn.agent import Agent
 from atari_dqn.agent import make as make_agent
 from atari_dqn.config import AgentConfig, Head, Network
 from atari_dqn.display import Tracker
 from atari_dqn.errors import UserError
+from atari_dqn.policies import LONGEST, Persistent, boltzmann, epsilon_greedy
 from atari_dqn.replay import Replay
 from atari_dqn.run import Run
 
@@ -36,6 +37,7 @@ VARIANTS = {
     "munchausen": ["agent.munchausen=true", "agent.n_step=1"],
     "soft copies": ["update.tau=0.02", "update.target_period_steps=4"],
     "Boltzmann": ["exploration.temperature=0.3", "exploration.end=0"],
+    "persistent": ["exploration.persistence=2"],
     "squared": ["agent.loss=squared"],
     "rainbow": ["head=c51", "agent.double=true", "agent.dueling=true", "agent.n_step=3", *NOISY, *PRIORITIZED],
 }
@@ -453,3 +455,42 @@ def test_a_checkpoint_from_before_the_family_is_still_read(hidden):
     renamed = networks.renamed(old)
     assert list(renamed) == list(now) and all(torch.equal(renamed[key], now[key]) for key in now)
     assert networks.renamed(renamed) is renamed
+
+
+def test_persistent_exploration_repeats_as_the_zeta_distribution_says():
+    """Against one game at a time in plain Python, from the same draws; then the lengths' distribution."""
+    n, exponent = 6, 2.0
+    q = torch.randn(n, 4, generator=torch.Generator().manual_seed(1))
+    q[:, 2] = -torch.inf
+    policy = Persistent(exponent, n, torch.device("cpu"))
+    draw, same = (torch.Generator().manual_seed(3) for _ in "ab")
+    weights = np.arange(1, LONGEST + 1.0) ** -exponent
+    upto = weights.cumsum() / weights.sum()
+    action, left = [0] * n, [0] * n
+    for turn in range(300):
+        epsilon = 1.0 if turn < 100 else 0.05
+        begin, length = torch.rand(2, n, generator=same)
+        anything = epsilon_greedy(q, 1.0, same)
+        wanted = []
+        for game in range(n):
+            if not left[game] and begin[game] < epsilon:
+                action[game], left[game] = int(anything[game]), int((upto < float(length[game])).sum()) + 1
+            wanted.append(action[game] if left[game] else int(q[game].argmax()))
+            left[game] = max(0, left[game] - 1)
+        assert policy(q, epsilon, draw).tolist() == wanted and policy.left.tolist() == left
+    many = Persistent(exponent, 40_000, torch.device("cpu"))
+    many(torch.zeros(40_000, 3), 1.0, draw)
+    counts, wanted = torch.bincount(many.left, minlength=4)[:4].numpy(), 40_000 * weights[:4] / weights.sum()
+    assert ((counts - wanted) ** 2 / wanted).sum() < 3 + 4 * 6**0.5
+
+
+def test_what_is_repeated_goes_on_after_a_resume():
+    one, other = (agents("exploration.persistence=2", "num_envs=5")[0] for _ in "ab")
+    draw, states = torch.Generator().manual_seed(1), torch.randint(0, 255, (5, 4, 36, 36), dtype=torch.uint8)
+    for _ in range(20):
+        one.act_at_random(5, draw)
+    other.restore(copy.deepcopy(one.state()))
+    assert bool(one.policy.left.any()) and torch.equal(one.policy.left, other.policy.left)
+    assert torch.equal(one.act(states, 0.0, draw), other.act(states, 0.0, draw))
+    with pytest.raises(ValueError, match="cannot be"):
+        other.restore(one.state() | {"policy": {"action": torch.full((5,), 9), "left": one.policy.left}})

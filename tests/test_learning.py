@@ -9,10 +9,10 @@ from conftest import flat, small_run
 from probes import Chain, Memory, Uneven
 
 from atari_dqn import evaluation, networks, pictures, settings
-from atari_dqn.agent import epsilon_greedy
 from atari_dqn.checkpoints import Checkpoint
 from atari_dqn.config import Exploration, Network
 from atari_dqn.optimizers import NatureRMSProp
+from atari_dqn.policies import epsilon_greedy
 from atari_dqn.training import due, epsilon_at, play_and_learn
 
 
