@@ -100,6 +100,13 @@ def evaluate(composed: Any) -> None:
     evaluation.report(result, output, console)
 
 
+def _dress(asked: Any, env: Any, player: Any) -> Any:
+    """What the view that is asked for puts around the pictures."""
+    from atari_dqn import inspector, video
+
+    return (lambda screen: inspector.Inspected(screen, player, env.game)) if asked.view == "inspect" else video.plain
+
+
 def video(composed: Any) -> None:
     from atari_dqn import evaluation, scores
     from atari_dqn import video as videos
@@ -110,7 +117,8 @@ def video(composed: Any) -> None:
     folder = folder.parent / "videos" if folder.name == "checkpoints" else folder
     name = f"{checkpoint.path.stem}-{env.game.replace('/', '-')}-seed{asked.seed}.mp4"
     output = _output(asked.output, folder / name)
-    score, seconds = videos.film(player, env, protocol.epsilon, asked.seed, output, asked.max_seconds)
+    dress = _dress(asked, env, player)
+    score, seconds = videos.film(player, env, protocol.epsilon, asked.seed, output, asked.max_seconds, dress=dress)
     human = scores.human(env.game, score)
     print(f"{env.game}: score {score:.10g}{human} in {seconds:.1f} seconds of play; written: {output}")
 
@@ -121,7 +129,7 @@ def watch(composed: Any) -> None:
 
     asked, checkpoint, protocol = _asked(composed)
     env, player = evaluation.seat(checkpoint, protocol, asked.env.game)
-    videos.watch(player, env, protocol.epsilon, asked.seed)
+    videos.watch(player, env, protocol.epsilon, asked.seed, _dress(asked, env, player))
 
 
 def compare(composed: Any) -> None:

@@ -27,7 +27,7 @@ def make(config: TrainConfig, frame_shape: tuple[int, ...], num_actions: int, de
     if exploration.temperature is not None:
         policy = functools.partial(boltzmann, temperature=exploration.temperature)
     elif exploration.persistence is not None:
-        policy = Persistent(exploration.persistence, config.num_envs, device)
+        policy = Persistent(exploration.persistence, exploration.end, config.num_envs, device)
     online = networks.build(
         config.network, frame_shape, config.env.frame_stack, num_actions, config.head, config.agent
     ).to(device)

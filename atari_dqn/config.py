@@ -112,7 +112,9 @@ class Exploration:
     decay_steps: int = MISSING
     begin_steps: int | None = None  # agent steps before epsilon begins to fall; null: replay.warmup_steps
     temperature: float | None = None  # Boltzmann's; null: the best action
-    persistence: float | None = None  # a random action is repeated n times in proportion to n^-persistence; null: once
+    persistence: float | None = (
+        None  # a random action is repeated n times in proportion to n^-persistence while epsilon falls
+    )
 
 
 @dataclass
@@ -231,6 +233,13 @@ class PlayConfig:
 
 
 @dataclass
+class ViewConfig(PlayConfig):
+    """What `video` and `watch` are asked besides."""
+
+    view: str = MISSING  # plain | inspect
+
+
+@dataclass
 class CompareConfig:
     """Which run to draw on which published curve."""
 
@@ -257,8 +266,8 @@ class DashboardConfig:
 
 
 SCHEMAS: dict[str, type] = {
-    "train": TrainConfig, "profile": TrainConfig, "demo": TrainConfig, "evaluate": PlayConfig, "video": PlayConfig,
-    "watch": PlayConfig, "compare": CompareConfig, "report": ReportConfig, "dashboard": DashboardConfig,
+    "train": TrainConfig, "profile": TrainConfig, "demo": TrainConfig, "evaluate": PlayConfig, "video": ViewConfig,
+    "watch": ViewConfig, "compare": CompareConfig, "report": ReportConfig, "dashboard": DashboardConfig,
 }  # fmt: skip
 for _command, _schema in SCHEMAS.items():
     ConfigStore.instance().store(name=f"{_command}_schema", node=_schema)

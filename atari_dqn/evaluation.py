@@ -35,12 +35,13 @@ class Player:
     """A network at the controls of a game: its actions are matched to the game's by their meaning, FIRE to FIRE.
 
     Attributes:
+        learnt: the names of the actions that the network knows.
         unmatched: actions that the network knows and the game has not; they are never chosen.
         unknown: actions that the game has and the network never learnt; they are never played.
     """
 
     def __init__(self, network: QNetwork, learnt: Sequence[str], game: Sequence[str]) -> None:
-        self.network = network
+        self.network, self.learnt = network, tuple(learnt)
         self.unmatched = tuple(name for name in learnt if name not in game)
         self.unknown = tuple(name for name in game if name not in learnt)
         if len(self.unmatched) == len(learnt):
@@ -55,7 +56,15 @@ class Player:
 
     def act(self, states: Tensor, epsilon: float, generator: torch.Generator) -> Tensor:
         """The game's action numbers, int64 [N], for states [N, stack, *frame]."""
-        return self._index[epsilon_greedy(self.q_values(states), epsilon, generator)]
+        return self.in_game(epsilon_greedy(self.q_values(states), epsilon, generator))
+
+    def in_game(self, learnt: Tensor) -> Tensor:
+        """Learnt actions by the game's numbers."""
+        return self._index[learnt]
+
+    def learnt_as(self, action: int) -> int | None:
+        """The learnt action that one of the game's is; None where it was never learnt."""
+        return next((i for i, number in enumerate(self._index.tolist()) if number == action), None)
 
 
 class Games:

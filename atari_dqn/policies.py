@@ -32,9 +32,13 @@ class Persistent:
 
     Many games reward nothing that single random actions lead to: they cancel out. (Dabney, Ostrovski and Barreto 2021,
     "Temporally-extended epsilon-greedy exploration"; epsilon is the probability of beginning, where none goes on.)
+
+    Args:
+        end: an epsilon at which, and below, a random action is taken once: what is well learnt is not thrown away.
     """
 
-    def __init__(self, exponent: float, num_envs: int, device: torch.device) -> None:
+    def __init__(self, exponent: float, end: float, num_envs: int, device: torch.device) -> None:
+        self._end = end
         self._upto = torch.arange(1, LONGEST + 1, dtype=torch.float64).pow(-exponent).cumsum(0)
         self._upto = (self._upto / self._upto[-1]).to(device, torch.float32)
         self.action = torch.zeros(num_envs, dtype=torch.int64, device=device)  # that is repeated in each game
@@ -44,7 +48,7 @@ class Persistent:
         """Actions int64 [N] for q_values [N, A]; what goes on is changed in place, as a CUDA graph needs it."""
         begin, length = torch.rand(2, len(q_values), generator=generator, device=q_values.device)
         begins = (self.left == 0) & (begin < epsilon)
-        n = torch.searchsorted(self._upto, length).clamp_(max=LONGEST - 1) + 1
+        n = torch.searchsorted(self._upto, length).clamp_(max=LONGEST - 1) * (epsilon > self._end) + 1
         self.action.copy_(torch.where(begins, epsilon_greedy(q_values, 1.0, generator), self.action))
         self.left.copy_(torch.where(begins, n, self.left))
         chosen = torch.where(self.left > 0, self.action, q_values.argmax(1))

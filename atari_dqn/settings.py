@@ -16,7 +16,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
 
 from atari_dqn import scores
-from atari_dqn.config import SCHEMAS, Env, Head, PlayConfig, PlayProtocol, Protocol, TrainConfig, conf_dir
+from atari_dqn.config import SCHEMAS, Env, Head, PlayConfig, PlayProtocol, Protocol, TrainConfig, ViewConfig, conf_dir
 from atari_dqn.errors import UserError
 from atari_dqn.games import atari_games, atari_name, suggest
 
@@ -92,6 +92,8 @@ def to_play_config(composed: Any) -> PlayConfig:
     between("evaluation.num_envs", config.evaluation.num_envs, 1)
     between("max_seconds", config.max_seconds, 0)
     between("seed", config.seed, 0)
+    if isinstance(config, ViewConfig):
+        one_of("view", config.view, ("plain", "inspect"))
     check_protocol(config.protocol)
     return config
 

@@ -102,29 +102,31 @@ def pong(seeds: Sequence[int], minutes: float) -> None:
         )
 
 
-def games(names: Sequence[str], seed: int, minutes: float, episodes: int) -> None:
-    for game in names:
-        presets = {"laptop": CORES[:1], "nature": CORES[-1:]}
+def games(names: Sequence[str], presets: Sequence[str], seed: int, minutes: float, episodes: int) -> None:
+    """Two runs side by side, on a core each; then their games."""
+    jobs = [(game, preset) for game in names for preset in presets]
+    for pair in (jobs[i : i + 2] for i in range(0, len(jobs), 2)):
+        cores = dict(zip(pair, ([core] for core in CORES), strict=False))
         began = time.perf_counter()
-        processes = {
-            preset: train(game, preset, seed, cores, "total_steps=50_000_000", "evaluation.every_steps=1_000_000_000")
-            for preset, cores in presets.items()
-        }
+        processes = [
+            train(*job, seed, cores[job], "total_steps=50_000_000", "evaluation.every_steps=1_000_000_000")
+            for job in pair
+        ]
         time.sleep(max(0.0, 60 * minutes - (time.perf_counter() - began)))
-        for process in processes.values():
+        for process in processes:
             process.send_signal(signal.SIGINT)
-        for process in processes.values():
+        for process in processes:
             process.wait()
         judged = {}
-        for preset, cores in presets.items():
-            run, output = folder(game, preset, seed), RUNS / f"{game}-{preset}-seed{seed}.json"
+        for job in pair:
+            run = folder(*job, seed)
             words = ["evaluate", f"checkpoint={run}", "protocol=nature", f"evaluation.episodes={episodes}"]
-            words += [f"output={output}", "seed=1000"]
-            judged[preset] = start([sys.executable, "-m", "atari_dqn", *words], cores, output.with_suffix(".eval.log"))
-        for preset, process in judged.items():
+            words += [f"output={run}.json", "seed=1000"]
+            judged[job] = start([sys.executable, "-m", "atari_dqn", *words], cores[job], Path(f"{run}.eval.log"))
+        for (game, preset), process in judged.items():
             process.wait()
             run = folder(game, preset, seed)
-            last, result = rows(run / "metrics.csv")[-1], json.loads((RUNS / f"{run.name}.json").read_text())["summary"]
+            last, result = rows(run / "metrics.csv")[-1], json.loads(Path(f"{run}.json").read_text())["summary"]
             add(
                 RESULTS / "laptop-games.csv",
                 ["game", "preset", "seed"],
@@ -226,6 +228,7 @@ def main() -> None:
     parser.add_argument("what", nargs="?", default="all", choices=["all", "pong", "games", "cleanrl", "draw"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--games", nargs="+", default=["Breakout", "Boxing", "Freeway"])
+    parser.add_argument("--presets", nargs="+", default=["laptop", "nature"])
     parser.add_argument("--minutes", type=float, default=15.0)
     parser.add_argument("--episodes", type=int, default=30)
     parser.add_argument("--cleanrl", type=Path)
@@ -234,7 +237,7 @@ def main() -> None:
     if asked.what in ("all", "pong"):
         pong(asked.seeds, asked.minutes)
     if asked.what in ("all", "games"):
-        games(asked.games, asked.seeds[0], asked.minutes, asked.episodes)
+        games(asked.games, asked.presets, asked.seeds[0], asked.minutes, asked.episodes)
     if asked.what in ("all", "cleanrl") and asked.cleanrl:
         cleanrl(asked.cleanrl, asked.cleanrl_python, asked.minutes)
     if asked.what in ("all", "draw"):

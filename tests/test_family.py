@@ -459,26 +459,29 @@ def test_a_checkpoint_from_before_the_family_is_still_read(hidden):
 
 def test_persistent_exploration_repeats_as_the_zeta_distribution_says():
     """Against one game at a time in plain Python, from the same draws; then the lengths' distribution."""
-    n, exponent = 6, 2.0
-    q = torch.randn(n, 4, generator=torch.Generator().manual_seed(1))
+    games, exponent = 6, 2.0
+    q = torch.randn(games, 4, generator=torch.Generator().manual_seed(1))
     q[:, 2] = -torch.inf
-    policy = Persistent(exponent, n, torch.device("cpu"))
+    policy = Persistent(exponent, 0.02, games, torch.device("cpu"))
     draw, same = (torch.Generator().manual_seed(3) for _ in "ab")
     weights = np.arange(1, LONGEST + 1.0) ** -exponent
     upto = weights.cumsum() / weights.sum()
-    action, left = [0] * n, [0] * n
+    action, left = [0] * games, [0] * games
     for turn in range(300):
-        epsilon = 1.0 if turn < 100 else 0.05
-        begin, length = torch.rand(2, n, generator=same)
+        epsilon = 1.0 if turn < 100 else 0.05 if turn < 200 else 0.02
+        begin, length = torch.rand(2, games, generator=same)
         anything = epsilon_greedy(q, 1.0, same)
         wanted = []
-        for game in range(n):
+        for game in range(games):
             if not left[game] and begin[game] < epsilon:
-                action[game], left[game] = int(anything[game]), int((upto < float(length[game])).sum()) + 1
+                action[game], left[game] = (
+                    int(anything[game]),
+                    1 + int((upto < float(length[game])).sum()) * (epsilon > 0.02),
+                )
             wanted.append(action[game] if left[game] else int(q[game].argmax()))
             left[game] = max(0, left[game] - 1)
         assert policy(q, epsilon, draw).tolist() == wanted and policy.left.tolist() == left
-    many = Persistent(exponent, 40_000, torch.device("cpu"))
+    many = Persistent(exponent, 0.02, 40_000, torch.device("cpu"))
     many(torch.zeros(40_000, 3), 1.0, draw)
     counts, wanted = torch.bincount(many.left, minlength=4)[:4].numpy(), 40_000 * weights[:4] / weights.sum()
     assert ((counts - wanted) ** 2 / wanted).sum() < 3 + 4 * 6**0.5

@@ -1,0 +1,136 @@
+"""What a game can be shown on: a film that grows, a window. Pictures are uint8 [height, width, 3]."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+from torch import Tensor
+
+from atari_dqn.errors import UserError
+
+
+class Thought(NamedTuple):
+    """What led to an action, and how the game stood then."""
+
+    state: Tensor  # [stack, *frame], as the network saw it
+    q_values: Tensor  # [A] of the actions that it learnt; -inf where the game has not got one
+    best: int  # the one of the largest
+    played: int | None  # one of them; None where a person did what the network never learnt
+    score: float
+    agent_steps: int  # of this game, so far
+
+
+class Screen:
+    """Something that pictures are shown on. `fps` is set before the first."""
+
+    fps = 60
+
+    def think(self, thought: Thought) -> None:
+        """Hear what an action was chosen by, before the pictures that it leads to."""
+
+    def show(self, picture: np.ndarray) -> bool:
+        """Show a picture; False where no more are wanted."""
+        raise NotImplementedError  # pragma: no cover
+
+
+class Mp4(Screen):
+    """An H.264 file that grows frame by frame; memory does not. It has a temporary name until the `with` block ends."""
+
+    def __init__(self, path: Path, max_seconds: int = 0, stop: Callable[[], bool] = lambda: False) -> None:
+        self.path, self.max_seconds, self.stop, self.frames = path, max_seconds, stop, 0
+        self._temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp.mp4")
+        self._container: Any = None
+
+    def _open(self, height: int, width: int) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._container = av.open(str(self._temporary), "w", options={"movflags": "faststart"})
+        self._stream = self._container.add_stream("libx264", rate=self.fps, options={"preset": "veryfast", "crf": "20"})
+        self._stream.height, self._stream.width = height, width
+        self._stream.pix_fmt = "yuv420p"  # what browsers play
+
+    def show(self, picture: np.ndarray) -> bool:
+        picture = enlarge(picture)
+        if self._container is None:
+            self._open(*picture.shape[:2])
+        self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        self.frames += 1
+        return not self.stop() and (not self.max_seconds or self.frames < self.max_seconds * self.fps)
+
+    def __enter__(self) -> "Mp4":
+        return self
+
+    def __exit__(self, kind: Any, *rest: Any) -> None:
+        if self._container is None:
+            return
+        try:
+            self._container.mux(self._stream.encode())
+            self._container.close()
+            if kind is None:
+                self._temporary.replace(self.path)
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+
+def has_display() -> bool:
+    """Whether a window could be opened; only on Linux is the answer sometimes no."""
+    return not sys.platform.startswith("linux") or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
+
+
+def enlarge(picture: np.ndarray) -> np.ndarray:
+    """Small screens twice as large, and even sizes, which H.264 needs."""
+    if picture.shape[0] < 300:
+        picture = picture.repeat(2, 0).repeat(2, 1)
+    return np.ascontiguousarray(picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2])
+
+
+WITHOUT_DISPLAY = "`make video CKPT=...` writes an mp4 instead"
+
+
+class Window(Screen):
+    """A window on the desktop: P pauses, Esc ends. Raises UserError where there is no display.
+
+    Args:
+        hear: told of every event.
+    """
+
+    def __init__(
+        self, title: str, remedy: str = WITHOUT_DISPLAY, hear: Callable[[Any], None] = lambda event: None
+    ) -> None:
+        os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+        import pygame  # slow to load, and wanted here only
+
+        self._pygame, self._title, self._hear = pygame, title, hear
+        self.closed = self._paused = False
+        self._surface: Any = None
+        if not has_display():
+            raise UserError(f"there is no display to open a window on; {remedy}")
+        try:
+            pygame.display.init()
+        except pygame.error as error:
+            raise UserError(f"cannot open a window ({error}); {remedy}") from None
+        self._clock = pygame.time.Clock()
+
+    def show(self, picture: np.ndarray) -> bool:
+        pygame, picture = self._pygame, enlarge(picture)
+        if self._surface is None:
+            self._surface = pygame.display.set_mode((picture.shape[1], picture.shape[0]))
+            pygame.display.set_caption(f"{self._title} (P pauses, Esc ends)")
+        self._surface.blit(pygame.surfarray.make_surface(picture.swapaxes(0, 1)), (0, 0))
+        pygame.display.flip()
+        self._listen()
+        while self._paused and not self.closed:
+            self._listen()
+        return not self.closed
+
+    def _listen(self) -> None:
+        pygame = self._pygame
+        self._clock.tick(self.fps)
+        for event in pygame.event.get():
+            self._hear(event)
+            key = event.key if event.type == pygame.KEYDOWN else None
+            self._paused ^= key == pygame.K_p
+            self.closed = self.closed or event.type == pygame.QUIT or key == pygame.K_ESCAPE
