@@ -23,7 +23,7 @@ PLAY = $(if $(CKPT),'checkpoint=$(CKPT)',$(error CKPT=... is missing: a .pt file
 	$(if $(filter command line environment,$(origin GAME)),'env.game=$(GAME)') $(if $(PROTOCOL),'protocol=$(PROTOCOL)') \
 	$(if $(SEED),'seed=$(SEED)') $(if $(EPISODES),'evaluation.episodes=$(EPISODES)')
 
-.PHONY: help setup doctor games train demo resume evaluate compare video watch report dashboard profile bench family laptop scaling saving torture fuzz bench-gpu test check clean lock
+.PHONY: help setup doctor games train demo resume evaluate compare video watch play report dashboard profile bench family laptop scaling saving torture fuzz bench-gpu test check clean lock
 
 help:  ## this list
 	@echo 'make TARGET VARIABLE=value ...'
@@ -37,7 +37,8 @@ help:  ## this list
 	@echo '  STEPS     agent steps to train, e.g. 20k               (10M; CartPole 150k)'
 	@echo '  REPLAY    replay capacity in agent steps, e.g. 200k    (1M = 7.06 GB)'
 	@echo '  RUN       a folder in runs/, for resume, compare and report'
-	@echo '  CKPT      a .pt file or a folder in runs/, for evaluate, video and watch'
+	@echo '  CKPT      a .pt file or a folder in runs/, for evaluate, video, watch and play'
+	@echo '  VIEW      plain | inspect: with what the network sees   (plain)'
 	@echo '  EPISODES  whole games to evaluate                      (30)'
 	@echo '  PROTOCOL  a file in conf/protocol: nature, machado ... (as the run evaluated)'
 	@echo '  WANDB     online | offline | off                       (online if logged in)'
@@ -76,17 +77,21 @@ evaluate: $(READY)  ## play whole games with CKPT, on GAME if given; EPISODES, P
 compare: $(READY)  ## draw RUN's curve on the published one; ARGS="published=nnabla output=PATH"
 	@$(RUN_PYTHON) compare $(if $(RUN),'run=$(RUN)',$(error RUN=... is missing: a folder in runs/)) $(ARGS)
 
-video: $(READY)  ## film a game that CKPT plays, to an mp4; GAME, SEED, ARGS="output=PATH max_seconds=60"
-	@$(RUN_PYTHON) video $(PLAY) $(ARGS)
+video: $(READY)  ## film a game that CKPT plays, to an mp4; VIEW, GAME, SEED, ARGS="output=PATH max_seconds=60"
+	@$(RUN_PYTHON) video $(PLAY) $(if $(VIEW),'view=$(VIEW)') $(ARGS)
 
-watch: $(READY)  ## watch CKPT play in a window; GAME, SEED
-	@$(RUN_PYTHON) watch $(PLAY) $(ARGS)
+watch: $(READY)  ## watch CKPT play in a window; VIEW, GAME, SEED
+	@$(RUN_PYTHON) watch $(PLAY) $(if $(VIEW),'view=$(VIEW)') $(ARGS)
 
 report: $(READY)  ## put RUN (or several, or runs/) into one HTML file; ARGS="output=PATH videos=0"
 	@$(RUN_PYTHON) report $(if $(RUN),'run=$(RUN)',$(error RUN=... is missing: folders in runs/, or runs/ itself)) $(ARGS)
 
 dashboard: $(READY)  ## the same page, live in a browser on this machine; ARGS="runs=PATH port=8001"
 	@$(RUN_PYTHON) dashboard $(ARGS)
+
+play: $(READY)  ## play GAME yourself; CKPT for a network's advice beside, SEED
+	@$(RUN_PYTHON) play $(if $(CKPT),'checkpoint=$(CKPT)') $(if $(or $(if $(CKPT),,yes),$(filter command line environment,$(origin GAME))),\
+		'env.game=$(GAME)') $(if $(SEED),'seed=$(SEED)') $(ARGS)
 
 profile: $(READY)  ## where the time of a turn goes; GAME, PRESET, STEPS, ARGS
 	@$(RUN_PYTHON) profile $(ENV) $(TRAIN) $(ARGS)

@@ -9,6 +9,7 @@ Commands:
   watch      show a checkpoint's games in a window
   report     put runs into one HTML file: settings, curves, scores, films
   dashboard  the same page, live in a browser on this machine
+  play       play a game by hand, with a checkpoint's advice or without
   profile    say where the time of training goes
   games      list the games that can be learnt
   doctor     say what is wrong with this machine, if anything
@@ -132,6 +133,28 @@ def watch(composed: Any) -> None:
     videos.watch(player, env, protocol.epsilon, asked.seed, _dress(asked, env, player))
 
 
+def play(composed: Any) -> None:
+    from atari_dqn import checkpoints, emulators, evaluation, machine, play, screens, settings
+
+    asked = settings.to_object(composed)
+    settings.between("seed", asked.seed, 0)
+    if asked.checkpoint is not None:
+        checkpoint = checkpoints.Checkpoint(checkpoints.find(asked.checkpoint), machine.choose_device(asked.device))
+        env, player = evaluation.seat(checkpoint, checkpoint.config.protocol, asked.env.game)
+        name = str(checkpoint.path)
+    elif asked.env.game is not None:
+        kind = "cartpole" if asked.env.game.lower() in ("cartpole", "cartpole-v1") else "atari"
+        game = [] if kind == "cartpole" else [f"env.game={asked.env.game}"]
+        env = settings.to_train_config(settings.compose("train", [f"env={kind}", *game])).env
+        player, name = None, ""
+    else:
+        raise UserError("which game? set env.game (GAME=Pong), or checkpoint (CKPT=runs/...)")
+    envs = emulators.make(env, 1)
+    envs.close()
+    screens.check_display(play.REMEDY)
+    play.play(player, env, envs.actions, asked.seed, _output(asked.output, Path()), name)
+
+
 def compare(composed: Any) -> None:
     from rich.console import Console
 
@@ -162,7 +185,7 @@ def dashboard(composed: Any) -> None:
 
 COMMANDS: dict[str, Callable[[Any], None]] = {
     "train": train, "demo": demo, "evaluate": evaluate, "compare": compare, "video": video, "watch": watch,
-    "report": report, "dashboard": dashboard, "profile": profile,
+    "play": play, "report": report, "dashboard": dashboard, "profile": profile,
 }  # fmt: skip
 
 

@@ -240,6 +240,17 @@ class ViewConfig(PlayConfig):
 
 
 @dataclass
+class HandConfig:
+    """What `play` is asked: a game, or a checkpoint, or both."""
+
+    checkpoint: str | None = None
+    env: PlayEnv = field(default_factory=PlayEnv)
+    seed: int = MISSING
+    device: str = MISSING
+    output: str = MISSING
+
+
+@dataclass
 class CompareConfig:
     """Which run to draw on which published curve."""
 
@@ -267,7 +278,8 @@ class DashboardConfig:
 
 SCHEMAS: dict[str, type] = {
     "train": TrainConfig, "profile": TrainConfig, "demo": TrainConfig, "evaluate": PlayConfig, "video": ViewConfig,
-    "watch": ViewConfig, "compare": CompareConfig, "report": ReportConfig, "dashboard": DashboardConfig,
+    "watch": ViewConfig, "play": HandConfig, "compare": CompareConfig, "report": ReportConfig,
+    "dashboard": DashboardConfig,
 }  # fmt: skip
 for _command, _schema in SCHEMAS.items():
     ConfigStore.instance().store(name=f"{_command}_schema", node=_schema)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from atari_dqn.evaluation import Player
 from atari_dqn.networks import QNetwork
-from atari_dqn.screens import Screen, Thought
+from atari_dqn.screens import Around, Screen, Thought
 
 WIDTH, HEIGHT, MARGIN = 960, 696, 16
 GAME = (16, 60, 320, 420)  # left, top, width, height
@@ -26,6 +26,7 @@ HISTORY, RECENT = 150, 30  # agent steps that the value's curve and the bars' sc
 
 BACK, PANEL, INK, SOFT = (18, 22, 29), (29, 35, 45), (231, 235, 242), (150, 160, 176)
 BEST, RANDOM, BAR, GLOW = (124, 192, 255), (255, 167, 94), (62, 90, 120), (255, 190, 40)
+WON, LOST = (70, 110, 80), (120, 70, 70)
 
 # Gymnasium's environments do not name their actions and numbers.
 KNOWN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -63,7 +64,7 @@ def fit(picture: np.ndarray, width: int, height: int) -> np.ndarray:
     return cv2.resize(picture, size, interpolation=how)
 
 
-class Inspected(Screen):
+class Inspected(Around):
     """Puts what `player` thinks around the pictures that go to another screen.
 
     Panels are drawn anew for each agent step, the game for each frame.
@@ -73,7 +74,9 @@ class Inspected(Screen):
     """
 
     def __init__(self, screen: Screen, player: Player, game: str) -> None:
-        self._screen, self._player, self._game = screen, player, game
+        super().__init__(screen)
+        self._player, self._game = player, game
+        self._score, self._agent_steps = 0.0, 0
         names, self._inputs = KNOWN.get(game, (player.learnt, ()))
         self._names = names if len(names) == len(player.learnt) else player.learnt
         self._canvas = np.full((HEIGHT, WIDTH, 3), BACK, np.uint8)
@@ -83,27 +86,23 @@ class Inspected(Screen):
         self.shown: list[float] = []
         self.scale = (0.0, 1.0)
 
-    @property
-    def fps(self) -> int:
-        return self._screen.fps
-
-    @fps.setter
-    def fps(self, fps: int) -> None:
-        self._screen.fps = fps
+    def stand(self, score: float, agent_steps: int) -> None:
+        if not agent_steps:
+            self._values.clear()
+        self._score, self._agent_steps = score, agent_steps
+        super().stand(score, agent_steps)
 
     def think(self, thought: Thought) -> None:
-        if not thought.agent_steps:
-            self._values.clear()
         q_values = thought.q_values.tolist()
         known = [q for q in q_values if q > -np.inf]
-        self._values.append((min(known), max(known), thought.score))
+        self._values.append((min(known), max(known), self._score))
         self.shown = q_values
         recent = list(self._values)[-RECENT:]
         low, high = min(one[0] for one in recent), max(one[1] for one in recent)
         self.scale = (low, high if high > low else low + 1e-6)
         pixels = saliency(self._player.network, thought.state, thought.best)
         self._canvas[:] = BACK
-        self._title(thought)
+        self._title()
         if thought.state.dim() == 3:
             self._look(pixels)
             self._frames(thought.state)
@@ -112,7 +111,7 @@ class Inspected(Screen):
             self._numbers(thought.state, pixels)
         self._bars(thought)
         self._value()
-        self._screen.think(thought)
+        super().think(thought)
 
     def show(self, picture: np.ndarray) -> bool:
         canvas = self._canvas.copy()
@@ -146,11 +145,11 @@ class Inspected(Screen):
         ImageDraw.Draw(image).text((0, 1), text, SOFT, font(13))
         self._put(image, left, top)
 
-    def _title(self, thought: Thought) -> None:
+    def _title(self) -> None:
         image = Image.new("RGB", (WIDTH - 2 * MARGIN, 36), BACK)
         draw = ImageDraw.Draw(image)
         draw.text((0, 4), self._game, INK, font(20, bold=True))
-        right = f"score {thought.score:.10g}    agent step {thought.agent_steps:,}"
+        right = f"score {self._score:.10g}    agent step {self._agent_steps:,}"
         draw.text((image.width, 6), right, INK, font(17), anchor="ra")
         self._put(image, MARGIN, 10)
 
@@ -204,7 +203,7 @@ class Inspected(Screen):
         left, top, width, height = BARS
         image, draw = self._draw(BARS)
         row = min(48.0, (height - 44) / len(self.shown))
-        size = min(13, max(9, int(row * 0.62)))
+        size = min(13, max(9, int(row * 0.55)))
         strayed = thought.played != thought.best
         head = ("arrow: played", SOFT) if not strayed else ("arrow: played otherwise", RANDOM)
         draw.text((10, 9), "Q-values", INK, font(14, bold=True))
@@ -237,10 +236,11 @@ class Inspected(Screen):
             (8 + (width - 16) * i / (HISTORY - 1), height - 24 - (height - 48) * (value - low) / span)
             for i, value in enumerate(values)
         ]
-        for i, (_, _, score) in enumerate(self._values):  # where points were won or lost
-            if i and score != self._values[i - 1][2]:
-                won = score > self._values[i - 1][2]
-                draw.line((points[i][0], 22, points[i][0], height - 22), (70, 110, 80) if won else (120, 70, 70))
+        scores = [score for _, _, score in self._values]
+        changed = [i for i in range(1, len(scores)) if scores[i] != scores[i - 1]]
+        for i in changed if len(changed) < HISTORY / 10 else []:  # where points were won or lost
+            colour = WON if scores[i] > scores[i - 1] else LOST
+            draw.line((points[i][0], 22, points[i][0], height - 22), colour)
         draw.line(points if len(points) > 1 else points * 2, BEST, 2)
         draw.text((8, 4), f"{high:.3f}", SOFT, font(12))
         draw.text((8, height - 18), f"{low:.3f}", SOFT, font(12))

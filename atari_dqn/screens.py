@@ -14,14 +14,12 @@ from atari_dqn.errors import UserError
 
 
 class Thought(NamedTuple):
-    """What led to an action, and how the game stood then."""
+    """What led to an action."""
 
     state: Tensor  # [stack, *frame], as the network saw it
     q_values: Tensor  # [A] of the actions that it learnt; -inf where the game has not got one
     best: int  # the one of the largest
     played: int | None  # one of them; None where a person did what the network never learnt
-    score: float
-    agent_steps: int  # of this game, so far
 
 
 class Screen:
@@ -29,12 +27,36 @@ class Screen:
 
     fps = 60
 
+    def stand(self, score: float, agent_steps: int) -> None:
+        """Hear how the game stands before an action; `agent_steps` are this game's."""
+
     def think(self, thought: Thought) -> None:
-        """Hear what an action was chosen by, before the pictures that it leads to."""
+        """Hear what the action was chosen by, before the pictures that it leads to."""
 
     def show(self, picture: np.ndarray) -> bool:
         """Show a picture; False where no more are wanted."""
         raise NotImplementedError  # pragma: no cover
+
+
+class Around(Screen):
+    """A screen that puts something around the pictures that go to another."""
+
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
+
+    @property
+    def fps(self) -> int:
+        return self._screen.fps
+
+    @fps.setter
+    def fps(self, fps: int) -> None:
+        self._screen.fps = fps
+
+    def stand(self, score: float, agent_steps: int) -> None:
+        self._screen.stand(score, agent_steps)
+
+    def think(self, thought: Thought) -> None:
+        self._screen.think(thought)
 
 
 class Mp4(Screen):
@@ -80,6 +102,12 @@ def has_display() -> bool:
     return not sys.platform.startswith("linux") or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
 
 
+def check_display(remedy: str) -> None:
+    """Raise UserError where no window can be opened."""
+    if not has_display():
+        raise UserError(f"there is no display to open a window on; {remedy}")
+
+
 def enlarge(picture: np.ndarray) -> np.ndarray:
     """Small screens twice as large, and even sizes, which H.264 needs."""
     if picture.shape[0] < 300:
@@ -106,8 +134,7 @@ class Window(Screen):
         self._pygame, self._title, self._hear = pygame, title, hear
         self.closed = self._paused = False
         self._surface: Any = None
-        if not has_display():
-            raise UserError(f"there is no display to open a window on; {remedy}")
+        check_display(remedy)
         try:
             pygame.display.init()
         except pygame.error as error:

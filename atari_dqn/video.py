@@ -73,6 +73,7 @@ def play_one(
         frames = 0  # those before were the no-ops of the start
         score, agent_steps, over, cut = 0.0, 0, False, False
         while going and not over:
+            screen.stand(score, agent_steps)
             action = hand() if hand else 0
             if player and generator is not None:
                 states = torch.from_numpy(np.asarray(state)).unsqueeze(0).to(player.device)
@@ -81,7 +82,7 @@ def play_one(
                 if hand is None:
                     action = int(player.in_game(chosen))
                 played = player.learnt_as(action)
-                screen.think(Thought(states[0], q_values[0], int(q_values.argmax()), played, score, agent_steps))
+                screen.think(Thought(states[0], q_values[0], int(q_values.argmax()), played))
             state, reward, terminated, cut, _ = game.step(action + first_action)
             score += float(reward)
             agent_steps += 1
