@@ -169,7 +169,8 @@ def report(composed: Any) -> None:
     from atari_dqn import report, settings
 
     asked = settings.to_object(composed)
-    settings.between("videos", asked.videos, 0)
+    if asked.videos is not None:
+        settings.between("videos", asked.videos, 0)
     report.write(asked, Console(highlight=False))
 
 

@@ -264,7 +264,7 @@ class ReportConfig:
     """Which runs to report on."""
 
     run: str = MISSING
-    videos: int = MISSING  # of each run, at most
+    videos: int | None = None  # of each run, at most
     output: str | None = None
 
 

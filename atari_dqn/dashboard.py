@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -154,18 +155,25 @@ PARTS: dict[str, tuple[str, Callable[[], bytes]]] = {
 }
 
 
-def make(root: Path, port: int) -> ThreadingHTTPServer:
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A browser that went away is no news."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
+def make(root: Path, port: int) -> Server:
     """The server, bound to this machine's own address. Raises UserError where the port is taken."""
 
     class Bound(Handler):
         runs = Runs(root)
 
     try:
-        server = ThreadingHTTPServer((HOST, port), Bound)
+        return Server((HOST, port), Bound)
     except (OSError, OverflowError) as error:
         raise UserError(f"port={port}: {error}; choose another, or port=0 for any that is free") from None
-    server.daemon_threads = True
-    return server
 
 
 def serve(asked: DashboardConfig, console: Console) -> None:

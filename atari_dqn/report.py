@@ -20,6 +20,7 @@ from atari_dqn.files import replacing
 from atari_dqn.logbook import Data
 
 POINTS, ALL_POINTS, FEWEST = 600, 24_000, 60  # of each curve; of all runs' curves of a kind; of each whatever
+FILMS = 24  # in all, unless more are asked for
 # A report talks to nobody, whatever a run's files may hold.
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; media-src blob:"
@@ -68,8 +69,8 @@ def gather(folders: dict[str, Path], shown: Sequence[str]) -> Data:
 
 def spread(films: Sequence[Path], most: int) -> list[Path]:
     """At most so many of a run's films, evenly spread, the last one among them; one alone is the last."""
-    if len(films) <= most:
-        return list(films)
+    if len(films) <= most or not most:
+        return list(films[:most])
     return [films[round((i + 1) * len(films) / most) - 1] for i in range(most)]
 
 
@@ -90,7 +91,8 @@ def name_runs(asked: str) -> dict[str, Path]:
         if not runs:
             raise UserError(f"run={word}: not a run's folder, and none is in it (there is no config.yaml)")
         for folder in runs:
-            found[folder.resolve().name if folder == root else str(folder.relative_to(root))] = folder
+            name = folder.resolve().name if folder == root else str(folder.relative_to(root))
+            found[name if name not in found else str(folder)] = folder
     return found
 
 
@@ -103,13 +105,14 @@ def write(asked: ReportConfig, console: Console) -> None:
         output = output.parent.parent / "report.html"  # beside several runs that were named, not in the first
     if output.suffix not in (".html", ".htm"):
         raise UserError(f"output={output}: must end with .html")
+    most = min(3, FILMS // len(folders)) if asked.videos is None else asked.videos
     data, films = gather(folders, list(folders)), []
     unreadable = [f"{run['name']} {run['error']}" for run in data["runs"] if "error" in run]
     if len(unreadable) == len(folders):
         raise UserError(unreadable[0])
     for i, (name, folder) in enumerate(folders.items()):
         data["videos"][name] = []
-        for j, film in enumerate(spread(logbook.videos(folder), asked.videos)):
+        for j, film in enumerate(spread(logbook.videos(folder), most)):
             data["videos"][name].append({"label": film_label(film), "id": f"film-{i}-{j}"})
             films.append(_packed(f"film-{i}-{j}", film.read_bytes()))
     games = sorted({run["game"] for run in data["runs"] if "game" in run})

@@ -164,6 +164,20 @@ def test_where_a_report_goes(runs, tmp_path, monkeypatch, capsys):
         path.unlink()
 
 
+def test_runs_of_the_same_name_are_told_apart(runs, tmp_path):
+    (tmp_path / "cart1").mkdir()
+    (tmp_path / "cart1/config.yaml").touch()
+    both = report.name_runs(f"{runs / 'cart1'} {tmp_path / 'cart1'}")
+    assert both == {"cart1": runs / "cart1", str(tmp_path / "cart1"): tmp_path / "cart1"}
+    films = [Path(str(i)) for i in range(10)]
+    assert report.spread(films, 3) == [films[2], films[6], films[9]]
+    assert (
+        report.spread(films, 1) == films[-1:]
+        and report.spread(films, 0) == []
+        and report.spread(films[:2], 3) == films[:2]
+    )
+
+
 def test_what_a_run_holds_cannot_become_part_of_the_page(tmp_path):
     data = {"runs": [{"name": "</script><script>alert(1)</script>"}]}
     assert "<script>alert" not in report.page("<b>", data, "", "") and "<b>" not in report.page("<b>", data, "", "")
