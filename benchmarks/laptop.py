@@ -102,14 +102,16 @@ def pong(seeds: Sequence[int], minutes: float) -> None:
         )
 
 
-def games(names: Sequence[str], presets: Sequence[str], seed: int, minutes: float, episodes: int) -> None:
-    """Two runs side by side, on a core each; then their games."""
+def games(
+    names: Sequence[str], presets: Sequence[str], more: Sequence[str], seed: int, minutes: float, episodes: int
+) -> None:
+    """Two runs side by side, on a core each; then their games. `more` are settings besides."""
     jobs = [(game, preset) for game in names for preset in presets]
     for pair in (jobs[i : i + 2] for i in range(0, len(jobs), 2)):
         cores = dict(zip(pair, ([core] for core in CORES), strict=False))
         began = time.perf_counter()
         processes = [
-            train(*job, seed, cores[job], "total_steps=50_000_000", "evaluation.every_steps=1_000_000_000")
+            train(*job, seed, cores[job], "total_steps=50_000_000", "evaluation.every_steps=1_000_000_000", *more)
             for job in pair
         ]
         time.sleep(max(0.0, 60 * minutes - (time.perf_counter() - began)))
@@ -132,7 +134,7 @@ def games(names: Sequence[str], presets: Sequence[str], seed: int, minutes: floa
                 ["game", "preset", "seed"],
                 {
                     "game": game,
-                    "preset": preset,
+                    "preset": " ".join([preset, *more]),
                     "seed": seed,
                     "minutes": f"{minutes:g}",
                     "agent_steps": last["agent_steps"],
@@ -229,6 +231,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--games", nargs="+", default=["Breakout", "Boxing", "Freeway"])
     parser.add_argument("--presets", nargs="+", default=["laptop", "nature"])
+    parser.add_argument("--more", nargs="+", default=[], metavar="KEY=VALUE")
     parser.add_argument("--minutes", type=float, default=15.0)
     parser.add_argument("--episodes", type=int, default=30)
     parser.add_argument("--cleanrl", type=Path)
@@ -237,7 +240,7 @@ def main() -> None:
     if asked.what in ("all", "pong"):
         pong(asked.seeds, asked.minutes)
     if asked.what in ("all", "games"):
-        games(asked.games, asked.presets, asked.seeds[0], asked.minutes, asked.episodes)
+        games(asked.games, asked.presets, asked.more, asked.seeds[0], asked.minutes, asked.episodes)
     if asked.what in ("all", "cleanrl") and asked.cleanrl:
         cleanrl(asked.cleanrl, asked.cleanrl_python, asked.minutes)
     if asked.what in ("all", "draw"):
