@@ -11,6 +11,9 @@ from urllib.parse import urlparse
 from atari_dqn.display import Row, Tracker, group
 from atari_dqn.files import replacing
 
+# What would be a panel of its own for each kind of row, and is one of `train`'s, or no number worth drawing.
+BESIDE = ("frames", "agent_steps", "updates", "seconds", "env", "episodes", "best", "network", "protocol")
+
 
 def wandb_login() -> bool:
     """Whether a W&B key is at hand, in the environment or in ~/.netrc. It is not read further."""
@@ -89,7 +92,8 @@ class WandB(Tracker):
         self._step += 1
 
     def _numbers(self, group: str, row: Row) -> None:
-        self._log({"frames": row["frames"]} | {f"{group}/{k}": v for k, v in row.items() if k != "frames"})
+        beside = ("frames",) if group == "train" else BESIDE
+        self._log({"frames": row["frames"]} | {f"{group}/{k}": v for k, v in row.items() if k not in beside})
 
     def metrics(self, row: Row) -> None:
         self._numbers("train", row)

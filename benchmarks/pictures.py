@@ -33,7 +33,7 @@ def shoot(page: Path, output: Path, width: int, height: int, switch: str = "") -
             tab.wait_for_selector("html[data-ready=true]")
             tab.locator("#seeds label", has_text=switch).click()
             tab.wait_for_timeout(1500)
-        tab.screenshot(path=output)
+        (tab.locator("svg").first if page.suffix == ".svg" else tab).screenshot(path=output)
         browser.close()
     Image.open(output).convert("RGB").quantize(128).save(output, optimize=True)
 
@@ -52,7 +52,7 @@ def inspector(run: str, frame: int, folder: Path) -> None:
     with av.open(str(film)) as opened:
         for i, picture in enumerate(opened.decode(video=0)):
             if i == frame:
-                picture.to_image().quantize(128).save(RESULTS / "inspector.png", optimize=True)
+                picture.to_image().save(RESULTS / "inspector.png", optimize=True)
 
 
 def terminal(words: list[str], seconds: float, folder: Path) -> None:
@@ -70,8 +70,8 @@ def terminal(words: list[str], seconds: float, folder: Path) -> None:
     console = Console(record=True, width=80, file=open(os.devnull, "w"), force_terminal=True)  # noqa: SIM115
     console.print(Text.from_ansi(text.rstrip()))
     svg = folder / "terminal.svg"
-    console.save_svg(str(svg), title=" ".join(words))
-    shoot(svg, RESULTS / "terminal.png", 1000, 110 + 25 * (text.rstrip().count("\n") + 1))
+    console.save_svg(str(svg), title="atari_dqn")
+    shoot(svg, RESULTS / "terminal.png", 1000, 900)
 
 
 def main() -> None:
