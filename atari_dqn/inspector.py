@@ -64,6 +64,19 @@ def fit(picture: np.ndarray, width: int, height: int) -> np.ndarray:
     return cv2.resize(picture, size, interpolation=how)
 
 
+def lit(picture: np.ndarray, glow: np.ndarray) -> np.ndarray:
+    """A picture darkened, and lit where `glow`, float32 [height, width] from 0 to 1 in any size, is large."""
+    light = cv2.resize(glow, picture.shape[1::-1], interpolation=cv2.INTER_LINEAR)[..., None]
+    return (picture * (0.55 - 0.35 * light) + np.array(GLOW, np.float32) * light).astype(np.uint8)
+
+
+def paste(canvas: np.ndarray, place: tuple[int, int, int, int], picture: np.ndarray) -> None:
+    """Put a picture into the middle of a place."""
+    left, top, width, height = place
+    y, x = top + (height - picture.shape[0]) // 2, left + (width - picture.shape[1]) // 2
+    canvas[y : y + picture.shape[0], x : x + picture.shape[1]] = picture
+
+
 class Inspected(Around):
     """Puts what `player` thinks around the pictures that go to another screen.
 
@@ -80,7 +93,7 @@ class Inspected(Around):
         names, self._inputs = KNOWN.get(game, (player.learnt, ()))
         self._names = names if len(names) == len(player.learnt) else player.learnt
         self._canvas = np.full((HEIGHT, WIDTH, 3), BACK, np.uint8)
-        self._glow: np.ndarray | None = None  # float32 [height, width, 1], how strongly each pixel matters
+        self._glow: np.ndarray | None = None  # float32 [height, width], how strongly each pixel matters
         self._peak = 0.0
         self._values: collections.deque[tuple[float, float, float]] = collections.deque(maxlen=HISTORY)
         self.shown: list[float] = []
@@ -115,19 +128,12 @@ class Inspected(Around):
 
     def show(self, picture: np.ndarray) -> bool:
         canvas = self._canvas.copy()
-        for (left, top, width, height), glows in ((GAME, False), (SALIENCY, True)):
-            if self._glow is None:
-                left, top, width, height = BOTH
-            seen = fit(picture, width, height)
-            if glows and self._glow is not None:
-                light = cv2.resize(self._glow, (seen.shape[1], seen.shape[0]), interpolation=cv2.INTER_LINEAR)[
-                    ..., None
-                ]
-                seen = (seen * (0.55 - 0.35 * light) + np.array(GLOW, np.float32) * light).clip(0, 255).astype(np.uint8)
-            y, x = top + (height - seen.shape[0]) // 2, left + (width - seen.shape[1]) // 2
-            canvas[y : y + seen.shape[0], x : x + seen.shape[1]] = seen
-            if self._glow is None:
-                break
+        if self._glow is None:
+            paste(canvas, BOTH, fit(picture, *BOTH[2:]))
+        else:
+            seen = fit(picture, *GAME[2:])
+            paste(canvas, GAME, seen)
+            paste(canvas, SALIENCY, lit(seen, self._glow))
         return self._screen.show(canvas)
 
     # --- panels -------------------------------------------------------------------------------------------------------
