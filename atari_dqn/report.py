@@ -79,17 +79,20 @@ def film_label(film: Path) -> str:
     return f"after {compact(int(steps))} agent steps" if steps.isdecimal() else film.stem
 
 
+def roots(asked: str) -> list[Path]:
+    """The folders that were asked for, with blanks between."""
+    return [Path(word) for word in ([asked] if Path(asked).exists() else asked.split())]
+
+
 def name_runs(asked: str) -> dict[str, Path]:
-    """The runs in what was asked for: folders of runs, or folders of those, with blanks between. Raises UserError."""
-    words = [asked] if Path(asked).exists() else asked.split()
+    """The runs in what was asked for: folders of runs, or folders of those. Raises UserError where there are none."""
     found: dict[str, Path] = {}
-    for word in words:
-        root = Path(word)
+    for root in roots(asked):
         if not root.is_dir():
-            raise UserError(f"run={word}: there is no such folder")
+            raise UserError(f"run={root}: there is no such folder")
         runs = logbook.find(root)
         if not runs:
-            raise UserError(f"run={word}: not a run's folder, and none is in it (there is no config.yaml)")
+            raise UserError(f"run={root}: not a run's folder, and none is in it (there is no config.yaml)")
         for folder in runs:
             name = folder.resolve().name if folder == root else str(folder.relative_to(root))
             found[name if name not in found else str(folder)] = folder
@@ -98,11 +101,8 @@ def name_runs(asked: str) -> dict[str, Path]:
 
 def write(asked: ReportConfig, console: Console) -> None:
     """Write the report that is asked for, whole or not at all."""
-    folders = name_runs(asked.run)
-    first = next(iter(folders.values()))
-    output = Path(asked.output or (first if len(folders) == 1 else Path(asked.run.split()[0])) / "report.html")
-    if not asked.output and len(folders) > 1 and (output.parent / "config.yaml").exists():
-        output = output.parent.parent / "report.html"  # beside several runs that were named, not in the first
+    folders, (first, *others) = name_runs(asked.run), roots(asked.run)
+    output = Path(asked.output or (first.parent if others else first) / "report.html")
     if output.suffix not in (".html", ".htm"):
         raise UserError(f"output={output}: must end with .html")
     most = min(3, FILMS // len(folders)) if asked.videos is None else asked.videos
