@@ -22,6 +22,7 @@ BOTH = (16, 60, 656, 420)  # where there is no screen to look at
 BARS = (688, 60, 256, 420)
 INPUTS = (16, 512, 656, 152)
 VALUE = (688, 512, 256, 152)
+NAMES, NUMBERS = 118, 60  # widths left and right of the bars
 HISTORY, RECENT = 150, 30  # agent steps that the value's curve and the bars' scale look back: 10 and 2 seconds of Atari
 
 BACK, PANEL, INK, SOFT = (18, 22, 29), (29, 35, 45), (231, 235, 242), (150, 160, 176)
@@ -54,6 +55,14 @@ def saliency(network: QNetwork, state: Tensor, action: int) -> Tensor:
     x = network.prepare(state.unsqueeze(0)).detach().requires_grad_()
     q_value = network.q_values(x)[0, action]
     return torch.autograd.grad(q_value, x)[0].abs().reshape(state.shape)
+
+
+def number(value: float) -> str:
+    """As many digits as find room beside a bar: 0.123, 1234.5, 12.3k, 1.2M."""
+    for least, unit, name in ((0.999e6, 1e6, "M"), (0.999e4, 1e3, "k"), (99.9, 1, "")):  # before it rounds to more
+        if abs(value) >= least:
+            return f"{value / unit:.1f}{name}" if abs(value) < 0.999e8 else f"{value:.0e}"
+    return f"{value:.3f}"
 
 
 def fit(picture: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -148,7 +157,9 @@ class Inspected(Around):
 
     def _line(self, left: int, top: int, width: int, text: str) -> None:
         image = Image.new("RGB", (width, 21), BACK)
-        ImageDraw.Draw(image).text((0, 1), text, SOFT, font(13))
+        draw = ImageDraw.Draw(image)
+        size = next((size for size in (13, 12, 11) if draw.textlength(text, font(size)) <= width), 10)
+        draw.text((0, 1), text, SOFT, font(size))
         self._put(image, left, top)
 
     def _title(self) -> None:
@@ -165,7 +176,8 @@ class Inspected(Around):
         self._peak = max(float(found.max()), 0.98 * self._peak, 1e-12)
         self._glow = found / self._peak
         self._line(GAME[0], GAME[1] + GAME[3] + 3, GAME[2], "the game")
-        self._line(SALIENCY[0], SALIENCY[1] + SALIENCY[3] + 3, SALIENCY[2], "saliency: gradient of max Q by each pixel")
+        caption = "saliency: gradient of max Q (Simonyan et al. 2014)"
+        self._line(SALIENCY[0], SALIENCY[1] + SALIENCY[3] + 3, SALIENCY[2], caption)
 
     def _frames(self, state: Tensor) -> None:
         left, top, width, height = INPUTS
@@ -201,7 +213,7 @@ class Inspected(Around):
         left, top, width, height = BARS
         row = min(48.0, (height - 44) / len(self.shown))
         low, high = self.scale
-        y, start, room = top + 36 + row * i, left + 118, width - 118 - 60
+        y, start, room = top + 36 + row * i, left + NAMES, width - NAMES - NUMBERS
         share = (self.shown[i] - low) / (high - low)
         return start, int(y + row * 0.2), int(y + row * 0.8), start + max(1.0, room * share)
 
@@ -211,9 +223,11 @@ class Inspected(Around):
         row = min(48.0, (height - 44) / len(self.shown))
         size = min(13, max(9, int(row * 0.55)))
         strayed = thought.played != thought.best
-        head = ("arrow: played", SOFT) if not strayed else ("arrow: played otherwise", RANDOM)
+        head = "arrow: " + ("your move" if thought.by_hand else "a random move" if strayed else "played")
+        if thought.played is None:  # and so without an arrow
+            head = "your move: never learnt"
         draw.text((10, 9), "Q-values", INK, font(14, bold=True))
-        draw.text((width - 8, 11), head[0], head[1], font(12), anchor="ra")
+        draw.text((width - 8, 11), head, RANDOM if strayed else SOFT, font(12), anchor="ra")
         for i, (name, q_value) in enumerate(zip(self._names, self.shown, strict=True)):
             is_best, is_played = i == thought.best, i == thought.played
             colour = RANDOM if is_played and strayed else BEST if is_best else SOFT
@@ -227,10 +241,10 @@ class Inspected(Around):
             start, above, below, end = self.bar(i)
             fill = colour if is_best or is_played else BAR
             draw.rectangle((start - left, above - top, round(end) - left - 1, below - top), fill)
-            draw.text((width - 8, y), f"{q_value:.3f}", colour if is_best else INK, font(size), anchor="rm")
+            draw.text((width - 8, y), number(q_value), colour if is_best else INK, font(size), anchor="rm")
         self._put(image, left, top)
         low, high = self.scale
-        self._line(left, top + height + 3, width, f"bars from {low:.3f} to {high:.3f}")
+        self._line(left, top + height + 3, width, f"bars from {number(low)} to {number(high)}")
 
     def _value(self) -> None:
         left, top, width, height = VALUE
@@ -248,8 +262,8 @@ class Inspected(Around):
             colour = WON if scores[i] > scores[i - 1] else LOST
             draw.line((points[i][0], 22, points[i][0], height - 22), colour)
         draw.line(points if len(points) > 1 else points * 2, BEST, 2)
-        draw.text((8, 4), f"{high:.3f}", SOFT, font(12))
-        draw.text((8, height - 18), f"{low:.3f}", SOFT, font(12))
-        draw.text((width - 8, 4), f"{values[-1]:.3f}", BEST, font(13, bold=True), anchor="ra")
+        draw.text((8, 4), number(high), SOFT, font(12))
+        draw.text((8, height - 18), number(low), SOFT, font(12))
+        draw.text((width - 8, 4), number(values[-1]), BEST, font(13, bold=True), anchor="ra")
         self._put(image, left, top)
         self._line(left, top + height + 3, width, f"V(s) = max Q, last {HISTORY} agent steps")

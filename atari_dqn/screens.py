@@ -20,6 +20,7 @@ class Thought(NamedTuple):
     q_values: Tensor  # [A] of the actions that it learnt; -inf where the game has not got one
     best: int  # the one of the largest
     played: int | None  # one of them; None where a person did what the network never learnt
+    by_hand: bool = False  # a person played; else a move that is not the best was drawn at random
 
 
 class Screen:
