@@ -76,7 +76,7 @@ def fit(picture: np.ndarray, width: int, height: int) -> np.ndarray:
 def lit(picture: np.ndarray, glow: np.ndarray) -> np.ndarray:
     """A picture darkened, and lit where `glow`, float32 [height, width] from 0 to 1 in any size, is large."""
     light = cv2.resize(glow, picture.shape[1::-1], interpolation=cv2.INTER_LINEAR)[..., None]
-    return (picture * (0.55 - 0.35 * light) + np.array(GLOW, np.float32) * light).astype(np.uint8)
+    return (picture * (0.55 - 0.35 * light) + np.array(GLOW, np.float32) * light).clip(max=255).astype(np.uint8)
 
 
 def paste(canvas: np.ndarray, place: tuple[int, int, int, int], picture: np.ndarray) -> None:

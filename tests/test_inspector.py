@@ -1,6 +1,7 @@
 """What a person sees of a network's mind, against the network itself; and playing by hand, at a real X server."""
 
 import csv
+import dataclasses
 import functools
 import itertools
 import os
@@ -67,7 +68,7 @@ def test_the_q_values_shown_are_the_networks_on_that_stack(game):
         going = show(picture)
         bars.append([bar_length(album.pictures[-1], inspected, i) for i in range(len(player.learnt))])
         low, high = inspected.scale
-        room = inspector.BARS[2] - 118 - 60
+        room = inspector.BARS[2] - inspector.NAMES - inspector.NUMBERS
         wanted = [max(1.0, room * (q - low) / (high - low)) for q in inspected.shown]
         np.testing.assert_allclose(bars[-1], wanted, atol=1.01)
         assert inspected.shown == album.thoughts[-1].q_values.tolist()
@@ -86,6 +87,21 @@ def test_the_q_values_shown_are_the_networks_on_that_stack(game):
         state, *_ = twin.step(thought.played)
     assert len(album.thoughts) > 10 and any(thought.played != thought.best for thought in album.thoughts)
     assert all(picture.shape == (inspector.HEIGHT, inspector.WIDTH, 3) for picture in album.pictures)
+
+
+def test_a_bright_screen_is_lit_without_overflow():
+    """White, where it matters most: the light's own colour and a rest of the white, never more than a byte holds."""
+    white, glow = np.full((420, 320, 3), 255, np.uint8), np.linspace(0, 1, 84, dtype=np.float32)[:, None].repeat(84, 1)
+    seen = inspector.lit(white, glow).astype(int)
+    assert np.abs(np.diff(seen, axis=0)).max() < 8  # the light grows gently
+    np.testing.assert_allclose(seen[-1, 0], np.minimum(0.2 * 255 + np.array(inspector.GLOW), 255), atol=1)
+
+
+def test_numbers_find_room_beside_their_bars():
+    values = [sign * x * 10.0**k for sign in (1, -1) for x in (1, 9.9949, 9.9996, 9.99996) for k in range(-3, 12)]
+    room = inspector.NUMBERS - 8
+    assert all(inspector.font(13).getlength(inspector.number(value)) <= room for value in values)
+    assert [inspector.number(v) for v in (0.0314, -99.5, 12_345.6, -2.5e6)] == ["0.031", "-99.500", "12.3k", "-2.5M"]
 
 
 def test_the_frames_shown_are_those_that_the_network_saw():
@@ -151,6 +167,36 @@ def test_keys_mean_the_actions_of_their_names():
     freeway = emulators.atari_actions("Freeway", False)  # NOOP, UP, DOWN
     assert freeway[play.action({"UP", "RIGHT", "FIRE"}, freeway)] == "UP"
     assert play.action({"RIGHT"}, ("LEFT", "RIGHT")) == 1 and play.action(set(), ("LEFT", "RIGHT")) == 0
+
+
+def test_a_tap_within_a_step_counts_once():
+    import pygame
+
+    def press(down: bool, key: int) -> None:
+        keyboard.hear(pygame.event.Event(pygame.KEYDOWN if down else pygame.KEYUP, key=key))
+
+    keyboard = play.Keyboard()
+    press(True, pygame.K_w)
+    press(False, pygame.K_w)
+    press(True, pygame.K_SPACE)
+    assert keyboard.pressed() == {"UP", "FIRE"} and keyboard.pressed() == {"FIRE"}
+    keyboard.hear(pygame.event.Event(pygame.WINDOWFOCUSLOST))
+    assert keyboard.pressed() == set()
+
+
+def test_advice_beside_a_person_who_does_what_it_never_learnt():
+    """A network of Pong's at Freeway, which knows NOOP, UP and DOWN: it learnt the first of them only."""
+    config = settings.to_train_config(settings.compose("train", ["env.game=Pong", "network=small_cnn"]))
+    pong, freeway = (emulators.atari_actions(game, False) for game in ("Pong", "Freeway"))
+    player = Player(agent.make(config, (84, 84), len(pong), torch.device("cpu")).online, pong, freeway)
+    album = Album(9)
+    hands = itertools.cycle([freeway.index("UP"), freeway.index("NOOP")])
+    env = dataclasses.replace(config.env, game="Freeway")
+    inspected = inspector.Inspected(album, player, "Freeway")
+    video.play_one(player, env, 1.0, SEED, inspected, lambda: next(hands))
+    assert [thought.played for thought in album.thoughts] == [None, 0, None]
+    assert all(thought.by_hand and thought.best == 0 for thought in album.thoughts)
+    assert inspected.shown[1:] == [-np.inf] * 5
 
 
 @pytest.fixture
