@@ -138,8 +138,9 @@ def play(composed: Any) -> None:
 
     asked = settings.to_object(composed)
     settings.between("seed", asked.seed, 0)
+    device = machine.choose_device(asked.device)
     if asked.checkpoint is not None:
-        checkpoint = checkpoints.Checkpoint(checkpoints.find(asked.checkpoint), machine.choose_device(asked.device))
+        checkpoint = checkpoints.Checkpoint(checkpoints.find(asked.checkpoint), device)
         env, player = evaluation.seat(checkpoint, checkpoint.config.protocol, asked.env.game)
         name = str(checkpoint.path)
     elif asked.env.game is not None:

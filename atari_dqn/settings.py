@@ -371,4 +371,8 @@ def explain(command: str, overrides: list[str], error: BaseException) -> UserErr
         if isinstance(chain, omegaconf.errors.OmegaConfBaseException):
             return UserError(explain_value(chain))
         chain = chain.__cause__ or chain.__context__
-    return UserError(" ".join(str(error).split("\n")[0].split()))
+    text = " ".join(str(error).split("\n")[0].split())
+    if match := re.match(r"Could not override '(\w+)'", text):  # a group, but of other commands
+        remedy = "; name the game, env.game=CartPole" if match[1] == "env" else ""
+        return UserError(f"{command} takes no {match[1]}=...{remedy}")
+    return UserError(text)
