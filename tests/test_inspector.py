@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import itertools
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -267,7 +268,8 @@ def test_a_person_plays_with_the_keyboard(display, tmp_path):
     finally:
         game.kill()
         game.wait()
-    assert game.returncode == 0 and "(stopped)" in said and "Pong: -" in said, wrong
+    assert game.returncode == 0, wrong
+    assert re.fullmatch(r"Pong: -?\d+ \(-?\d+% of a human\) \(stopped\)\n", said), said  # 0 on a slow machine
     assert not (tmp_path / "plays.csv").exists()  # no game was played to its end
 
 
