@@ -40,6 +40,8 @@ def together(runs: Sequence[Data], points: int = 100) -> list[Data]:
             groups.setdefault(run["group"], []).append(run)
     found = []
     for name, members in groups.items():
+        longest = sorted(members, key=lambda run: run["agent_steps"])
+        members = [*{run["seed"]: run for run in longest}.values()]  # a seed that was run twice is no second one
         if len(members) < 2:
             continue
         made: Data = {"group": name, "runs": [run["name"] for run in members], "curves": {}}
@@ -57,15 +59,16 @@ def _common(series: Sequence[Data], axis: str, column: str, points: int) -> Data
     known = []
     for one in series:
         pairs = [(x, y) for x, y in zip(one[axis], one[column], strict=True) if x is not None and y is not None]
-        if not pairs:
-            return None
-        known.append(np.array(pairs).T)
+        if pairs:
+            known.append(np.array(pairs).T)
+    if len(known) < 2:
+        return None
     first, last = max(xs[0] for xs, _ in known), min(xs[-1] for xs, _ in known)
     if first >= last:
         return None
     grid = np.linspace(first, last, points)
     values = np.stack([np.interp(grid, xs, ys) for xs, ys in known])
-    made: Data = {"x": plain(grid)}
+    made: Data = {"seeds": len(known), "x": plain(grid)}
     for name, statistic in STATISTICS.items():
         middle, low, high = interval(values, statistic)
         made[name] = {"middle": plain(middle), "low": plain(low), "high": plain(high)}

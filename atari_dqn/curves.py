@@ -105,7 +105,8 @@ class Pace:
             return ""
         million = at / MILLION
         expected = self.curve.at(million)[0]
-        return f"{self.WORDS[verdict(self.curve, million, mean)]} ({mean:,.4g}, expected {expected:,.4g})"
+        shown, wanted = (f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}" for value in (mean, expected))
+        return f"{self.WORDS[verdict(self.curve, million, mean)]} ({shown}, expected {wanted})"
 
 
 def has_measure(config: TrainConfig, curve: Curve) -> bool:

@@ -65,8 +65,12 @@ class Handler(BaseHTTPRequestHandler):
         if not self._is_from_here():
             self._send(HTTPStatus.FORBIDDEN, b"this dashboard answers to localhost only\n", "text/plain")
             return
-        address = urlsplit(self.path)
-        asked = parse_qs(address.query, max_num_fields=1000)
+        try:
+            address = urlsplit(self.path)
+            asked = parse_qs(address.query, max_num_fields=1000)
+        except ValueError:
+            self._send(HTTPStatus.BAD_REQUEST, b"this cannot be understood\n", "text/plain")
+            return
         if address.path == "/video":
             self._film(self.runs.video(asked.get("run", [""])[0], asked.get("name", [""])[0]))
         elif address.path == "/data.json":
@@ -112,10 +116,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def _film(self, film: Path | None) -> None:
         """A film, or the part of it that a browser asks for."""
-        if film is None:
+        try:
+            whole = film.read_bytes() if film else None
+        except OSError:  # it went meanwhile
+            whole = None
+        if whole is None:
             self._send(HTTPStatus.NOT_FOUND, b"there is no such film\n", "text/plain")
             return
-        whole = film.read_bytes()
         match = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
         if not match or match.groups() == ("", ""):
             self._send(HTTPStatus.OK, whole, "video/mp4", Accept_Ranges="bytes")

@@ -151,8 +151,10 @@ def is_held(folder: Path) -> bool:
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return False
-    except OSError:
+    except BlockingIOError:
         return True
+    except OSError:  # a file system without locks
+        return _is_alive(note(folder))
     finally:
         os.close(handle)
 

@@ -27,12 +27,18 @@ SILENT_SECONDS = 600.0  # without a row; then a run that seems to be at work is 
 
 
 def find(root: Path) -> list[Path]:
-    """Runs' folders in `root` or in folders in it, or `root` itself where it is one; none that a link leads to."""
+    """Runs' folders up to three levels below `root`, or `root` itself where it is one; none that a link leads to."""
     if (root / "config.yaml").is_file():
         return [root]
-    found = [path.parent for pattern in ("*/config.yaml", "*/*/config.yaml") for path in root.glob(pattern)]
+    patterns = ("*/config.yaml", "*/*/config.yaml", "*/*/*/config.yaml")
+    found = [path.parent for pattern in patterns for path in root.glob(pattern)]
     inside = root.resolve()
-    return sorted(folder for folder in found if folder.resolve() == inside / folder.relative_to(root))
+    return sorted(
+        folder
+        for folder in found
+        if folder.resolve() == inside / folder.relative_to(root)
+        and not any((folder / part).is_symlink() for part in ("config.yaml", "process.json", "videos", *CSV_FILES))
+    )
 
 
 class State(NamedTuple):
@@ -56,7 +62,7 @@ def state(folder: Path, is_complete: bool = False) -> State:
     if ended := str(process.get("ended", "")):
         word, _, detail = ended.partition(": ")
         return State(word if word in ("finished", "stopped", "failed") else "stopped", detail[:400], since)
-    if is_complete:
+    if is_complete and "machine" not in process:
         return State("finished", "", since)
     host = str(process.get("host", ""))
     if host not in ("", socket.gethostname()) and since < SILENT_SECONDS:  # another machine's locks may not be seen
@@ -104,7 +110,10 @@ def _stamp(folder: Path, *names: str) -> tuple[tuple[str, int, int], ...]:
 @functools.lru_cache(maxsize=2000)
 def _known(folder: Path, stamp: object) -> tuple[TrainConfig, list[Departure]]:
     config = launch.saved_config(folder)
-    return config, presets.departures(config)
+    try:
+        return config, presets.departures(config)
+    except UserError:  # a preset that was renamed is no reason to hide what it led to
+        return config, [Departure("preset", "not known any more", config.preset)]
 
 
 def settings_of(folder: Path) -> tuple[TrainConfig, list[Departure]]:
@@ -123,8 +132,8 @@ def line(folder: Path) -> Data:
     try:
         told, is_complete = _progress(folder, _stamp(folder, "config.yaml", *CSV_FILES))
         stands = state(folder, is_complete)
-    except (UserError, ValueError, KeyError, TypeError, OSError) as error:
-        return {"error": f"cannot be read: {' '.join(str(error).split())[:200]}"}
+    except Exception as error:  # whatever is wrong with a run's files, the others are shown
+        return _unreadable(error)
     rate = (told["frames_per_second"] or 0) / told["frame_skip"]
     left = (told["total_steps"] - told["agent_steps"]) / rate if stands.word == "running" and rate else math.nan
     return told | {
@@ -133,6 +142,10 @@ def line(folder: Path) -> Data:
         "seconds_since": round(stands.seconds_since),
         "seconds_left": number(left),
     }
+
+
+def _unreadable(error: Exception) -> Data:
+    return {"error": f"cannot be read: {' '.join(str(error).split())[:200] or type(error).__name__}"}
 
 
 @functools.lru_cache(maxsize=2000)
@@ -176,8 +189,8 @@ def entry(folder: Path, points: int) -> Data:
     told = line(folder)
     try:
         return told if "error" in told else told | _series(folder, points, _stamp(folder, "config.yaml", *CSV_FILES))
-    except (UserError, ValueError, OSError) as error:
-        return {"error": f"cannot be read: {' '.join(str(error).split())[:200]}"}
+    except Exception as error:
+        return _unreadable(error)
 
 
 @functools.lru_cache(maxsize=500)

@@ -93,7 +93,8 @@ def name_runs(asked: str) -> dict[str, Path]:
         runs = logbook.find(root)
         if not runs:
             raise UserError(f"run={root}: not a run's folder, and none is in it (there is no config.yaml)")
-        for folder in runs:
+        known = {folder.resolve() for folder in found.values()}
+        for folder in (folder for folder in runs if folder.resolve() not in known):
             name = folder.resolve().name if folder == root else str(folder.relative_to(root))
             found[name if name not in found else str(folder)] = folder
     return found

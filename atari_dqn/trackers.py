@@ -3,6 +3,7 @@
 import collections
 import csv
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from atari_dqn import curves, wandb_client
+from atari_dqn import curves, scores, wandb_client
 from atari_dqn.config import Goal, TrainConfig
 from atari_dqn.display import Display, Row, Tracker, group
 from atari_dqn.emulators import Game
@@ -213,14 +214,17 @@ def build(
         confirmed: whether the best network was examined again at the end; see Examiner.
     """
     logger, skip = config.logger, config.env.frame_skip
+    past = curves.evaluations(curves.read(folder / "evaluations.csv"))
+    best = max((point.mean for point in past if point.frames <= agent_steps * skip), default=None)
     chosen: list[Tracker] = [CsvFiles(folder, agent_steps, confirmed)]
     if logger.tensorboard:
         chosen.append(Guarded("TensorBoard", lambda: TensorBoard(folder, agent_steps * skip), say))
     mode = wandb_client.wandb_mode(logger.wandb)
     if mode != "off":
-        plain = dataclasses.asdict(config)
-        chosen.append(Guarded("W&B", lambda: wandb_client.WandB(folder, mode, logger.project, plain, events, say), say))
+        plain, known = dataclasses.asdict(config), {}
+        if best is not None:
+            known = {"best_return": best, "best_human_normalised": scores.human_normalised(config.env.game, best)}
+        made = functools.partial(wandb_client.WandB, folder, mode, logger.project, plain, events, known, say)
+        chosen.append(Guarded("W&B", made, say))
     pace = curves.pace(config, folder, agent_steps)
-    past = curves.evaluations(curves.read(folder / "evaluations.csv"))
-    best = max((point.mean for point in past if point.frames <= agent_steps * skip), default=None)
     return [*chosen, Display(console, config.env.game, config.total_steps, skip, agent_steps, pace, best)]

@@ -38,11 +38,19 @@ class WandB(Tracker):
     Without a login, or where its server cannot be reached, it records offline and says how to upload later.
 
     Args:
+        final: of its summary, what was known before.
         step: W&B's own count of rows. A resumed run writes those since its checkpoint again, with the same numbers.
     """
 
     def __init__(
-        self, folder: Path, mode: str, project: str, config: Row, step: int, say: Callable[[str], None]
+        self,
+        folder: Path,
+        mode: str,
+        project: str,
+        config: Row,
+        step: int,
+        final: Row,
+        say: Callable[[str], None],
     ) -> None:
         import wandb  # slow to load
 
@@ -83,7 +91,7 @@ class WandB(Tracker):
             self._run = init(True)
         self._run.define_metric("frames")
         self._run.define_metric("*", step_metric="frames")
-        self._final: Row = {}
+        self._final = dict(final)
         if not self._offline:
             say(f"W&B: {self._run.url}")
 

@@ -91,6 +91,19 @@ def test_intervals_are_the_percentile_bootstrap_of_whole_seeds():
     np.testing.assert_allclose([low, high], np.percentile(slow, [2.5, 97.5], axis=0), atol=0.06)
 
 
+def test_a_seed_that_was_run_twice_is_one():
+    def run(name: str, seed: int, scores: list[float]) -> dict:
+        series = {"frames": [1.0, 2.0], "seconds": [1.0, 2.0], "mean": scores}
+        empty = {key: [None, None] for key in (*logbook.MEASURED, *logbook.EVALUATED)} | series
+        return {"name": name, "group": "g", "seed": seed, "agent_steps": len(name)} | {
+            part: empty for part in ("trained", "evaluated", "measured")
+        }
+
+    assert not bands.together([run("a", 1, [0, 1]), run("bb", 1, [5, 6])])
+    (made,) = bands.together([run("a", 1, [0, 1]), run("bb", 1, [2, 4]), run("c", 2, [4, 8])])
+    assert made["runs"] == ["bb", "c"] and made["curves"]["trained.mean.frames"]["mean"]["middle"][0] == 3.0
+
+
 def test_thinning_keeps_means_and_ends():
     series = {"frames": np.arange(1, 1001.0), "loss": np.where(np.arange(1000) % 3 == 0, np.nan, np.arange(1000.0))}
     thin = logbook.thin(series, 10)
@@ -110,6 +123,9 @@ def test_training_returns_are_means_of_the_games_that_ended_in_each_part(runs):
 def test_how_a_run_ended_is_told(tmp_path):
     (tmp_path / "config.yaml").touch()
     assert logbook.state(tmp_path).word == "died"
+    with folders.held(tmp_path):
+        pass  # and no word: as a kill in its last evaluation
+    assert logbook.state(tmp_path, is_complete=True).word == "died"
     with folders.held(tmp_path) as process:
         assert folders.is_held(tmp_path) and logbook.state(tmp_path).word == "running"
         process.ended = "stopped"
@@ -297,6 +313,14 @@ def served(runs, tmp_path):
     subprocess.run(["cp", "-r", str(runs / "cart1"), str(outside)], check=True)
     (root / "linked").symlink_to(outside)
     (root / "cart1/videos/step9.mp4").symlink_to(tmp_path / "secret.mp4")
+    for name, part in (
+        ("films", "videos"),
+        ("settings", "config.yaml"),
+        ("games", "episodes.csv"),
+    ):  # links within runs
+        subprocess.run(["cp", "-r", str(runs / "cart1"), str(root / name)], check=True)
+        subprocess.run(["rm", "-r", str(root / name / part)], check=True)
+        (root / name / part).symlink_to(outside / part)
     server = dashboard.make(root, 0)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -322,6 +346,7 @@ def test_nothing_outside_its_folder_can_be_reached(served):
     assert answer(port, "/video?run=cart1&name=step1000.mp4")[:2] == (200, whole)
     for path in (
         "/video?run=cart1&name=step9.mp4", "/video?run=linked&name=step1000.mp4", "/video?run=..&name=x", "/video",
+        "/video?run=films&name=step1000.mp4",
         "/video?run=../outside&name=step1000.mp4", f"/video?run={root.parent}/outside&name=step1000.mp4",
         "/video?run=cart1&name=../../../secret.mp4", "/video?run=cart1&name=..%2f..%2f..%2fsecret.mp4",
         f"/video?run=cart1&name={root.parent}/secret.mp4", "/../secret.mp4", "/..%2fsecret.mp4", "//etc/passwd",
@@ -369,6 +394,26 @@ def test_what_did_not_change_is_not_sent_again(served):
         file.write("3004,3004,1,9.9,123,12,0\n")
     status, body, _ = answer(port, "/data.json?run=cart1", If_None_Match=headers["ETag"])
     assert status == 200 and json.loads(body)["entries"]["cart1"]["trained"]["frames"][-1] == 3004
+
+
+def test_a_damaged_run_hides_no_other(served):
+    port, root = served
+    for name, part, text in (
+        ("nul", "metrics.csv", "\0" * 200_000), ("five", "config.yaml", "5"), ("deep", "config.yaml", "[" * 5000),
+        ("letters", "metrics.csv", None), ("column", "episodes.csv", "frames\n3\n"),
+    ):  # fmt: skip
+        subprocess.run(["cp", "-r", str(root / "cart2"), str(root / name)], check=True)
+        path = root / name / part
+        path.write_text(text if text is not None else path.read_text().replace("200", "two"))
+    (root / "renamed").mkdir()
+    (root / "renamed/config.yaml").write_text((root / "cart2/config.yaml").read_text().replace("default", "retired"))
+    names = ["nul", "five", "deep", "letters", "column", "renamed", "cart2"]
+    status, body, _ = answer(port, "/data.json?" + "&".join(f"run={name}" for name in names))
+    told = json.loads(body)
+    lines = {run["name"]: run for run in told["runs"]}
+    assert status == 200 and lines["cart2"]["state"] == "finished" and "trained" in told["entries"]["cart2"]
+    assert all("cannot be read" in (lines[name].get("error") or told["entries"][name]["error"]) for name in names[:5])
+    assert "error" not in lines["renamed"] and told["entries"]["renamed"]["departures"][0][0] == "preset"
 
 
 def test_a_taken_port_is_one_line(served, tmp_path):

@@ -1,8 +1,10 @@
 "use strict";
 // The report and the dashboard are this one page: a report carries its data, a dashboard asks its server for them.
 
-const PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#e69f00", "#6f5fc6"]; // Okabe and Ito's
-const DASHES = ["solid", "dash", "dot", "dashdot"];
+// After Okabe and Ito, the light ones darkened for thin lines on white.
+const PALETTE = ["#0072b2", "#d55e00", "#00855f", "#b75a90", "#8a6d00", "#2f8fc9", "#b97a00", "#6f5fc6"];
+const DASHES = ["solid", "dash", "dot"];
+const TABLE_ROWS = 2000; // of a chart's numbers, at most
 const REFRESH_MS = 5000;
 const AXES = {
   frames: { label: "frames", title: "environment frames", of: (series) => series.frames },
@@ -39,7 +41,8 @@ function el(tag, properties = {}, ...children) {
   return node;
 }
 
-const show = (value) => (value === null || value === undefined ? "–" : numberFormat.format(value));
+const exact = (value) => (Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en") : numberFormat.format(value));
+const show = (value) => (value === null || value === undefined ? "–" : exact(value));
 const percent = (share) => (share === null || share === undefined ? "" : `${Math.round(100 * share)}%`);
 const short = (name) => name.split("/").pop();
 
@@ -155,15 +158,23 @@ function bandTraces(x, low, high, fill, name) {
   return [{ ...edge, y: low, name: `${name}, low` }, { ...edge, y: high, fill: "tonexty", fillcolor: fill, name: `${name}, high` }];
 }
 
+// Each published curve that runs name, as far as the longest of them has come; none has hours.
+function publishedOnes(runs) {
+  const longest = new Map();
+  for (const run of choice.axis === "hours" ? [] : runs) {
+    const one = run.published;
+    if (one && !(longest.get(one.title)?.[0].frames.length >= one.frames.length)) longest.set(one.title, [one, run]);
+  }
+  return [...longest.values()];
+}
+
 function traces(chart, runs) {
   const made = [];
-  const published = runs.map((run) => run.published).find((one) => one && one.measure === chart.measure);
-  if (published && choice.axis !== "hours") {
-    const skip = choice.axis === "steps" ? runs[0].frame_skip : 1;
-    const x = published.frames.map((frames) => frames / skip);
-    made.push(...bandTraces(x, published.low, published.high, "#80808026", "allowed"));
-    made.push({ x, y: published.mean, name: published.title, mode: "lines", type: "scatter", line: { color: "#808080", dash: "dash", width: 2 } });
-  }
+  publishedOnes(runs).filter(([one]) => one.measure === chart.measure).forEach(([one, run], i) => {
+    const x = one.frames.map((frames) => frames / (choice.axis === "steps" ? run.frame_skip : 1));
+    made.push(...bandTraces(x, one.low, one.high, "#80808026", `${one.title}, allowed`));
+    made.push({ x, y: one.mean, name: one.title, mode: "lines", type: "scatter", line: { color: "#808080", dash: i ? "dot" : "dash", width: 2 } });
+  });
   const seen = new Set();
   for (const run of runs) {
     const name = lineName(run);
@@ -176,9 +187,10 @@ function traces(chart, runs) {
       const x = common.x.map((value) => value / unit);
       const { middle, low, high } = common[choice.seeds];
       made.push(...bandTraces(x, low, high, shade(stroke, 0.22), name));
-      made.push({ x, y: middle, name: `${name} (${band(run.group).runs.length} seeds)`, mode: "lines", type: "scatter", line: { color: stroke, width: 2.5, dash: dash(name) } });
-    } else if (!isTogether(run)) {
+      made.push({ x, y: middle, name: `${name} (${common.seeds} seeds)`, mode: "lines", type: "scatter", line: { color: stroke, width: 2.5, dash: dash(name) } });
+    } else { // alone, or the group's runs have no stretch in common yet
       const { x, y } = series(run, chart);
+      seen.delete(name);
       if (!y.some((value) => value !== null)) continue;
       const error = chart.key === "evaluated.mean" ? { type: "data", array: run.evaluated.sd, thickness: 1, width: 2, color: shade(stroke, 0.5) } : undefined;
       made.push({ x, y, name: short(name), mode: chart.points ? "lines+markers" : "lines", type: "scatter", error_y: error, line: { color: stroke, width: 2, dash: dash(name) }, marker: { size: 6 }, connectgaps: false });
@@ -209,9 +221,10 @@ function summary(made) {
 }
 
 function numbersTable(made, title) {
-  const rows = made.filter((trace) => !trace.edge).flatMap((trace) =>
-    trace.x.map((x, i) => [trace.name, show(x), show(trace.y[i])]).filter((_, i) => trace.y[i] !== null));
-  return scrolled(`${title}: numbers`, table(title, ["curve", AXES[choice.axis].title, "value"], rows.slice(0, 2000)));
+  const lines = made.filter((trace) => !trace.edge);
+  const every = Math.max(1, Math.ceil(lines.reduce((sum, trace) => sum + trace.x.length, 0) / TABLE_ROWS));
+  const rows = lines.flatMap((trace) => trace.x.map((x, i) => [trace.name, show(x), show(trace.y[i])]).filter((_, i) => trace.y[i] !== null && i % every === 0));
+  return scrolled(`${title}: numbers`, table(every > 1 ? `${title}, every ${every}th value` : title, ["curve", AXES[choice.axis].title, "value"], rows));
 }
 
 const visible = new IntersectionObserver((seen) => seen.forEach((one) => { if (one.isIntersecting) paint(one.target); }), { rootMargin: "200px" });
@@ -254,9 +267,9 @@ function legend(runs) {
   const named = new Map();
   for (const run of runs) named.set(lineName(run), isTogether(run) ? `${run.group}, ${band(run.group).runs.length} seeds` : short(run.name));
   const key = (stroke, style, text) => el("li", {}, el("span", { className: "key", style: `border-top: 3px ${style} ${stroke}` }), text);
-  const styles = { solid: "solid", dash: "dashed", dot: "dotted", dashdot: "double" };
+  const styles = { solid: "solid", dash: "dashed", dot: "dotted" };
   const made = [...named].map(([name, text]) => key(colour(name), styles[dash(name)], text));
-  for (const title of new Set(runs.filter((run) => run.published).map((run) => run.published.title))) made.push(key("#808080", "dashed", `${title}, published; shaded: what is allowed`));
+  publishedOnes(runs).forEach(([one], i) => made.push(key("#808080", i ? "dotted" : "dashed", `${one.title}, published; shaded: what is allowed`)));
   return el("ul", { className: "legend", "aria-label": "legend" }, ...made);
 }
 
@@ -339,7 +352,7 @@ function section(game) {
   const box = el("section", { "aria-label": game }, el("h2", {}, game), lines, el("div", { className: "charts" }, ...figures),
     el("h3", {}, "Scores"), scores, filmed, el("h3", {}, "What was run"), runs);
   box.update = (shown) => {
-    replace(lines, JSON.stringify([choice.seeds, shown.map((run) => run.name)]), () => [legend(shown)]);
+    replace(lines, JSON.stringify([choice.seeds, choice.axis === "hours", shown.map((run) => [run.name, run.published?.title])]), () => [legend(shown)]);
     figures.forEach((one) => one.update(shown));
     replace(scores, JSON.stringify(shown.map((run) => [run.name, run.evaluations])), () => [scoresTable(game, shown) || el("p", { className: "note" }, "no evaluation yet")]);
     const all = shown.flatMap((run) => (data.videos[run.name] || []).map((one) => [run, one]));
@@ -391,14 +404,22 @@ function byActivity(a, b) {
   return key(a) - key(b) || a.name.localeCompare(b.name, "en", { numeric: true });
 }
 
+// Said by screen readers; so only where it changes.
+function announce(text) {
+  const status = document.getElementById("status");
+  if (status.textContent !== text) status.textContent = text;
+}
+
 let asking = false, tag = "";
 async function refresh() {
   if (asking) return;
   asking = true;
-  const status = document.getElementById("status");
+  let answered = false;
   try {
     const query = new URLSearchParams([...(choice.runs || [])].map((name) => ["run", name]));
     const answer = await fetch(`data.json?${query}`, { headers: tag ? { "If-None-Match": tag } : {}, cache: "no-store" });
+    if (answer.status !== 200 && answer.status !== 304) throw new Error(String(answer.status));
+    answered = true;
     if (answer.status === 200) {
       tag = answer.headers.get("ETag") || "";
       data = { ...(await answer.json()), live: true };
@@ -407,13 +428,14 @@ async function refresh() {
       changed();
     }
     const running = data.runs.filter((run) => run.state === "running").length;
-    status.textContent = `live: ${running} of ${data.runs.length} runs at work; last change seen ${data.made}`;
+    announce(`live: ${running} of ${data.runs.length} runs at work`);
+    document.getElementById("made").textContent = `last change seen ${data.made}`;
   } catch (error) {
-    status.textContent = `the dashboard's server does not answer; what is shown is of ${data.made || "never"}`;
+    announce("the dashboard's server does not answer; what is shown is what it said last");
   } finally {
     asking = false;
   }
-  if (choice.runs && chosen().some((run) => !run.error && !data.entries[run.name])) await refresh();
+  if (answered && choice.runs && chosen().some((run) => !run.error && !data.entries[run.name])) await refresh();
 }
 
 async function plotly() {
@@ -433,13 +455,17 @@ async function start() {
   radios("theme", { auto: "auto", light: "light", dark: "dark" }, again);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again);
   document.getElementById("controls").addEventListener("submit", (event) => event.preventDefault());
-  await plotly();
+  try {
+    await plotly();
+  } catch (error) {
+    announce("this browser cannot draw the curves; their numbers are in the tables");
+  }
   if (data.live) {
     await refresh();
     setInterval(refresh, REFRESH_MS);
   } else {
     choice.runs = first();
-    document.getElementById("status").textContent = `made ${data.made}`;
+    document.getElementById("made").textContent = `made ${data.made}`;
     changed();
   }
   document.documentElement.dataset.ready = "true";
