@@ -13,6 +13,7 @@ curves that a run of the preset is compared with into atari_dqn/data/curves.csv.
 """
 
 import argparse
+import collections
 import csv
 import json
 import os
@@ -183,10 +184,12 @@ def cleanrl(source: Path, python: Path, minutes: float) -> None:
 def expect() -> None:
     """Write the runs' mean training returns of each 100,000 frames where the progress line looks for them.
 
-    A run that is solved ends; from there on it counts with its last value.
+    A run that is solved ends; from there on it counts with its last value. Fewer runs of a game than data/agents.csv
+    speaks of are no curve.
     """
     data, every_frames = ROOT / "atari_dqn" / "data" / "curves.csv", int(scores.agents()["laptop"].every_frames)
-    played = sorted({run.name.split("-")[0] for run in RUNS.glob("*-laptop-seed*/")})
+    runs_of = collections.Counter(run.name.split("-")[0] for run in RUNS.glob("*-laptop-seed*/"))
+    played = sorted(game for game, runs in runs_of.items() if runs >= int(scores.agents()["laptop"].seeds))
     known = [row for row in rows(data) if row["agent"] != "laptop" or row["game"] not in played]
     for game in played:
         runs = [curves.training(rows(run / "episodes.csv"), every_frames) for run in RUNS.glob(f"{game}-laptop-seed*/")]

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import av
-from PIL import Image
+from PIL import Image, ImageOps
 from playwright.sync_api import sync_playwright
 from rich.console import Console
 from rich.text import Text
@@ -72,6 +72,8 @@ def terminal(words: list[str], seconds: float, folder: Path) -> None:
     svg = folder / "terminal.svg"
     console.save_svg(str(svg), title="atari_dqn")
     shoot(svg, RESULTS / "terminal.png", 1000, 900)
+    picture = Image.open(RESULTS / "terminal.png").convert("RGB")
+    picture.crop(ImageOps.invert(picture).getbbox()).quantize(64).save(RESULTS / "terminal.png", optimize=True)
 
 
 def main() -> None:
