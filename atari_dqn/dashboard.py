@@ -32,13 +32,8 @@ class Runs:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def folders(self) -> dict[str, Path]:
-        if (self.root / "config.yaml").is_file():
-            return {self.root.resolve().name: self.root}
-        return {str(folder.relative_to(self.root)): folder for folder in logbook.find(self.root)}
-
     def data(self, shown: list[str]) -> Data:
-        folders = self.folders()
+        folders = logbook.named(self.root)
         shown = [name for name in dict.fromkeys(shown) if name in folders]
         data = report.gather(folders, shown)
         for name in shown:
@@ -50,7 +45,7 @@ class Runs:
         return data
 
     def video(self, run: str, name: str) -> Path | None:
-        folder = self.folders().get(run)
+        folder = logbook.named(self.root).get(run)
         return next((film for film in logbook.videos(folder) if film.name == name), None) if folder else None
 
 

@@ -121,12 +121,12 @@ def held(folder: Path) -> Iterator[Process]:
         raise UserError(f"cannot write in {folder}: {error.strerror or error}") from None
     try:
         yield process
-    except UserError:  # it was never begun
-        with contextlib.suppress(OSError), replacing(process.path) as file:
-            file.write(before)
-        raise
     except BaseException as error:
         process.ended = f"failed: {' '.join(str(error).split())[:400] or type(error).__name__}"
+        if isinstance(error, UserError) and before:  # it did not go on: what was said of it before holds
+            process.ended = ""
+            with contextlib.suppress(OSError), replacing(process.path) as file:
+                file.write(before)
         raise
     finally:
         if process.ended:

@@ -41,6 +41,11 @@ def find(root: Path) -> list[Path]:
     )
 
 
+def named(root: Path) -> dict[str, Path]:
+    """The same by their names: the path from `root`, or its own name where it is the run."""
+    return {folder.resolve().name if folder == root else str(folder.relative_to(root)): folder for folder in find(root)}
+
+
 class State(NamedTuple):
     """Running, finished, stopped, failed or died; what else there is to say; how long ago it wrote."""
 

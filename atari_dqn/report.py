@@ -90,13 +90,13 @@ def name_runs(asked: str) -> dict[str, Path]:
     for root in roots(asked):
         if not root.is_dir():
             raise UserError(f"run={root}: there is no such folder")
-        runs = logbook.find(root)
+        runs = logbook.named(root)
         if not runs:
             raise UserError(f"run={root}: not a run's folder, and none is in it (there is no config.yaml)")
         known = {folder.resolve() for folder in found.values()}
-        for folder in (folder for folder in runs if folder.resolve() not in known):
-            name = folder.resolve().name if folder == root else str(folder.relative_to(root))
-            found[name if name not in found else str(folder)] = folder
+        for name, folder in runs.items():
+            if folder.resolve() not in known:
+                found[name if name not in found else str(folder)] = folder
     return found
 
 

@@ -123,6 +123,9 @@ def test_training_returns_are_means_of_the_games_that_ended_in_each_part(runs):
 def test_how_a_run_ended_is_told(tmp_path):
     (tmp_path / "config.yaml").touch()
     assert logbook.state(tmp_path).word == "died"
+    with pytest.raises(UserError), folders.held(tmp_path):
+        raise UserError("no room for it")
+    assert logbook.state(tmp_path)[:2] == ("failed", "no room for it")
     with folders.held(tmp_path):
         pass  # and no word: as a kill in its last evaluation
     assert logbook.state(tmp_path, is_complete=True).word == "died"
