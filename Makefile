@@ -52,6 +52,15 @@ $(READY): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
+# What some targets need besides: an extra of pyproject.toml, at the versions that extras.lock pins.
+$(VENV)/.ready-%: $(READY) extras.lock
+	@echo "adding what $* needs"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint extras.lock --editable '.[$*]'
+	@touch $@
+.PRECIOUS: $(VENV)/.ready-%
+EXTRAS := ray slurm optuna aggregate
+ALL_READY := $(EXTRAS:%=$(VENV)/.ready-%)
+
 setup: $(READY)  ## make .venv with the locked versions (the other targets do this by themselves)
 
 doctor: $(READY)  ## say what is wrong with this machine, if anything
@@ -139,7 +148,7 @@ fuzz: $(READY)  ## feed broken and cheating files to the readers (5 minutes); AR
 bench-gpu: $(READY)  ## all figures of a CUDA machine, 5 minutes of training among them
 	@$(BIN)/python benchmarks/gpu.py $(ARGS)
 
-test: $(READY)  ## run the tests
+test: $(ALL_READY)  ## run the tests
 	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
 
 check: $(READY)  ## lint, format and types
@@ -155,6 +164,11 @@ lock: $(READY)
 	echo '# CUDA packages are left out: torch names its own where its build needs them.'; \
 	grep -vE '^(#|cuda|nvidia|triton)' requirements.lock.tmp; } > requirements.lock.new
 	@mv requirements.lock.new requirements.lock; rm requirements.lock.tmp
+	@$(BIN)/uv pip compile pyproject.toml --quiet $(EXTRAS:%=--extra %) --universal --python-version 3.10 \
+	--constraint requirements.lock --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
+	--output-file extras.lock > /dev/null
+	@{ echo '# The extras of pyproject.toml, as tested. Made by `make lock`.'; \
+	grep -vE '^(#|cuda|nvidia|triton)' extras.lock; } > extras.lock.new && mv extras.lock.new extras.lock
 
 clean:  ## remove .venv and caches; runs/ stays
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache *.egg-info
