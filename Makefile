@@ -18,12 +18,15 @@ ENV := $(if $(is_cartpole),env=cartpole,env=atari 'env.game=$(GAME)')
 LOGGER := $(if $(WANDB),'logger.wandb=$(WANDB)')
 TRAIN := $(if $(PRESET),'preset=$(PRESET)') $(if $(SEED),'seed=$(SEED)') $(if $(STEPS),'total_steps=$(STEPS)') \
 	$(if $(REPLAY),'replay.capacity=$(REPLAY)') $(LOGGER)
+SWEEP = $(if $(filter cartpole cartpole-v1,$(shell printf %s '$(GAMES)' | tr A-Z a-z)),env=cartpole sweep.games=CartPole-v1,\
+	'sweep.games=$(or $(GAMES),$(error GAMES=... is missing: atari57, atari26, nature49, or names with commas between))') \
+	$(if $(SEEDS),'sweep.seeds=$(SEEDS)') $(if $(RAY),'sweep.address=$(RAY)') $(if $(STORAGE),'sweep.storage=$(STORAGE)')
 # With a checkpoint, GAME counts only where it was typed: the default is the game that was learnt.
 PLAY = $(if $(CKPT),'checkpoint=$(CKPT)',$(error CKPT=... is missing: a .pt file or a folder in runs/)) \
 	$(if $(filter command line environment,$(origin GAME)),'env.game=$(GAME)') $(if $(PROTOCOL),'protocol=$(PROTOCOL)') \
 	$(if $(SEED),'seed=$(SEED)') $(if $(EPISODES),'evaluation.episodes=$(EPISODES)')
 
-.PHONY: help setup doctor games train demo resume evaluate compare video watch play report dashboard profile bench family laptop scaling saving torture fuzz bench-gpu test check clean lock
+.PHONY: help setup doctor games train sweep demo resume evaluate compare video watch play report dashboard profile bench family laptop scaling saving torture fuzz bench-gpu test check clean lock
 
 help:  ## this list
 	@echo 'make TARGET VARIABLE=value ...'
@@ -36,6 +39,10 @@ help:  ## this list
 	@echo '  PRESET    a file in conf/preset: nature, rainbow ...   (default)'
 	@echo '  STEPS     agent steps to train, e.g. 20k               (10M; CartPole 150k)'
 	@echo '  REPLAY    replay capacity in agent steps, e.g. 200k    (1M = 7.06 GB)'
+	@echo '  GAMES     atari57, atari26, nature49, or names with commas, for sweep'
+	@echo '  SEEDS     runs of each game, for sweep                 (5)'
+	@echo '  RAY       auto or host:port, a cluster for sweep       (this machine)'
+	@echo '  STORAGE   a folder or URL for a sweep'"'"'s runs            (runs/sweeps/<preset>)'
 	@echo '  RUN       a folder in runs/, for resume, compare and report'
 	@echo '  CKPT      a .pt file or a folder in runs/, for evaluate, video, watch and play'
 	@echo '  VIEW      plain | inspect: with what the network sees   (plain)'
@@ -71,6 +78,9 @@ games: $(READY)  ## list the games that GAME can name
 
 train: $(READY)  ## learn GAME; SEED, PRESET, STEPS, REPLAY, WANDB, ARGS
 	@$(RUN_PYTHON) train $(ENV) $(TRAIN) $(ARGS)
+
+sweep: $(VENV)/.ready-ray  ## learn many GAMES with SEEDS seeds each, by Ray; PRESET, STEPS, REPLAY, RAY, STORAGE, ARGS
+	@$(RUN_PYTHON) sweep $(SWEEP) $(TRAIN) $(ARGS)
 
 demo: $(READY)  ## learn Pong in some minutes, film it, draw its curve; SEED, ARGS
 	@$(RUN_PYTHON) demo $(if $(filter command line environment,$(origin GAME)),'env.game=$(GAME)') \

@@ -3,6 +3,7 @@
 Commands:
   train      learn a game, or go on with a run (resume=PATH)
   demo       learn Pong in some minutes, film it, draw its curve
+  sweep      learn many games with many seeds, on one machine or a Ray cluster
   evaluate   play whole games with a checkpoint and count the score
   compare    draw a run's curve on a published one
   video      film a game that a checkpoint plays
@@ -185,9 +186,18 @@ def dashboard(composed: Any) -> None:
     dashboard.serve(asked, Console(highlight=False))
 
 
+def sweep(composed: Any) -> None:
+    from rich.console import Console
+
+    from atari_dqn import settings, sweep
+
+    train_alone, asked = settings.apart(composed, "sweep")
+    sweep.sweep(settings.to_train_config(train_alone), asked, settings.task_overrides(), Console(highlight=False))
+
+
 COMMANDS: dict[str, Callable[[Any], None]] = {
     "train": train, "demo": demo, "evaluate": evaluate, "compare": compare, "video": video, "watch": watch,
-    "play": play, "report": report, "dashboard": dashboard, "profile": profile,
+    "play": play, "report": report, "dashboard": dashboard, "profile": profile, "sweep": sweep,
 }  # fmt: skip
 
 

@@ -4,7 +4,7 @@ The values, with their reasons, are in conf/. Units are in the names: _steps are
 (60 a second), seconds are wall-clock.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +191,26 @@ class TrainConfig:
 
 
 @dataclass
+class Sweep:
+    """Runs of many games and seeds, and where Ray finds room for them."""
+
+    games: str = MISSING  # atari57 | atari26 | nature49, or names with commas between
+    seeds: int = MISSING  # runs of each game, of seeds from `seed` on
+    storage: str | None = None  # a folder that all machines see, or a URL; null: runs/sweeps/<preset>
+    address: str | None = None  # of a Ray cluster
+    cpus: int = MISSING  # of a run
+    gpus: float | None = None  # of a run; null: a quarter where the cluster has GPUs
+    retries: int = MISSING  # of a run whose worker or machine was lost
+
+
+@dataclass
+class SweepConfig(TrainConfig):
+    """What `sweep` is asked: the settings of all its runs, and the sweep's own."""
+
+    sweep: Sweep = field(default_factory=Sweep)
+
+
+@dataclass
 class PlayEnv:
     game: str | None = None
 
@@ -279,9 +299,11 @@ class DashboardConfig:
 SCHEMAS: dict[str, type] = {
     "train": TrainConfig, "profile": TrainConfig, "demo": TrainConfig, "evaluate": PlayConfig, "video": ViewConfig,
     "watch": ViewConfig, "play": HandConfig, "compare": CompareConfig, "report": ReportConfig,
-    "dashboard": DashboardConfig,
+    "dashboard": DashboardConfig, "sweep": SweepConfig,
 }  # fmt: skip
-for _command, _schema in SCHEMAS.items():
+# Where train.yaml's values are there already, its types' defaults must not come over them.
+_after_train = SweepConfig(**{part.name: MISSING for part in fields(TrainConfig)})
+for _command, _schema in (SCHEMAS | {"sweep": _after_train}).items():
     ConfigStore.instance().store(name=f"{_command}_schema", node=_schema)
 
 

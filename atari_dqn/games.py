@@ -12,6 +12,13 @@ from atari_dqn.errors import UserError
 
 gymnasium.register_envs(ale_py)
 
+# Kaiser et al. 2020, Table 1: the games of "Atari 100k".
+ATARI_26 = (
+    "Alien", "Amidar", "Assault", "Asterix", "BankHeist", "BattleZone", "Boxing", "Breakout", "ChopperCommand",
+    "CrazyClimber", "DemonAttack", "Freeway", "Frostbite", "Gopher", "Hero", "Jamesbond", "Kangaroo", "Krull",
+    "KungFuMaster", "MsPacman", "Pong", "PrivateEye", "Qbert", "RoadRunner", "Seaquest", "UpNDown",
+)  # fmt: skip
+
 
 def suggest(word: str, options: Iterable[str]) -> str:
     """`" (did you mean X?)"` where one of `options` is near `word`, else nothing."""

@@ -1,5 +1,6 @@
 """Starting a run, or going on with one: its folder, and the config that holds for it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import omegaconf
@@ -9,7 +10,7 @@ from rich.console import Console
 
 from atari_dqn import checkpoints, folders, presets
 from atari_dqn.config import TrainConfig
-from atari_dqn.display import Terminal
+from atari_dqn.display import Terminal, Tracker
 from atari_dqn.errors import UserError
 from atari_dqn.files import replacing
 from atari_dqn.run import Run
@@ -64,15 +65,27 @@ def saved_config(folder: Path) -> TrainConfig:
     return _checked(folder, _whole(folder, _written(folder)))
 
 
+def parsed_config(folder: Path | str, text: str) -> TrainConfig:
+    """The same from the text of it, where it is not on this machine."""
+    return _checked(folder, _whole(folder, _parsed(folder, text)))
+
+
 def _written(folder: Path) -> omegaconf.DictConfig:
     try:
-        text = _without_aliases((folder / "config.yaml").read_text())
-        return omegaconf.OmegaConf.create(text)  # type: ignore[return-value]
-    except (OSError, omegaconf.errors.OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+        text = (folder / "config.yaml").read_text()
+    except OSError as error:
+        raise _unreadable(folder, error) from None
+    return _parsed(folder, text)
+
+
+def _parsed(folder: Path | str, text: str) -> omegaconf.DictConfig:
+    try:
+        return omegaconf.OmegaConf.create(_without_aliases(text))  # type: ignore[return-value]
+    except (omegaconf.errors.OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise _unreadable(folder, error) from None
 
 
-def _whole(folder: Path, written: omegaconf.DictConfig) -> omegaconf.DictConfig:
+def _whole(folder: Path | str, written: omegaconf.DictConfig) -> omegaconf.DictConfig:
     """What was written, and the defaults of settings that are newer."""
     try:
         whole = omegaconf.OmegaConf.merge(omegaconf.OmegaConf.structured(TrainConfig), plain(written))
@@ -81,14 +94,14 @@ def _whole(folder: Path, written: omegaconf.DictConfig) -> omegaconf.DictConfig:
         raise _unreadable(folder, error) from None
 
 
-def _checked(folder: Path, saved: omegaconf.DictConfig) -> TrainConfig:
+def _checked(folder: Path | str, saved: omegaconf.DictConfig) -> TrainConfig:
     try:
         return to_train_config(plain(saved))
     except (omegaconf.errors.OmegaConfBaseException, ValueError) as error:
         raise _unreadable(folder, error) from None
 
 
-def _unreadable(folder: Path, error: Exception) -> UserError:
+def _unreadable(folder: Path | str, error: Exception) -> UserError:
     return UserError(f"cannot read {folder}/config.yaml: {' '.join(str(error).split())[:150]}")
 
 
@@ -99,7 +112,7 @@ def _without_aliases(text: str) -> str:
     return text
 
 
-def _changes(one: TrainConfig, other: TrainConfig) -> list[str]:
+def changes(one: TrainConfig, other: TrainConfig) -> list[str]:
     """The settings in which two configs of one run differ and must not."""
     here, there = (omegaconf.OmegaConf.structured(config) for config in (one, other))
     keys = known_keys("train")[0]
@@ -108,23 +121,33 @@ def _changes(one: TrainConfig, other: TrainConfig) -> list[str]:
     return sorted(key for key in fixed if _select(here, key) != _select(there, key))
 
 
-def train(config: TrainConfig, overrides: list[str]) -> Run | None:
-    """Start a run, or go on with one; None where it was finished. `overrides` are the words that were typed."""
-    console = Terminal(highlight=False)
+def train(
+    config: TrainConfig, overrides: list[str], console: Console | None = None, watchers: Sequence[Tracker] = ()
+) -> Run | None:
+    """Start a run, or go on with one; None where it was finished.
+
+    Args:
+        overrides: the words that were typed.
+        console: where the run speaks; None for the terminal.
+        watchers: trackers besides its own.
+    """
+    console = console or Terminal(highlight=False)
     folder = folders.find(config) if config.resume is not None else None
     if folder:
-        return resume(folder, config, overrides, console)
+        return resume(folder, config, overrides, console, watchers)
     config.resume = None
     departures = presets.departures(config)
     run = prepare(config, console)
     presets.tell(config.preset, departures, console)
     with folders.held(run.folder) as process:
-        run.go()
+        run.go(*watchers)
         process.ended = run.outcome
     return run
 
 
-def resume(folder: Path, asked: TrainConfig, overrides: list[str], console: Console) -> Run | None:
+def resume(
+    folder: Path, asked: TrainConfig, overrides: list[str], console: Console, watchers: Sequence[Tracker] = ()
+) -> Run | None:
     """Go on with the run in `folder` where its newest checkpoint left it, or from its start where there is none yet.
 
     Args:
@@ -147,9 +170,9 @@ def resume(folder: Path, asked: TrainConfig, overrides: list[str], console: Cons
         resumed = checkpoints.newest(folder, say)
         if resumed:
             steps, content = resumed.checkpoint.agent_steps, resumed.checkpoint.content
-            if changes := _changes(config, resumed.checkpoint.config):
+            if changed := changes(config, resumed.checkpoint.config):
                 raise UserError(
-                    f"{folder}/config.yaml was changed since its checkpoint, in {', '.join(changes)}; "
+                    f"{folder}/config.yaml was changed since its checkpoint, in {', '.join(changed)}; "
                     f"put it back, or start a new run"
                 )
             same_end = content["config"]["total_steps"] == config.total_steps
@@ -162,7 +185,7 @@ def resume(folder: Path, asked: TrainConfig, overrides: list[str], console: Cons
             file.write(to_yaml(config))
         presets.tell(config.preset, presets.departures(config), console)
         say(f"going on in {folder} after {run.agent_steps:,} agent steps")
-        run.go()
+        run.go(*watchers)
         process.ended = run.outcome
     return run
 

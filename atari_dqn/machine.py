@@ -40,8 +40,11 @@ def limits(controller: str, version2: str, version1: str, root: Path, own: Path)
 
 
 def cpus(root: Path = CGROUPS, own: Path = OWN) -> int:
-    """CPUs that this process may use: its affinity, or a container's smaller quota; never the host's number."""
+    """CPUs that this process may use: its affinity, a container's smaller quota, or its share of them, which Ray and
+    others put into OMP_NUM_THREADS; never the host's number."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if (share := os.environ.get("OMP_NUM_THREADS", "")).isdecimal():
+        count = max(1, min(count, int(share)))
     for folder, limit in limits("cpu", "cpu.max", "cpu.cfs_quota_us", root, own):
         try:
             quota, *period = limit.split()

@@ -93,6 +93,8 @@ class Saver:
             self.files.tidy([*kept, *self._kept])
             self._kept = kept
         self._saved = self._state()
+        for tracker in run.trackers:
+            tracker.saved()
 
     def _state(self) -> tuple[Any, ...]:
         """What tells a checkpoint from another."""

@@ -126,6 +126,11 @@ def published(game: str) -> list[Score]:
     ]
 
 
+def games_of(agent: str) -> list[str]:
+    """The games that a published agent has scores of at the end of training."""
+    return [row["game"] for row in _rows("scores") if row["agent"] == agent]
+
+
 @functools.cache
 def dqn_zoo_medians() -> dict[str, list[tuple[float, float]]]:
     """Agent of DQN Zoo -> (million frames, median human-normalised score over 57 games), read off its figure.

@@ -37,9 +37,19 @@ def as_hydra_reads(word: str) -> str:
         except ValueError:
             return word
         return f"{key}={int(number)}" if number == int(number) else word
-    if key in ("checkpoint", "run", "runs", "run_dir", "resume", "output", "env.game") and not re.fullmatch(
-        r"[\w./:,-]*|'.*'|\".*\"", value
-    ):
+    if key == "sweep.games" and re.fullmatch(r"[^'\"\[]*,[^'\"]*", value):
+        return f"{key}='{value}'"
+    if key in (
+        "checkpoint",
+        "run",
+        "runs",
+        "run_dir",
+        "resume",
+        "output",
+        "env.game",
+        "sweep.storage",
+        "sweep.address",
+    ) and not re.fullmatch(r"[\w./:,-]*|'.*'|\".*\"", value):
         escaped = value.replace("'", "\\'")
         return f"{key}='{escaped}'"
     return word
@@ -83,6 +93,13 @@ def to_object(composed: Any) -> Any:
         return OmegaConf.to_object(composed)
     except omegaconf.errors.OmegaConfBaseException as error:
         raise UserError(explain_value(error)) from None
+
+
+def apart(composed: Any, name: str) -> tuple[Any, Any]:
+    """What Hydra composed without a part that is not a run's own, and that part as its own dataclass."""
+    rest: Any = OmegaConf.to_container(composed)
+    del rest[name]
+    return OmegaConf.create(rest), to_object(composed[name])
 
 
 def to_play_config(composed: Any) -> PlayConfig:

@@ -1,0 +1,259 @@
+"""Many games and seeds: each run is a Ray task, which goes on from its checkpoint wherever it is begun again."""
+
+import copy
+import json
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+from atari_dqn import cluster, folders, launch, scores, settings
+from atari_dqn.config import Sweep, TrainConfig
+from atari_dqn.display import Row, Tracker
+from atari_dqn.errors import RunFailed, UserError
+from atari_dqn.games import ATARI_26, atari_name
+from atari_dqn.machine import memory_size
+from atari_dqn.replay import BYTES_BESIDE_FRAME
+from atari_dqn.signals import stop_signals
+from atari_dqn.storage import Mirror, Store
+from atari_dqn.sweep_display import Scoreboard
+
+WAIT_SECONDS = 120.0  # for the process of a run that was lost to let go of its folder
+BESIDE_REPLAY_BYTES = 1_000_000_000  # of a run: networks, torch, emulators
+TOLD_SECONDS = 2.0  # between two words of a run on how far it is
+
+
+class Job(NamedTuple):
+    """One run of a sweep."""
+
+    name: str  # <game>-seed<k>
+    config: TrainConfig
+    typed: list[str]  # the settings that were typed
+
+
+class Outcome(NamedTuple):
+    """How a run went."""
+
+    word: str  # finished | stopped | failed
+    text: str  # what it failed of
+    seconds: float  # in Ray's worker, this time
+
+
+def games_of(asked: str, kind: str) -> list[str]:
+    """The games that `sweep.games` means. Raises UserError for names that are none."""
+    sets = {
+        "atari57": [*scores.random_and_human()],
+        "atari26": [*ATARI_26],
+        "nature49": scores.games_of("nature_2015"),
+    }
+    if asked.lower() in sets:
+        return sets[asked.lower()]
+    names = [name.strip() for name in asked.split(",") if name.strip()]
+    if kind == "atari":
+        names = [atari_name(name) for name in names]
+    if not names:
+        raise UserError("sweep.games (GAMES=...) names no game: atari57, atari26, nature49, or names with commas")
+    return [*dict.fromkeys(names)]
+
+
+def plan(config: TrainConfig, sweep: Sweep, typed: list[str], store: Store) -> list[Job]:
+    """All runs of a sweep, seed by seed. Raises UserError where a run cannot be made as it is asked for."""
+    for key in ("run_dir", "resume"):
+        if getattr(config, key) is not None:
+            raise UserError(f"{key} is each run's own in a sweep; sweep.storage says where they all are")
+    settings.between("sweep.seeds", sweep.seeds, 1)
+    settings.between("sweep.cpus", sweep.cpus, 1)
+    settings.between("sweep.gpus", sweep.gpus or 0, 0)
+    settings.between("sweep.retries", sweep.retries, 0)
+    words = [word for word in typed if not word.lstrip("+").startswith("sweep.")]
+    jobs = []
+    for seed in range(config.seed, config.seed + sweep.seeds):
+        for game in games_of(sweep.games, config.env.kind):
+            own = copy.deepcopy(config)
+            own.env.game, own.seed, own.resume = game, seed, "auto"
+            name = f"{game.replace('/', '-')}-seed{seed}"
+            own.run_dir = f"{store.where}/{name}"
+            jobs.append(Job(name, own, words))
+    return jobs
+
+
+def is_done(job: Job, store: Store) -> bool:
+    """Whether a run of before is this one, and finished. Raises UserError where it is another one."""
+    written, process = store.read(f"{job.name}/config.yaml"), store.read(f"{job.name}/process.json")
+    if written is None:
+        return False
+    before = launch.parsed_config(f"{store.where}/{job.name}", written)
+    if changed := launch.changes(before, job.config):
+        raise UserError(
+            f"{store.where}/{job.name} was begun with other settings, in {', '.join(changed)}; put them back, or "
+            f"choose another sweep.storage (STORAGE=...)"
+        )
+    try:
+        ended = json.loads(process or "{}").get("ended")
+    except (ValueError, AttributeError):  # was killed while it wrote; the run itself knows
+        ended = None
+    return bool(ended == "finished" and before.total_steps == job.config.total_steps)
+
+
+class Teller(Tracker):
+    """Tells the board how far a run is."""
+
+    def __init__(self, name: str, board: Any) -> None:
+        self._name, self._board, self._told = name, board, 0.0
+
+    def metrics(self, row: Row) -> None:
+        if time.monotonic() - self._told >= TOLD_SECONDS:
+            self._told = time.monotonic()
+            self._board.tell.remote(self._name, row["agent_steps"], row["frames_per_second"], row["return_mean"])
+
+
+class Board:
+    """What the runs last told: agent steps, frames a second, mean return. An actor beside the sweep's display."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, tuple[int, float, float]] = {}
+
+    def tell(self, name: str, agent_steps: int, frames_per_second: float, score: float) -> None:
+        self._told[name] = (agent_steps, frames_per_second, score)
+
+    def all(self) -> dict[str, tuple[int, float, float]]:
+        return self._told
+
+
+def work(job: Job, where: str, board: Any) -> Outcome:
+    """A run, begun or gone on with, in a worker of Ray's."""
+    began = time.monotonic()
+
+    def outcome(word: str, text: str = "") -> Outcome:
+        return Outcome(word, " ".join(text.split())[:400], time.monotonic() - began)
+
+    try:
+        store = Store(where)
+        if store.is_folder:
+            return outcome(_train(job, Path(where), [Teller(job.name, board)]))
+        with tempfile.TemporaryDirectory(prefix="atari_dqn-", ignore_cleanup_errors=True) as scratch:
+            return outcome(_train_away(job, store, Path(scratch), [Teller(job.name, board)]))
+    except (UserError, RunFailed) as error:
+        return outcome("failed", str(error))
+    except Exception as error:  # whatever it is, the other runs go on
+        return outcome("failed", f"{type(error).__name__}: {error}")
+
+
+def _train(job: Job, parent: Path, watchers: list[Tracker]) -> str:
+    """Train in `parent`; how the run ended."""
+    folder = parent / job.name
+    until = time.monotonic() + WAIT_SECONDS
+    while folders.is_held(folder) and time.monotonic() < until:  # by the worker that was lost, for a moment
+        time.sleep(0.5)
+    parent.mkdir(parents=True, exist_ok=True)
+    with open(parent / f"{job.name}.log", "a", encoding="utf-8") as file:
+        console = Console(file=file, width=120, highlight=False)
+        config = copy.deepcopy(job.config)
+        config.run_dir = str(folder)
+        try:
+            run = launch.train(config, job.typed, console, watchers)
+        except (UserError, RunFailed) as error:
+            console.print(str(error), markup=False, soft_wrap=True)
+            raise
+    return run.outcome if run else "finished"
+
+
+def _train_away(job: Job, store: Store, scratch: Path, watchers: list[Tracker]) -> str:
+    """Train on this machine's own disk, and keep the run in a store."""
+    mirror = Mirror(store, job.name, scratch / job.name, print)
+    mirror.pull()
+    try:
+        return _train(job, scratch, [*watchers, mirror])
+    finally:
+        mirror.push()
+        store.files.put_file(str(scratch / f"{job.name}.log"), f"{store.root}/{job.name}.log")
+
+
+def needs(config: TrainConfig, sweep: Sweep, gpus: float) -> dict[str, float]:
+    """What a run takes of a machine, in Ray's words; memory in bytes."""
+    steps = min(config.replay.capacity, config.total_steps + 2 * config.num_envs * config.env.frame_stack)
+    frame = config.env.screen_size**2 if config.env.kind == "atari" else 0
+    on_host = 0 if gpus else steps * (frame + BYTES_BESIDE_FRAME + 8 * config.replay.prioritized)
+    return {"num_cpus": sweep.cpus, "num_gpus": gpus, "memory": BESIDE_REPLAY_BYTES + on_host}
+
+
+def _check_room(wanted: dict[str, float], there: dict[str, float]) -> None:
+    """Raise UserError where no machine of the cluster could ever hold a run."""
+    for key, name, setting in (("num_cpus", "CPU", "sweep.cpus"), ("num_gpus", "GPU", "sweep.gpus")):
+        if wanted[key] > there.get(name, 0):
+            raise UserError(f"{setting}={wanted[key]:g}: the largest machine of the cluster has {there.get(name, 0):g}")
+    if wanted["memory"] > there.get("memory", 0):
+        raise UserError(
+            f"a run takes {memory_size(wanted['memory'])} of memory, and Ray has {memory_size(there.get('memory', 0))} "
+            f"on the largest machine; set a smaller replay.capacity (REPLAY=...)"
+        )
+
+
+def sweep(config: TrainConfig, asked: Sweep, typed: list[str], console: Console) -> None:
+    """Run what is missing of a sweep. Raises RunFailed at its end where runs failed."""
+    store = Store(asked.storage or f"runs/sweeps/{config.preset}")
+    jobs = plan(config, asked, typed, store)
+    missing = [job for job in jobs if not is_done(job, store)]
+    view = Scoreboard(console, {job.name: job.config.total_steps for job in jobs}, config.env.frame_skip)
+    for job in jobs:
+        if job not in missing:
+            view.ended(job.name, Outcome("finished", "", 0.0))
+    view.say(f"{len(jobs)} runs in {store.where}, {len(jobs) - len(missing)} of them done")
+    if missing:
+        ray = cluster.join(asked.address)
+        try:
+            _place(ray, missing, store, config, asked, view)
+        finally:
+            ray.shutdown()
+    view.conclude()
+    if failed := view.of("failed"):
+        raise RunFailed(
+            f"{len(failed)} of {len(jobs)} runs failed, see {store.where}/<run>.log: {', '.join(failed[:5])}"
+            f"{' ...' if len(failed) > 5 else ''}; the same command tries them again"
+        )
+
+
+def _place(ray: Any, jobs: list[Job], store: Store, config: TrainConfig, asked: Sweep, view: Scoreboard) -> None:
+    """Give the runs to Ray, and follow them to their ends or to a request to stop."""
+    there = cluster.largest_node(ray)
+    gpus = asked.gpus if asked.gpus is not None else 0.25 if there.get("GPU") else 0
+    wanted = needs(config, asked, gpus)
+    _check_room(wanted, there)
+    view.say(
+        f"Ray: {sum(node['Alive'] for node in ray.nodes())} machines, {ray.cluster_resources().get('CPU', 0):g} CPUs, "
+        f"{ray.cluster_resources().get('GPU', 0):g} GPUs; a run takes {wanted['num_cpus']:g} CPUs, {gpus:g} GPUs, "
+        f"{memory_size(wanted['memory'])}"
+    )
+    if url := cluster.dashboard(ray):
+        view.say(f"Ray's dashboard: {url}")
+    here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+        ray.get_runtime_context().get_node_id(), soft=False
+    )
+    board = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
+    # A worker for each run: nothing of one is left for the next. Of retries Ray counts those that were lost, no others.
+    task = ray.remote(max_calls=1, max_retries=asked.retries, scheduling_strategy="SPREAD", **wanted)(work)
+    pending = {task.remote(job, store.where, board): job.name for job in jobs}
+    stopped, told_to_stop = threading.Event(), False
+    with stop_signals(stopped), view:
+        while pending:
+            for ref in ray.wait([*pending], timeout=1.0)[0]:
+                view.ended(pending.pop(ref), _outcome(ray, ref))
+            view.told(ray.get(board.all.remote()))
+            if stopped.is_set() and not told_to_stop:
+                told_to_stop = True
+                view.say("stopping: the runs save and end; the same command goes on with them")
+                for ref in pending:
+                    ray.cancel(ref)  # a run takes it as Ctrl-C
+
+
+def _outcome(ray: Any, ref: Any) -> Outcome:
+    try:
+        return Outcome(*ray.get(ref))
+    except ray.exceptions.TaskCancelledError:
+        return Outcome("stopped", "", 0.0)
+    except ray.exceptions.RayError as error:
+        text = " ".join(str(error).split())
+        return Outcome("failed", f"its workers or machines were lost too often: {text[:200]}", 0.0)

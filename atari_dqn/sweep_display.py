@@ -1,0 +1,98 @@
+"""The live table of a sweep."""
+
+import collections
+import time
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from atari_dqn.display import compact, hours
+
+if TYPE_CHECKING:
+    from atari_dqn.sweep import Outcome
+
+PLAIN_SECONDS = 60.0  # between two lines where the output is not a terminal
+ROWS = 12  # of runs, at most
+
+
+class Scoreboard:
+    """Runs done, running, failed; frames a second in all; time left. Where the output is not a terminal, lines.
+
+    Args:
+        total_steps: of each run, by its name.
+    """
+
+    def __init__(self, console: Console, total_steps: dict[str, int], frame_skip: int) -> None:
+        self._console, self._total, self._skip = console, total_steps, frame_skip
+        self._steps = dict.fromkeys(total_steps, 0)
+        self._running: dict[str, tuple[float, float]] = {}  # frames a second, mean return
+        self._ended: dict[str, Outcome] = {}
+        self._started, self._spoke = time.monotonic(), time.monotonic()
+        self._live = Live(get_renderable=self._render, console=console, refresh_per_second=2, transient=True)
+
+    def __enter__(self) -> "Scoreboard":
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._live.stop()
+
+    def say(self, text: str) -> None:
+        self._console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+    def of(self, word: str) -> list[str]:
+        """The runs that ended so."""
+        return [name for name, outcome in self._ended.items() if outcome.word == word]
+
+    def told(self, board: dict[str, tuple[int, float, float]]) -> None:
+        """What the runs tell of themselves."""
+        for name, (agent_steps, frames_per_second, score) in board.items():
+            if name not in self._ended:
+                self._steps[name], self._running[name] = agent_steps, (frames_per_second, score)
+        if not self._console.is_terminal and time.monotonic() - self._spoke >= PLAIN_SECONDS:
+            self._spoke = time.monotonic()
+            self.say(self._line())
+
+    def ended(self, name: str, outcome: "Outcome") -> None:
+        self._running.pop(name, None)
+        self._ended[name] = outcome
+        if outcome.word == "finished":
+            self._steps[name] = self._total[name]
+        if outcome.seconds:
+            self.say(f"{name}: {outcome.word} after {hours(outcome.seconds)}" + (outcome.text and f": {outcome.text}"))
+
+    def _line(self) -> str:
+        counts = collections.Counter(outcome.word for outcome in self._ended.values())
+        rate = sum(frames_per_second for frames_per_second, _ in self._running.values())
+        left = sum(self._total[name] - self._steps[name] for name in self._total if name not in self._ended)
+        waiting = len(self._total) - len(self._ended) - len(self._running)
+        words = [f"{counts['finished']} done", f"{len(self._running)} running", f"{waiting} waiting"]
+        words += [f"{counts[word]} {word}" for word in ("failed", "stopped") if counts[word]]
+        return (
+            f"{len(self._total)} runs: {', '.join(words)}  {compact(rate)} frames/s in all"
+            f"  left {hours(left * self._skip / rate) if rate else '?'}"
+        )
+
+    def _render(self) -> Group:
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        for column in ("run", "steps", "", "frames/s", "return"):
+            table.add_column(column, justify="left" if column == "run" else "right", no_wrap=True)
+        for name, (frames_per_second, score) in [*self._running.items()][:ROWS]:
+            done, total = self._steps[name], self._total[name]
+            shown = f"{score:,.1f}" if score == score else ""
+            table.add_row(name, compact(done), f"{done / total:.0%}", compact(frames_per_second), shown)
+        more = len(self._running) - ROWS
+        lines = [Text(self._line(), no_wrap=True, overflow="ellipsis")]
+        return Group(*lines, table, *([Text(f"and {more} more")] if more > 0 else []))
+
+    def conclude(self) -> None:
+        """The last line."""
+        done = len(self.of("finished"))
+        self.say(
+            f"{done} of {len(self._total)} runs are done, after {hours(time.monotonic() - self._started)}"
+            + ("" if done == len(self._total) else "; the same command does what is missing")
+        )

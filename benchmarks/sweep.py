@@ -1,0 +1,174 @@
+"""A sweep of 3 games x 2 seeds on a Ray cluster of several raylets on this machine, one of which is killed.
+
+    python benchmarks/sweep.py kill     # the weights of an undisturbed sweep and of one that lost a node: equal or not
+    python benchmarks/sweep.py time     # six runs in two shares of the machine against one after another
+
+Of the killed node every process dies by SIGKILL, as in a power cut; its runs go on elsewhere from their checkpoints.
+"""
+
+import argparse
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+import torture  # noqa: E402
+
+GAMES, SEEDS = ("Pong", "Breakout", "Seaquest"), (1, 2)
+SHORT = [
+    "num_envs=4", "replay.capacity=4000", "replay.warmup_steps=400", "checkpoint.every_steps=500",
+    "checkpoint.cut_every_turns=375", "update.target_period_steps=300", "exploration.decay_steps=2000",
+    "evaluation.every_steps=100000", "evaluation.episodes=1", "evaluation.held_out_states=0",
+    "protocol.max_frames=2000", "logger.every_steps=200", "logger.wandb=off", "logger.tensorboard=false",
+    "evaluation.video_seconds=0",
+]  # fmt: skip
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "atari_dqn", *words]
+
+
+def sweep(storage: Path, steps: int, *words: str, games: tuple[str, ...] = GAMES) -> list[str]:
+    return command(
+        "sweep", f"sweep.games={','.join(games)}", f"sweep.seeds={len(SEEDS)}", f"sweep.storage={storage}",
+        *SHORT, f"total_steps={steps}", *words,
+    )  # fmt: skip
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+def timed(words: list[str]) -> float:
+    began = time.perf_counter()
+    subprocess.run(words, check=True, env=environment())
+    return time.perf_counter() - began
+
+
+def kill(node: Any) -> int:
+    """SIGKILL a node's raylet, workers and agents; how many processes that were."""
+    raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+    doomed = [*raylet.children(recursive=True), raylet]
+    for process in doomed:
+        process.send_signal(signal.SIGKILL)
+    return len(doomed)
+
+
+def steps_of(folder: Path) -> int:
+    """Agent steps that a run has told of."""
+    rows = (folder / "metrics.csv").read_text().splitlines() if (folder / "metrics.csv").exists() else []
+    return int(rows[-1].split(",")[1]) if len(rows) > 1 else 0
+
+
+def lose_a_node(storage: Path, words: list[str], steps: int) -> dict[str, int]:
+    """Run a sweep on a head and two nodes of a CPU each, and kill one when its run is half done; what was seen."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 100_000_000})
+    try:
+        nodes = [cluster.add_node(num_cpus=1, object_store_memory=100_000_000) for _ in range(2)]
+        cluster.wait_for_nodes()
+        process = subprocess.Popen([*words, f"sweep.address={cluster.address}"], env=environment())
+        half: list[Path] = []
+        while len(half) < 2 and process.poll() is None:  # a run of either node
+            time.sleep(0.2)
+            half = [folder for folder in storage.glob("*-seed*") if steps / 2 <= steps_of(folder) < 0.9 * steps]
+        at = {folder.name: steps_of(folder) for folder in half}
+        killed = kill(nodes[0])
+        print(f"killed {killed} processes of a node while {at} were running", flush=True)
+        if process.wait(timeout=1800):
+            raise SystemExit("the sweep failed")
+        return at
+    finally:
+        cluster.shutdown()
+
+
+def went_on(storage: Path) -> int:
+    """How many times a run of the sweep went on from a checkpoint."""
+    return sum(path.read_text().count("going on in ") for path in storage.glob("*.log"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("kill", "time"))
+    parser.add_argument("--steps", type=int, default=4000, help="agent steps of a run")
+    parser.add_argument("--folder", type=Path, default=Path("runs/sweep-proof"))
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--csv", type=Path)
+    asked = parser.parse_args()
+    rows = prove(asked) if asked.what == "kill" else measure(asked)
+    if asked.csv:
+        with open(asked.csv, "w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def prove(asked: argparse.Namespace) -> list[dict[str, Any]]:
+    whole, broken = asked.folder.absolute() / "undisturbed", asked.folder.absolute() / "node-killed"
+    print(f"undisturbed: {timed(sweep(whole, asked.steps)):.1f} s")
+    began = time.perf_counter()
+    running = lose_a_node(broken, sweep(broken, asked.steps), asked.steps)
+    print(f"with a node killed: {time.perf_counter() - began:.1f} s; {went_on(broken)} runs went on from a checkpoint")
+    rows = []
+    for folder in sorted(whole.glob("*-seed?")):
+        expected, found = torture.left_behind(folder), torture.left_behind(broken / folder.name)
+        differ = [key for key in expected if expected[key] != found[key]]
+        log = (broken / f"{folder.name}.log").read_text()
+        rows.append(
+            {
+                "run": folder.name,
+                "agent_steps": asked.steps,
+                "steps_when_the_node_was_killed": running.get(folder.name, ""),
+                "went_on_from_a_checkpoint": log.count("going on in "),
+                "weights_sha256": found["online"][:16],
+                "equal": not differ,
+            }
+        )
+        print(f"{folder.name}: {'equal, to the bit' if not differ else f'DIFFERS in {differ}'}")
+    if not all(row["equal"] for row in rows) or not went_on(broken):
+        raise SystemExit("a run differs, or none was begun again")
+    return rows
+
+
+def measure(asked: argparse.Namespace) -> list[dict[str, Any]]:
+    """Alternately: one after another with the whole machine each; the same with one core each; two at once by Ray."""
+    rows = []
+    for round_ in range(asked.rounds):
+        parent = asked.folder.absolute() / f"round{round_}"
+        took = {"whole machine": 0.0, "one core": 0.0}
+        for name in took:
+            for game in GAMES:
+                for seed in SEEDS:
+                    words = command(
+                        "train", *SHORT, f"total_steps={asked.steps}", f"env.game={game}", f"seed={seed}",
+                        f"run_dir={parent / name.replace(' ', '-') / f'{game}-{seed}'}",
+                    )  # fmt: skip
+                    took[name] += timed(["taskset", "-c", "0", *words] if name == "one core" else words)
+        together = timed(sweep(parent / "sweep", asked.steps))
+        rows.append(
+            {
+                "round": round_ + 1,
+                "agent_steps": asked.steps,
+                "one_after_another_seconds": round(took["whole machine"], 1),
+                "one_after_another_on_one_core_seconds": round(took["one core"], 1),
+                "two_at_once_by_ray_seconds": round(together, 1),
+                "times_one_after_another": round(together / took["whole machine"], 3),
+                # Of two lanes with three runs each; what is beyond three runs on a core is Ray's.
+                "beyond_its_runs_seconds_per_run": round((together - took["one core"] / 2) / 3, 2),
+            }
+        )
+        print(rows[-1], flush=True)
+    return rows
+
+
+if __name__ == "__main__":
+    main()
