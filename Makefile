@@ -26,7 +26,7 @@ PLAY = $(if $(CKPT),'checkpoint=$(CKPT)',$(error CKPT=... is missing: a .pt file
 	$(if $(filter command line environment,$(origin GAME)),'env.game=$(GAME)') $(if $(PROTOCOL),'protocol=$(PROTOCOL)') \
 	$(if $(SEED),'seed=$(SEED)') $(if $(EPISODES),'evaluation.episodes=$(EPISODES)')
 
-.PHONY: help setup doctor games train sweep demo resume evaluate compare video watch play report dashboard profile bench family laptop scaling saving torture fuzz bench-gpu test check clean lock
+.PHONY: help setup doctor games train sweep demo resume evaluate compare video watch play report dashboard profile bench family laptop scaling saving cluster torture fuzz bench-gpu test check clean lock
 
 help:  ## this list
 	@echo 'make TARGET VARIABLE=value ...'
@@ -148,6 +148,9 @@ scaling: $(READY)  ## how the cost grows with games, replay and batch (4 minutes
 
 saving: $(READY)  ## what saving and loading a full replay costs (10 minutes); ARGS="--games Pong Seaquest"
 	@$(BIN)/python benchmarks/saving.py $(ARGS)
+
+cluster: $(VENV)/.ready-ray  ## a sweep on several raylets, one of which is killed; what Ray costs (12 minutes)
+	@$(BIN)/python benchmarks/sweep.py kill $(ARGS) && $(BIN)/python benchmarks/sweep.py time $(ARGS) && $(BIN)/python benchmarks/sweep.py actors $(ARGS)
 
 torture: $(READY)  ## kill runs 50 times each, resume them, compare them with untouched ones (15 minutes)
 	@$(BIN)/python tests/torture.py $(ARGS)

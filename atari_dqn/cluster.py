@@ -1,6 +1,8 @@
 """Ray, which places work on machines: joining a cluster, or starting one of this machine alone."""
 
 import os
+import re
+import socket
 from typing import Any
 
 from atari_dqn import machine
@@ -24,6 +26,13 @@ def join(address: str | None) -> Any:
     if ray.is_initialized():
         return ray
     address = address or os.environ.get("RAY_ADDRESS")
+    if address and (match := re.fullmatch(r"([^/]+):(\d+)", address)):  # Ray itself would try for minutes
+        try:
+            socket.create_connection((match[1], int(match[2])), timeout=10).close()
+        except (OSError, OverflowError) as error:
+            raise UserError(
+                f"no Ray cluster answers at {address} ({error}); start one with `ray start --head`"
+            ) from None
     here = {"num_cpus": machine.cpus(), "object_store_memory": OBJECT_STORE_BYTES}
     try:
         ray.init(address or "local", log_to_driver=False, logging_level="ERROR", **({} if address else here))

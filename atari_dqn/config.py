@@ -166,6 +166,13 @@ class Compute:
 
 
 @dataclass
+class EmulatorsConfig:
+    kind: str = "local"  # local | ray
+    actors: int | None = None  # of ray: each steps its share of the games; null: one for each free CPU of the cluster
+    address: str | None = None  # of a Ray cluster
+
+
+@dataclass
 class TrainConfig:
     env: Env = field(default_factory=Env)
     network: Network = field(default_factory=Network)
@@ -180,6 +187,7 @@ class TrainConfig:
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     logger: Logger = field(default_factory=Logger)
     compute: Compute = field(default_factory=Compute)
+    emulators: EmulatorsConfig = field(default_factory=EmulatorsConfig)
     preset: str = MISSING
     published: str | None = None  # the curve to compare with, an agent of data/agents.csv
     seed: int = MISSING

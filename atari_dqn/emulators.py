@@ -287,6 +287,20 @@ class Journal(Emulators):
         return zlib.crc32(self._frames.tobytes()) == state["frames_crc"]
 
 
-def make(env: config.Env, num_envs: int) -> Emulators:
-    """The emulators that a config asks for."""
+def make(
+    env: config.Env,
+    num_envs: int,
+    where: config.EmulatorsConfig | None = None,
+    say: Callable[[str], None] = print,
+) -> Emulators:
+    """The emulators that a config asks for.
+
+    Args:
+        where: in this process (None, too), or in Ray's.
+        say: what tells a person of games that were lost.
+    """
+    if where and where.kind == "ray":
+        from atari_dqn.remote_emulators import RemoteEmulators  # Ray is an extra
+
+        return RemoteEmulators(env, num_envs, where, say)
     return AtariEmulators(env, num_envs) if env.kind == "atari" else GymnasiumEmulators(env, num_envs)

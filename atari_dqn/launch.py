@@ -27,6 +27,7 @@ RESUMABLE = (
     "checkpoint.every_steps",
     "checkpoint.replay",
     "logger.",
+    "emulators.",
 )
 
 
@@ -52,7 +53,7 @@ def resumed_config(folder: Path, overrides: list[str], asked: TrainConfig) -> Tr
                 continue
             if key.startswith(RESUMABLE):
                 omegaconf.OmegaConf.update(saved, key, override.value())
-            elif key not in ("logger", "hydra", "preset") and differs(key):
+            elif key not in ("logger", "hydra", "preset", "emulators") and differs(key):
                 allowed = ", ".join(f"{name}*" if name.endswith(".") else name for name in RESUMABLE)
                 raise UserError(f"{key} cannot be changed when a run goes on; only {allowed} can")
     except omegaconf.errors.OmegaConfBaseException as error:

@@ -21,6 +21,7 @@ BESIDE = (
     "logger.",
     "checkpoint.",
     "compute.",
+    "emulators.",
     "evaluation.",
 )
 

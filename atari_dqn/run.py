@@ -66,7 +66,7 @@ class Run:
         self._warned = False
         self.explore = seeding.generator(self.device, config.seed, "exploration")
         self.draw = seeding.generator(self.device, config.seed, "replay")
-        games = emulators.make(config.env, config.num_envs)
+        games = emulators.make(config.env, config.num_envs, config.emulators, self.say)
         with contextlib.ExitStack() as on_error:
             on_error.callback(games.close)
             self.emulators = emulators.Journal(games, keep=config.checkpoint.cut_every_turns is not None)

@@ -66,14 +66,20 @@ def to_train_config(composed: Any) -> TrainConfig:
         config: TrainConfig = OmegaConf.to_object(node)  # type: ignore[assignment]
     except omegaconf.errors.OmegaConfBaseException as error:
         raise UserError(explain_value(error)) from None
-    if config.env.kind == "atari":
-        if re.fullmatch(r"cartpole(-v\d)?", config.env.game, re.IGNORECASE):
-            raise UserError("CartPole is not an Atari game: use env=cartpole (`make train GAME=CartPole` does)")
-        config.env.game = atari_name(config.env.game)
-    elif config.env.game.lower() in {name.lower() for name in atari_games()}:
-        raise UserError(f"{config.env.game} is an Atari game: use env=atari (`make train GAME={config.env.game}` does)")
+    config.env.game = game_name(config.env.kind, config.env.game)
     check(config)
     return config
+
+
+def game_name(kind: str, typed: str) -> str:
+    """A game as the ALE or Gymnasium spells it. Raises UserError where it is none of that kind."""
+    if kind == "atari":
+        if re.fullmatch(r"cartpole(-v\d)?", typed, re.IGNORECASE):
+            raise UserError("CartPole is not an Atari game: use env=cartpole (`make train GAME=CartPole` does)")
+        return atari_name(typed)
+    if typed.lower() in {name.lower() for name in atari_games()}:
+        raise UserError(f"{typed} is an Atari game: use env=atari (`make train GAME={typed}` does)")
+    return typed
 
 
 def plain(node: Any) -> Any:
@@ -179,6 +185,9 @@ def check(config: TrainConfig) -> None:
         raise UserError("network.standardize=true is for pictures, which network=mlp does not see: set it to false")
     one_of("agent.loss", config.agent.loss, ("huber", "squared"))
     one_of("agent.reduction", config.agent.reduction, ("mean", "sum"))
+    one_of("emulators", config.emulators.kind, ("local", "ray"))
+    if config.emulators.actors is not None:
+        between("emulators.actors", config.emulators.actors, 1)
     one_of("logger.wandb", config.logger.wandb, ("online", "offline", "off"))
     for key, value in (
         ("env.frame_skip", env.frame_skip), ("env.frame_stack", env.frame_stack), ("env.max_frames", env.max_frames),

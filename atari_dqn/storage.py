@@ -26,11 +26,20 @@ class Store:
         except (ImportError, ValueError) as error:
             raise UserError(f"sweep.storage={where}: {' '.join(str(error).split())[:150]}") from None
 
+    def make(self) -> None:
+        """Raises UserError where the folder cannot be made."""
+        try:
+            self.files.makedirs(self.root, exist_ok=True)
+        except Exception as error:
+            raise UserError(
+                f"cannot make {self.where}: {' '.join(str(error).split())[:150]}; set sweep.storage (STORAGE=...)"
+            ) from None
+
     def read(self, name: str) -> str | None:
         """A text file's content; None where there is no such file. Raises UserError where the store does not answer."""
         try:
             return str(self.files.cat_file(f"{self.root}/{name}").decode())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except Exception as error:
             raise UserError(f"cannot read {self.where}/{name}: {' '.join(str(error).split())[:150]}") from None

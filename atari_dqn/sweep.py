@@ -2,6 +2,7 @@
 
 import copy
 import json
+import socket
 import tempfile
 import threading
 import time
@@ -14,12 +15,12 @@ from atari_dqn import cluster, folders, launch, scores, settings
 from atari_dqn.config import Sweep, TrainConfig
 from atari_dqn.display import Row, Tracker
 from atari_dqn.errors import RunFailed, UserError
-from atari_dqn.games import ATARI_26, atari_name
+from atari_dqn.games import ATARI_26
 from atari_dqn.machine import memory_size
 from atari_dqn.replay import BYTES_BESIDE_FRAME
 from atari_dqn.signals import stop_signals
 from atari_dqn.storage import Mirror, Store
-from atari_dqn.sweep_display import Scoreboard
+from atari_dqn.sweep_display import Outcome, Scoreboard, Told
 
 WAIT_SECONDS = 120.0  # for the process of a run that was lost to let go of its folder
 BESIDE_REPLAY_BYTES = 1_000_000_000  # of a run: networks, torch, emulators
@@ -34,14 +35,6 @@ class Job(NamedTuple):
     typed: list[str]  # the settings that were typed
 
 
-class Outcome(NamedTuple):
-    """How a run went."""
-
-    word: str  # finished | stopped | failed
-    text: str  # what it failed of
-    seconds: float  # in Ray's worker, this time
-
-
 def games_of(asked: str, kind: str) -> list[str]:
     """The games that `sweep.games` means. Raises UserError for names that are none."""
     sets = {
@@ -51,9 +44,7 @@ def games_of(asked: str, kind: str) -> list[str]:
     }
     if asked.lower() in sets:
         return sets[asked.lower()]
-    names = [name.strip() for name in asked.split(",") if name.strip()]
-    if kind == "atari":
-        names = [atari_name(name) for name in names]
+    names = [settings.game_name(kind, name.strip()) for name in asked.split(",") if name.strip()]
     if not names:
         raise UserError("sweep.games (GAMES=...) names no game: atari57, atari26, nature49, or names with commas")
     return [*dict.fromkeys(names)]
@@ -111,21 +102,28 @@ class Teller(Tracker):
 
 
 class Board:
-    """What the runs last told: agent steps, frames a second, mean return. An actor beside the sweep's display."""
+    """What the runs last told. An actor beside the sweep's display."""
 
     def __init__(self) -> None:
-        self._told: dict[str, tuple[int, float, float]] = {}
+        self._told: dict[str, Told] = {}
+
+    def begin(self, name: str, machine: str) -> None:
+        begun = self._told[name].begun if name in self._told else 0
+        self._told[name] = Told(begun + 1, machine)
 
     def tell(self, name: str, agent_steps: int, frames_per_second: float, score: float) -> None:
-        self._told[name] = (agent_steps, frames_per_second, score)
+        self._told[name] = self._told[name]._replace(
+            agent_steps=agent_steps, frames_per_second=frames_per_second, score=score
+        )
 
-    def all(self) -> dict[str, tuple[int, float, float]]:
+    def all(self) -> dict[str, "Told"]:
         return self._told
 
 
 def work(job: Job, where: str, board: Any) -> Outcome:
     """A run, begun or gone on with, in a worker of Ray's."""
     began = time.monotonic()
+    board.begin.remote(job.name, socket.gethostname())
 
     def outcome(word: str, text: str = "") -> Outcome:
         return Outcome(word, " ".join(text.split())[:400], time.monotonic() - began)
@@ -196,6 +194,7 @@ def sweep(config: TrainConfig, asked: Sweep, typed: list[str], console: Console)
     """Run what is missing of a sweep. Raises RunFailed at its end where runs failed."""
     store = Store(asked.storage or f"runs/sweeps/{config.preset}")
     jobs = plan(config, asked, typed, store)
+    store.make()
     missing = [job for job in jobs if not is_done(job, store)]
     view = Scoreboard(console, {job.name: job.config.total_steps for job in jobs}, config.env.frame_skip)
     for job in jobs:

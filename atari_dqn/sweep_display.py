@@ -1,8 +1,9 @@
 """The live table of a sweep."""
 
 import collections
+import math
 import time
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -11,11 +12,26 @@ from rich.text import Text
 
 from atari_dqn.display import compact, hours
 
-if TYPE_CHECKING:
-    from atari_dqn.sweep import Outcome
-
 PLAIN_SECONDS = 60.0  # between two lines where the output is not a terminal
 ROWS = 12  # of runs, at most
+
+
+class Told(NamedTuple):
+    """How far a run says that it is."""
+
+    begun: int  # how often; more than once where a worker or a machine was lost
+    machine: str
+    agent_steps: int | None = None  # None until it has said
+    frames_per_second: float = 0.0
+    score: float = math.nan  # mean return of its last training games
+
+
+class Outcome(NamedTuple):
+    """How a run went."""
+
+    word: str  # finished | stopped | failed
+    text: str  # what it failed of
+    seconds: float  # in Ray's worker, this time
 
 
 class Scoreboard:
@@ -28,7 +44,7 @@ class Scoreboard:
     def __init__(self, console: Console, total_steps: dict[str, int], frame_skip: int) -> None:
         self._console, self._total, self._skip = console, total_steps, frame_skip
         self._steps = dict.fromkeys(total_steps, 0)
-        self._running: dict[str, tuple[float, float]] = {}  # frames a second, mean return
+        self._running: dict[str, Told] = {}
         self._ended: dict[str, Outcome] = {}
         self._started, self._spoke = time.monotonic(), time.monotonic()
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=2, transient=True)
@@ -48,11 +64,16 @@ class Scoreboard:
         """The runs that ended so."""
         return [name for name, outcome in self._ended.items() if outcome.word == word]
 
-    def told(self, board: dict[str, tuple[int, float, float]]) -> None:
+    def told(self, board: dict[str, Told]) -> None:
         """What the runs tell of themselves."""
-        for name, (agent_steps, frames_per_second, score) in board.items():
-            if name not in self._ended:
-                self._steps[name], self._running[name] = agent_steps, (frames_per_second, score)
+        for name, told in board.items():
+            if name in self._ended:
+                continue
+            if told.begun > 1 and told.begun > self._running.get(name, told).begun:
+                self.say(f"{name}: its worker or machine was lost; it goes on on {told.machine}")
+            self._running[name] = told
+            if told.agent_steps is not None:
+                self._steps[name] = told.agent_steps
         if not self._console.is_terminal and time.monotonic() - self._spoke >= PLAIN_SECONDS:
             self._spoke = time.monotonic()
             self.say(self._line())
@@ -67,7 +88,7 @@ class Scoreboard:
 
     def _line(self) -> str:
         counts = collections.Counter(outcome.word for outcome in self._ended.values())
-        rate = sum(frames_per_second for frames_per_second, _ in self._running.values())
+        rate = sum(told.frames_per_second for told in self._running.values())
         left = sum(self._total[name] - self._steps[name] for name in self._total if name not in self._ended)
         waiting = len(self._total) - len(self._ended) - len(self._running)
         words = [f"{counts['finished']} done", f"{len(self._running)} running", f"{waiting} waiting"]
@@ -79,12 +100,13 @@ class Scoreboard:
 
     def _render(self) -> Group:
         table = Table(box=None, padding=(0, 2, 0, 0))
-        for column in ("run", "steps", "", "frames/s", "return"):
+        for column in ("run", "steps", "", "frames/s", "return", "machine"):
             table.add_column(column, justify="left" if column == "run" else "right", no_wrap=True)
-        for name, (frames_per_second, score) in [*self._running.items()][:ROWS]:
+        for name, told in [*self._running.items()][:ROWS]:
             done, total = self._steps[name], self._total[name]
-            shown = f"{score:,.1f}" if score == score else ""
-            table.add_row(name, compact(done), f"{done / total:.0%}", compact(frames_per_second), shown)
+            shown = "" if math.isnan(told.score) else f"{told.score:,.1f}"
+            rate = compact(told.frames_per_second)
+            table.add_row(name, compact(done), f"{done / total:.0%}", rate, shown, told.machine[:20])
         more = len(self._running) - ROWS
         lines = [Text(self._line(), no_wrap=True, overflow="ellipsis")]
         return Group(*lines, table, *([Text(f"and {more} more")] if more > 0 else []))

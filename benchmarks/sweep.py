@@ -2,25 +2,28 @@
 
     python benchmarks/sweep.py kill     # the weights of an undisturbed sweep and of one that lost a node: equal or not
     python benchmarks/sweep.py time     # six runs in two shares of the machine against one after another
+    python benchmarks/sweep.py actors   # emulators in Ray's actors against local ones
 
 Of the killed node every process dies by SIGKILL, as in a power cut; its runs go on elsewhere from their checkpoints.
 """
 
 import argparse
 import csv
-import os
-import signal
+import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import psutil
+import numpy as np
+
+from atari_dqn import emulators, settings
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 import torture  # noqa: E402
+from clusters import command, environment, lose_a_node  # noqa: E402
 
 GAMES, SEEDS = ("Pong", "Breakout", "Seaquest"), (1, 2)
 SHORT = [
@@ -32,10 +35,6 @@ SHORT = [
 ]  # fmt: skip
 
 
-def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "atari_dqn", *words]
-
-
 def sweep(storage: Path, steps: int, *words: str, games: tuple[str, ...] = GAMES) -> list[str]:
     return command(
         "sweep", f"sweep.games={','.join(games)}", f"sweep.seeds={len(SEEDS)}", f"sweep.storage={storage}",
@@ -43,52 +42,10 @@ def sweep(storage: Path, steps: int, *words: str, games: tuple[str, ...] = GAMES
     )  # fmt: skip
 
 
-def environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(ROOT)}
-
-
 def timed(words: list[str]) -> float:
     began = time.perf_counter()
     subprocess.run(words, check=True, env=environment())
     return time.perf_counter() - began
-
-
-def kill(node: Any) -> int:
-    """SIGKILL a node's raylet, workers and agents; how many processes that were."""
-    raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
-    doomed = [*raylet.children(recursive=True), raylet]
-    for process in doomed:
-        process.send_signal(signal.SIGKILL)
-    return len(doomed)
-
-
-def steps_of(folder: Path) -> int:
-    """Agent steps that a run has told of."""
-    rows = (folder / "metrics.csv").read_text().splitlines() if (folder / "metrics.csv").exists() else []
-    return int(rows[-1].split(",")[1]) if len(rows) > 1 else 0
-
-
-def lose_a_node(storage: Path, words: list[str], steps: int) -> dict[str, int]:
-    """Run a sweep on a head and two nodes of a CPU each, and kill one when its run is half done; what was seen."""
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 100_000_000})
-    try:
-        nodes = [cluster.add_node(num_cpus=1, object_store_memory=100_000_000) for _ in range(2)]
-        cluster.wait_for_nodes()
-        process = subprocess.Popen([*words, f"sweep.address={cluster.address}"], env=environment())
-        half: list[Path] = []
-        while len(half) < 2 and process.poll() is None:  # a run of either node
-            time.sleep(0.2)
-            half = [folder for folder in storage.glob("*-seed*") if steps / 2 <= steps_of(folder) < 0.9 * steps]
-        at = {folder.name: steps_of(folder) for folder in half}
-        killed = kill(nodes[0])
-        print(f"killed {killed} processes of a node while {at} were running", flush=True)
-        if process.wait(timeout=1800):
-            raise SystemExit("the sweep failed")
-        return at
-    finally:
-        cluster.shutdown()
 
 
 def went_on(storage: Path) -> int:
@@ -98,13 +55,13 @@ def went_on(storage: Path) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("kill", "time"))
+    parser.add_argument("what", choices=("kill", "time", "actors"))
     parser.add_argument("--steps", type=int, default=4000, help="agent steps of a run")
     parser.add_argument("--folder", type=Path, default=Path("runs/sweep-proof"))
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--csv", type=Path)
     asked = parser.parse_args()
-    rows = prove(asked) if asked.what == "kill" else measure(asked)
+    rows = {"kill": prove, "time": measure, "actors": race_actors}[asked.what](asked)
     if asked.csv:
         with open(asked.csv, "w", newline="") as file:
             writer = csv.DictWriter(file, rows[0])
@@ -167,6 +124,47 @@ def measure(asked: argparse.Namespace) -> list[dict[str, Any]]:
             }
         )
         print(rows[-1], flush=True)
+    return rows
+
+
+def race_actors(asked: argparse.Namespace) -> list[dict[str, Any]]:
+    """Agent steps a second of 16 games of Pong alone, and while a network learns from them; by turns."""
+    rows = []
+    config = settings.to_train_config(settings.compose("train", ["env.game=Pong", "emulators=ray"]))
+    places = {"local": None, "ray": config.emulators}
+    games = {name: emulators.make(config.env, config.num_envs, place) for name, place in places.items()}
+    chance = np.random.default_rng(0)
+    for round_ in range(asked.rounds):
+        for name, envs in games.items():
+            envs.reset([*range(config.num_envs)])
+            began, turns = time.perf_counter(), 400
+            for _ in range(turns):
+                envs.send(chance.integers(len(envs.actions), size=config.num_envs))
+                envs.recv()
+            rate = turns * config.num_envs / (time.perf_counter() - began)
+            rows.append({"round": round_ + 1, "what": "emulators alone", "emulators": name, "steps_per_second": rate})
+    for envs in games.values():
+        envs.close()
+    for round_ in range(asked.rounds):
+        for name in games:
+            folder = asked.folder.absolute() / f"actors-{name}-{round_}"
+            timed(command(
+                "train", *SHORT, "env.game=Pong", "num_envs=16", f"emulators={name}", f"total_steps={asked.steps}",
+                f"run_dir={folder}", "checkpoint.cut_every_turns=null",
+            ))  # fmt: skip
+            last = list(csv.DictReader(open(folder / "metrics.csv")))[5:]
+            rate = statistics.median(float(row["frames_per_second"]) / config.env.frame_skip for row in last)
+            rows.append({"round": round_ + 1, "what": "learning", "emulators": name, "steps_per_second": rate})
+    for row in rows:
+        row["steps_per_second"] = round(row["steps_per_second"])
+    for what in ("emulators alone", "learning"):
+        medians = {
+            name: statistics.median(
+                row["steps_per_second"] for row in rows if (row["what"], row["emulators"]) == (what, name)
+            )
+            for name in places
+        }
+        print(f"{what}, agent steps a second, medians: {medians}", flush=True)
     return rows
 
 
