@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from atari_dqn import emulators, settings
+from atari_dqn import curves, emulators, settings
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
@@ -152,7 +152,7 @@ def race_actors(asked: argparse.Namespace) -> list[dict[str, Any]]:
                 "train", *SHORT, "env.game=Pong", "num_envs=16", f"emulators={name}", f"total_steps={asked.steps}",
                 f"run_dir={folder}", "checkpoint.cut_every_turns=null",
             ))  # fmt: skip
-            last = list(csv.DictReader(open(folder / "metrics.csv")))[5:]
+            last = curves.read(folder / "metrics.csv")[5:]
             rate = statistics.median(float(row["frames_per_second"]) / config.env.frame_skip for row in last)
             rows.append({"round": round_ + 1, "what": "learning", "emulators": name, "steps_per_second": rate})
     for row in rows:
