@@ -194,7 +194,6 @@ def sweep(config: TrainConfig, asked: Sweep, typed: list[str], console: Console)
     """Run what is missing of a sweep. Raises RunFailed at its end where runs failed."""
     store = Store(asked.storage or f"runs/sweeps/{config.preset}")
     jobs = plan(config, asked, typed, store)
-    store.make()
     missing = [job for job in jobs if not is_done(job, store)]
     view = Scoreboard(console, {job.name: job.config.total_steps for job in jobs}, config.env.frame_skip)
     for job in jobs:
@@ -226,6 +225,7 @@ def _place(ray: Any, jobs: list[Job], store: Store, config: TrainConfig, asked: 
         f"{ray.cluster_resources().get('GPU', 0):g} GPUs; a run takes {wanted['num_cpus']:g} CPUs, {gpus:g} GPUs, "
         f"{memory_size(wanted['memory'])}"
     )
+    store.make()
     if url := cluster.dashboard(ray):
         view.say(f"Ray's dashboard: {url}")
     here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
