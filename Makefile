@@ -26,7 +26,7 @@ PLAY = $(if $(CKPT),'checkpoint=$(CKPT)',$(error CKPT=... is missing: a .pt file
 	$(if $(filter command line environment,$(origin GAME)),'env.game=$(GAME)') $(if $(PROTOCOL),'protocol=$(PROTOCOL)') \
 	$(if $(SEED),'seed=$(SEED)') $(if $(EPISODES),'evaluation.episodes=$(EPISODES)')
 
-.PHONY: help setup doctor games train sweep demo resume evaluate compare video watch play report dashboard profile bench family laptop scaling saving cluster torture fuzz bench-gpu test check clean lock
+.PHONY: help setup doctor games train sweep aggregate demo resume evaluate compare video watch play report dashboard profile bench family laptop scaling saving cluster torture fuzz bench-gpu test check clean lock
 
 help:  ## this list
 	@echo 'make TARGET VARIABLE=value ...'
@@ -43,6 +43,7 @@ help:  ## this list
 	@echo '  SEEDS     runs of each game, for sweep                 (5)'
 	@echo '  RAY       auto or host:port, a cluster for sweep       (this machine)'
 	@echo '  STORAGE   a folder or URL for a sweep'"'"'s runs            (runs/sweeps/<preset>)'
+	@echo '  RUNS      folders of runs, for aggregate'
 	@echo '  RUN       a folder in runs/, for resume, compare and report'
 	@echo '  CKPT      a .pt file or a folder in runs/, for evaluate, video, watch and play'
 	@echo '  VIEW      plain | inspect: with what the network sees   (plain)'
@@ -81,6 +82,9 @@ train: $(READY)  ## learn GAME; SEED, PRESET, STEPS, REPLAY, WANDB, ARGS
 
 sweep: $(VENV)/.ready-ray  ## learn many GAMES with SEEDS seeds each, by Ray; PRESET, STEPS, REPLAY, RAY, STORAGE, ARGS
 	@$(RUN_PYTHON) sweep $(SWEEP) $(TRAIN) $(ARGS)
+
+aggregate: $(VENV)/.ready-aggregate  ## IQM, median and more of RUNS, beside published agents; without RUNS these alone; ARGS
+	@$(RUN_PYTHON) aggregate $(if $(RUNS),'runs=$(RUNS)') $(ARGS)
 
 demo: $(READY)  ## learn Pong in some minutes, film it, draw its curve; SEED, ARGS
 	@$(RUN_PYTHON) demo $(if $(filter command line environment,$(origin GAME)),'env.game=$(GAME)') \

@@ -4,6 +4,7 @@ Commands:
   train      learn a game, or go on with a run (resume=PATH)
   demo       learn Pong in some minutes, film it, draw its curve
   sweep      learn many games with many seeds, on one machine or a Ray cluster
+  aggregate  statistics of many games and seeds, beside published ones
   evaluate   play whole games with a checkpoint and count the score
   compare    draw a run's curve on a published one
   video      film a game that a checkpoint plays
@@ -15,6 +16,7 @@ Commands:
   games      list the games that can be learnt
   doctor     say what is wrong with this machine, if anything
 
+`python -m atari_dqn train -m env.game=Pong,Breakout seed=1,2,3` makes six runs, one after another.
 `python -m atari_dqn COMMAND --cfg job` prints a command's settings; conf/ explains them.
 """
 
@@ -25,17 +27,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atari_dqn.errors import RunFailed, UserError
+from atari_dqn.errors import JobFailed, RunFailed, Stopped, UserError
 
 if TYPE_CHECKING:  # the real imports are slow, and wait until a command needs them
     from atari_dqn import config
     from atari_dqn.checkpoints import Checkpoint
 
 
-def train(composed: Any) -> None:
-    from atari_dqn import launch, settings
+def train(composed: Any) -> float | None:
+    """Returns what a sweeper is to make large: the last evaluation's mean, or the last training games'."""
+    from atari_dqn import curves, folders, launch, settings, signals
 
-    launch.train(settings.to_train_config(composed), settings.task_overrides())
+    config = settings.to_train_config(composed)
+    run = launch.train(config, settings.task_overrides())
+    if run and run.outcome == "stopped":
+        signals.pass_on()
+        if settings.is_multirun():
+            raise Stopped
+    folder = run.folder if run else folders.find(config)
+    return curves.objective(folder) if folder else None
 
 
 def demo(composed: Any) -> None:
@@ -186,6 +196,14 @@ def dashboard(composed: Any) -> None:
     dashboard.serve(asked, Console(highlight=False))
 
 
+def aggregate(composed: Any) -> None:
+    from rich.console import Console
+
+    from atari_dqn import aggregate, settings
+
+    aggregate.aggregate(settings.to_object(composed), Console(highlight=False))
+
+
 def sweep(composed: Any) -> None:
     from rich.console import Console
 
@@ -195,9 +213,9 @@ def sweep(composed: Any) -> None:
     sweep.sweep(settings.to_train_config(train_alone), asked, settings.task_overrides(), Console(highlight=False))
 
 
-COMMANDS: dict[str, Callable[[Any], None]] = {
+COMMANDS: dict[str, Callable[[Any], Any]] = {
     "train": train, "demo": demo, "evaluate": evaluate, "compare": compare, "video": video, "watch": watch,
-    "play": play, "report": report, "dashboard": dashboard, "profile": profile, "sweep": sweep,
+    "play": play, "report": report, "dashboard": dashboard, "profile": profile, "sweep": sweep, "aggregate": aggregate,
 }  # fmt: skip
 
 
@@ -217,14 +235,26 @@ def hydra_command(command: str, words: list[str]) -> int:
     for word in words:
         if word.startswith("-") and word.split("=")[0] not in HYDRA_OPTIONS:
             raise UserError(f"unknown option {word!r}; settings are written key=value, e.g. seed=2")
-    codes = [0]
+    codes, failed = [0], []
 
-    def job(composed: Any) -> None:
-        codes.append(guarded(lambda: COMMANDS[command](composed)))
+    def job(composed: Any) -> Any:
+        results: list[Any] = []
+        code = guarded(lambda: results.append(COMMANDS[command](composed)))
+        codes.append(code)
+        if code and settings.is_multirun():
+            failed.append(" ".join(settings.task_overrides()))
+            raise JobFailed(code)  # a sweeper, or the process that waits for this one, is to know
+        return results[0] if results else None
 
     sys.argv = [f"python -m atari_dqn {command}", *words]
     try:
         hydra.main(config_path=str(config.conf_dir()), config_name=command, version_base="1.3")(job)()
+    except Stopped:
+        return max(codes)
+    except JobFailed as error:
+        if failed:
+            print(f"atari_dqn: {len(failed)} of {len(codes) - 1} runs failed: {'; '.join(failed)}", file=sys.stderr)
+        return max(*codes, error.code)
     except (HydraException, OmegaConfBaseException) as error:
         raise settings.explain(command, words, error) from None
     except SystemExit as exit_:  # argparse, for --help and for options that Hydra does not have
@@ -244,6 +274,8 @@ def guarded(action: Callable[[], Any]) -> int:
             traceback.print_exception(error)
         print(f"atari_dqn: {error}", file=sys.stderr)
         return 1
+    except Stopped:
+        raise
     except KeyboardInterrupt:
         print("atari_dqn: interrupted", file=sys.stderr)
         return 1

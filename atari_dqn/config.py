@@ -304,10 +304,21 @@ class DashboardConfig:
     port: int = MISSING
 
 
+@dataclass
+class AggregateConfig:
+    """Which runs to put together, and what to set them beside."""
+
+    runs: str | None = None
+    score: str = MISSING  # last | best | training
+    against: list[str] = MISSING  # published agents
+    resamples: int = MISSING  # of the bootstrap
+    output: str | None = None
+
+
 SCHEMAS: dict[str, type] = {
     "train": TrainConfig, "profile": TrainConfig, "demo": TrainConfig, "evaluate": PlayConfig, "video": ViewConfig,
     "watch": ViewConfig, "play": HandConfig, "compare": CompareConfig, "report": ReportConfig,
-    "dashboard": DashboardConfig, "sweep": SweepConfig,
+    "dashboard": DashboardConfig, "sweep": SweepConfig, "aggregate": AggregateConfig,
 }  # fmt: skip
 # Where train.yaml's values are there already, its types' defaults must not come over them.
 _after_train = SweepConfig(**{part.name: MISSING for part in fields(TrainConfig)})

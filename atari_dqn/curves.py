@@ -53,6 +53,29 @@ def evaluations(rows: Iterable[dict[str, str]]) -> list[Point]:
     ]
 
 
+def score(folder: Path, which: str) -> float | None:
+    """What counts of a run; None where it has not come to that yet. Raises ValueError for what is no number.
+
+    Args:
+        which: last, the last evaluation; best, the best network's from fresh seeds; training, the mean return of the
+            games that ended in the last tenth of the run, at most a million frames.
+    """
+    if which == "training":
+        episodes = read(folder / "episodes.csv")
+        last = int(episodes[-1]["frames"]) if episodes else 0
+        past = [float(row["return"]) for row in episodes if int(row["frames"]) > last - min(MILLION, last / 10)]
+        return sum(past) / len(past) if past else None
+    wanted = {"last": "current", "best": "best"}[which]
+    rows = [row for row in read(folder / "evaluations.csv") if (row.get("network") or "current") == wanted]
+    return float(rows[-1]["mean"]) if rows else None
+
+
+def objective(folder: Path) -> float | None:
+    """What a sweeper is to make large: the last evaluation's mean, or without one the last training games'."""
+    last = score(folder, "last")
+    return score(folder, "training") if last is None else last
+
+
 def window(episodes: Iterable[dict[str, str]], protocol: Protocol, frames: int) -> list[dict[str, str]]:
     """The training games that a protocol with source=training scores a run by, at `frames`."""
     past = [row for row in episodes if int(row["frames"]) <= frames]

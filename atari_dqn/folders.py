@@ -65,6 +65,15 @@ def _prefix(config: TrainConfig) -> str:
     return f"{config.env.game.replace('/', '-')}-{config.preset}-seed{config.seed}-"
 
 
+def of_job(config: TrainConfig) -> None:
+    """In a job of submitit's have the run go on in the job's own folder, whenever it is taken from the queue again."""
+    if "SUBMITIT_EXECUTOR" in os.environ and config.run_dir is None and config.resume is None:
+        import submitit
+
+        config.run_dir = f"runs/{_prefix(config)}job{submitit.JobEnvironment().job_id}"
+        config.resume = "auto"
+
+
 def find(config: TrainConfig) -> Path | None:
     """The folder that resume= means; None where resume=auto finds nothing to go on with."""
     if config.resume != "auto":

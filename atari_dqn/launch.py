@@ -133,6 +133,7 @@ def train(
         watchers: trackers besides its own.
     """
     console = console or Terminal(highlight=False)
+    folders.of_job(config)
     folder = folders.find(config) if config.resume is not None else None
     if folder:
         return resume(folder, config, overrides, console, watchers)

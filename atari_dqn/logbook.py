@@ -46,6 +46,27 @@ def named(root: Path) -> dict[str, Path]:
     return {folder.resolve().name if folder == root else str(folder.relative_to(root)): folder for folder in find(root)}
 
 
+def roots(asked: str) -> list[Path]:
+    """The folders that were asked for, with blanks between."""
+    return [Path(word) for word in ([asked] if Path(asked).exists() else asked.split())]
+
+
+def name_runs(key: str, asked: str) -> dict[str, Path]:
+    """The runs in what was asked for as `key`: runs' folders, or folders of those. Raises UserError for none."""
+    found: dict[str, Path] = {}
+    for root in roots(asked):
+        if not root.is_dir():
+            raise UserError(f"{key}={root}: there is no such folder")
+        runs = named(root)
+        if not runs:
+            raise UserError(f"{key}={root}: not a run's folder, and none is in it (there is no config.yaml)")
+        known = {folder.resolve() for folder in found.values()}
+        for name, folder in runs.items():
+            if folder.resolve() not in known:
+                found[name if name not in found else str(folder)] = folder
+    return found
+
+
 class State(NamedTuple):
     """Running, finished, stopped, failed or died; what else there is to say; how long ago it wrote."""
 
@@ -126,10 +147,15 @@ def settings_of(folder: Path) -> tuple[TrainConfig, list[Departure]]:
     return _known(folder, _stamp(folder, "config.yaml"))
 
 
-def group(config: TrainConfig, departures: list[Departure]) -> str:
-    """Runs of the same group differ in their seed and length alone, and in how they were watched and kept."""
+def experiment(config: TrainConfig, departures: list[Departure]) -> str:
+    """Runs of the same experiment differ in game, seed and length alone, and in how they were watched and kept."""
     changes = ", ".join(f"{key}={presets.text(mine)}" for key, _, mine in departures if key != "total_steps")
-    return f"{config.env.game}, {config.preset}" + (f" with {changes}" if changes else "")
+    return config.preset + (f" with {changes}" if changes else "")
+
+
+def group(config: TrainConfig, departures: list[Departure]) -> str:
+    """Runs of the same group are of the same experiment and game."""
+    return f"{config.env.game}, {experiment(config, departures)}"
 
 
 def line(folder: Path) -> Data:

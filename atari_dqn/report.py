@@ -79,30 +79,9 @@ def film_label(film: Path) -> str:
     return f"after {compact(int(steps))} agent steps" if steps.isdecimal() else film.stem
 
 
-def roots(asked: str) -> list[Path]:
-    """The folders that were asked for, with blanks between."""
-    return [Path(word) for word in ([asked] if Path(asked).exists() else asked.split())]
-
-
-def name_runs(asked: str) -> dict[str, Path]:
-    """The runs in what was asked for: folders of runs, or folders of those. Raises UserError where there are none."""
-    found: dict[str, Path] = {}
-    for root in roots(asked):
-        if not root.is_dir():
-            raise UserError(f"run={root}: there is no such folder")
-        runs = logbook.named(root)
-        if not runs:
-            raise UserError(f"run={root}: not a run's folder, and none is in it (there is no config.yaml)")
-        known = {folder.resolve() for folder in found.values()}
-        for name, folder in runs.items():
-            if folder.resolve() not in known:
-                found[name if name not in found else str(folder)] = folder
-    return found
-
-
 def write(asked: ReportConfig, console: Console) -> None:
     """Write the report that is asked for, whole or not at all."""
-    folders, (first, *others) = name_runs(asked.run), roots(asked.run)
+    folders, (first, *others) = logbook.name_runs("run", asked.run), logbook.roots(asked.run)
     output = Path(asked.output or (first.parent if others else first) / "report.html")
     if output.suffix not in (".html", ".htm"):
         raise UserError(f"output={output}: must end with .html")

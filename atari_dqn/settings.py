@@ -13,6 +13,7 @@ import omegaconf
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from atari_dqn import scores
@@ -330,6 +331,11 @@ def compose(command: str, overrides: list[str]) -> omegaconf.DictConfig:
 def task_overrides() -> list[str]:
     """What was typed for the running Hydra job."""
     return list(HydraConfig.get().overrides.task)
+
+
+def is_multirun() -> bool:
+    """Whether the running Hydra job is one of several (-m)."""
+    return HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def leaves(node: Any, prefix: str = "") -> Iterator[str]:

@@ -6,16 +6,20 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+_taken: list[int] = []  # that stopped the last run
+
 
 @contextlib.contextmanager
 def stop_signals(stopped: threading.Event) -> Iterator[None]:
-    """SIGINT, SIGTERM, SIGUSR1, and SIGHUP unless it is ignored (nohup), set `stopped`. A second SIGINT interrupts."""
+    """SIGINT, SIGTERM, SIGUSR1 and 2, SIGHUP unless it is ignored (nohup) set `stopped`. A second SIGINT interrupts."""
+    _taken.clear()
 
     def stop(number: int, frame: Any) -> None:
         stopped.set()
+        _taken.append(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    names = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
+    names = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP")
     wanted = [getattr(signal, name) for name in names if hasattr(signal, name)]
     wanted = [number for number in wanted if signal.getsignal(number) != signal.SIG_IGN or number == signal.SIGINT]
     before = {number: signal.signal(number, stop) for number in wanted}
@@ -24,3 +28,16 @@ def stop_signals(stopped: threading.Event) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def pass_on() -> None:
+    """Give a scheduler's signal that stopped the last run to the scheduler's own handler, now that all is saved.
+
+    submitit's puts the job back into its queue, and ends the process.
+    """
+    for number in [*_taken]:
+        if number in (getattr(signal, "SIGUSR1", 0), getattr(signal, "SIGUSR2", 0)) and callable(
+            signal.getsignal(number)
+        ):
+            _taken.clear()
+            signal.raise_signal(number)

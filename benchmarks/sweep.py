@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from atari_dqn import curves, emulators, settings
+from atari_dqn import curves, emulators, machine, settings
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
@@ -97,30 +97,31 @@ def prove(asked: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def measure(asked: argparse.Namespace) -> list[dict[str, Any]]:
-    """Alternately: one after another with the whole machine each; the same with one core each; two at once by Ray."""
+    """Six runs by turns: commands one after another with the whole machine each; so by Ray; two at once by Ray."""
     rows = []
     for round_ in range(asked.rounds):
         parent = asked.folder.absolute() / f"round{round_}"
-        took = {"whole machine": 0.0, "one core": 0.0}
-        for name in took:
-            for game in GAMES:
-                for seed in SEEDS:
-                    words = command(
-                        "train", *SHORT, f"total_steps={asked.steps}", f"env.game={game}", f"seed={seed}",
-                        f"run_dir={parent / name.replace(' ', '-') / f'{game}-{seed}'}",
-                    )  # fmt: skip
-                    took[name] += timed(["taskset", "-c", "0", *words] if name == "one core" else words)
-        together = timed(sweep(parent / "sweep", asked.steps))
+        commands = sum(
+            timed(
+                command(
+                    "train", *SHORT, f"total_steps={asked.steps}", f"env.game={game}", f"seed={seed}",
+                    f"run_dir={parent / 'commands' / f'{game}-{seed}'}",
+                )
+            )
+            for game in GAMES
+            for seed in SEEDS
+        )  # fmt: skip
+        alone = timed(sweep(parent / "alone", asked.steps, f"sweep.cpus={machine.cpus()}"))
+        together = timed(sweep(parent / "together", asked.steps, f"sweep.cpus={machine.cpus() // 2}"))
         rows.append(
             {
                 "round": round_ + 1,
                 "agent_steps": asked.steps,
-                "one_after_another_seconds": round(took["whole machine"], 1),
-                "one_after_another_on_one_core_seconds": round(took["one core"], 1),
-                "two_at_once_by_ray_seconds": round(together, 1),
-                "times_one_after_another": round(together / took["whole machine"], 3),
-                # Of two lanes with three runs each; what is beyond three runs on a core is Ray's.
-                "beyond_its_runs_seconds_per_run": round((together - took["one core"] / 2) / 3, 2),
+                "commands_one_after_another_seconds": round(commands, 1),
+                "ray_one_after_another_seconds": round(alone, 1),
+                "ray_two_at_once_seconds": round(together, 1),
+                "two_at_once_by_commands": round(together / commands, 3),
+                "ray_seconds_per_run": round((alone - commands) / len(GAMES) / len(SEEDS), 2),
             }
         )
         print(rows[-1], flush=True)

@@ -186,7 +186,7 @@ def test_where_a_report_goes(runs, tmp_path, monkeypatch, capsys):
 def test_runs_of_the_same_name_are_told_apart(runs, tmp_path):
     (tmp_path / "cart1").mkdir()
     (tmp_path / "cart1/config.yaml").touch()
-    both = report.name_runs(f"{runs / 'cart1'} {tmp_path / 'cart1'}")
+    both = logbook.name_runs("run", f"{runs / 'cart1'} {tmp_path / 'cart1'}")
     assert both == {"cart1": runs / "cart1", str(tmp_path / "cart1"): tmp_path / "cart1"}
     films = [Path(str(i)) for i in range(10)]
     assert report.spread(films, 3) == [films[2], films[6], films[9]]
