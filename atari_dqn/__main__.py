@@ -235,15 +235,19 @@ def hydra_command(command: str, words: list[str]) -> int:
     for word in words:
         if word.startswith("-") and word.split("=")[0] not in HYDRA_OPTIONS:
             raise UserError(f"unknown option {word!r}; settings are written key=value, e.g. seed=2")
+    settings.check_plugins(words)
+    if any(word.startswith("hydra/launcher=submitit") for word in words):
+        print("each run is a job, and says what it has to say below runs/multirun/; Ctrl-C here leaves them at work")
     codes, failed = [0], []
 
     def job(composed: Any) -> Any:
         results: list[Any] = []
-        code = guarded(lambda: results.append(COMMANDS[command](composed)))
-        codes.append(code)
-        if code and settings.is_multirun():
-            failed.append(" ".join(settings.task_overrides()))
-            raise JobFailed(code)  # a sweeper, or the process that waits for this one, is to know
+        codes.append(guarded(lambda: results.append(COMMANDS[command](composed))))
+        if not results and settings.is_multirun():
+            typed = {word.lower() for word in words}  # what all have in common
+            own = [word for word in settings.task_overrides() if word.lower() not in typed]
+            failed.append(" ".join(own) or "the only one")
+            raise JobFailed(codes[-1])  # a sweeper, or the process that waits for this one, is to know
         return results[0] if results else None
 
     sys.argv = [f"python -m atari_dqn {command}", *words]
@@ -251,15 +255,17 @@ def hydra_command(command: str, words: list[str]) -> int:
         hydra.main(config_path=str(config.conf_dir()), config_name=command, version_base="1.3")(job)()
     except Stopped:
         return max(codes)
-    except JobFailed as error:
+    except (JobFailed, ValueError) as error:  # Optuna's, where no trial was left
         if failed:
             print(f"atari_dqn: {len(failed)} of {len(codes) - 1} runs failed: {'; '.join(failed)}", file=sys.stderr)
-        return max(*codes, error.code)
+        elif not isinstance(error, JobFailed):
+            raise
+        return max(*codes, getattr(error, "code", 0))
     except (HydraException, OmegaConfBaseException) as error:
         raise settings.explain(command, words, error) from None
     except SystemExit as exit_:  # argparse, for --help and for options that Hydra does not have
         return 2 if exit_.code else 0
-    return max(codes)
+    return 0 if failed else max(codes)  # a sweeper that gets over a failure, as Optuna does
 
 
 def guarded(action: Callable[[], Any]) -> int:

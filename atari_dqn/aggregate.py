@@ -3,7 +3,6 @@
 import csv
 import itertools
 import re
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -103,11 +102,12 @@ def interval(
     if all(len(part) == 1 for part in parts):
         point = statistic(*parts)
         return point, np.full((2, *point.shape), np.nan)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # arch has a new name for random_state, rliable not yet
-        points, found = _rliable().get_interval_estimates(
-            {"it": matrices}, statistic, reps=resamples, random_state=np.random.RandomState(0)
-        )
+    before = np.random.get_state()
+    np.random.seed(0)  # rliable draws from NumPy's own generator, whatever random_state says
+    try:
+        points, found = _rliable().get_interval_estimates({"it": matrices}, statistic, reps=resamples)
+    finally:
+        np.random.set_state(before)
     return points["it"], found["it"]
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib
 import math
 import re
 from collections.abc import Iterator
@@ -331,6 +332,24 @@ def compose(command: str, overrides: list[str]) -> omegaconf.DictConfig:
 def task_overrides() -> list[str]:
     """What was typed for the running Hydra job."""
     return list(HydraConfig.get().overrides.task)
+
+
+# Choices that need a plugin of Hydra's, and the extra that brings it.
+PLUGINS = {
+    "hydra/launcher=submitit": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
+    "hydra/sweeper=tune": ("hydra_plugins.hydra_optuna_sweeper", "optuna"),
+    "hydra/sweeper=optuna": ("hydra_plugins.hydra_optuna_sweeper", "optuna"),
+}
+
+
+def check_plugins(words: list[str]) -> None:
+    """Raise UserError where a choice needs a plugin that is not installed."""
+    for choice, (plugin, extra) in PLUGINS.items():
+        if any(word.startswith(choice) for word in words):
+            try:
+                importlib.import_module(plugin)
+            except ImportError:
+                raise UserError(f"{choice} needs a package more: pip install 'atari-dqn[{extra}]'") from None
 
 
 def is_multirun() -> bool:

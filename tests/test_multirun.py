@@ -1,5 +1,6 @@
 """Hydra's multirun: several runs of one command, jobs of submitit that are put back into the queue, Optuna."""
 
+import json
 import os
 import signal
 import subprocess
@@ -27,8 +28,9 @@ def test_a_failed_run_does_not_stop_the_others_and_folders_never_collide(tmp_pat
     done = run(tmp_path, "total_steps=300", "seed=1,1", "replay.warmup_steps=200,99999999")
     assert done.returncode == 2
     lines = done.stderr.splitlines()
-    assert len(lines) == 3 and "can never be reached" in lines[0] and "2 of 4 runs failed: " in lines[2]
-    assert lines[2].count("replay.warmup_steps=99999999") == 2 and "Traceback" not in done.stderr
+    assert all("can never be reached" in line for line in lines[:2]) and "Error executing job" in lines[2]
+    assert lines[3] == "atari_dqn: 2 of 4 runs failed: " + "; ".join(["seed=1 replay.warmup_steps=99999999"] * 2)
+    assert len(lines) == 4
     folders = sorted((tmp_path / "runs").glob("CartPole*"))
     assert len(folders) == 2 and all((folder / "checkpoints" / "latest.pt").exists() for folder in folders)
 
@@ -57,15 +59,13 @@ def test_a_job_that_must_give_way_is_queued_again_and_ends_as_an_untouched_run(t
     """submitit's own processes; SIGUSR2 is what Slurm sends before a job's time is over, or another one's begins."""
     process = subprocess.Popen(
         command(
-            "train", "-m", *SHORT, "total_steps=20000", "hydra/launcher=submitit_local",
+            "train", "-m", *SHORT, "total_steps=12000", "hydra/launcher=submitit_local",
         ),
         cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     latest = until(lambda: [*tmp_path.glob("runs/CartPole*job*/checkpoints/latest.pt")])
     assert latest
     folder = latest[0].parent.parent
-    import json
-
     pid = json.loads((folder / "process.json").read_text())["pid"]
     os.kill(pid, signal.SIGUSR2)
     said = process.communicate(timeout=90)[0]
@@ -74,18 +74,17 @@ def test_a_job_that_must_give_way_is_queued_again_and_ends_as_an_untouched_run(t
     log = "".join(path.read_text() for path in tmp_path.glob("runs/multirun/*/.submitit/*/*_log.out"))
     assert "stopped on request" in log and f"going on in {folder.relative_to(tmp_path)}" in log
     assert [path.name for path in tmp_path.glob("runs/CartPole*")] == [folder.name]
-    small_run(tmp_path / "untouched", *torture.GAMES["CartPole"], "total_steps=20000").go()
+    small_run(tmp_path / "untouched", *torture.GAMES["CartPole"], "total_steps=12000").go()
     expected, found = torture.left_behind(tmp_path / "untouched"), torture.left_behind(folder)
     assert [key for key in expected if expected[key] != found[key]] == []
 
 
 def test_optuna_finds_what_learns_most_and_a_failed_trial_is_no_end(tmp_path):
     done = run(
-        tmp_path, "total_steps=1500", "hydra/sweeper=tune", "hydra.sweeper.n_trials=3", "hydra.sweeper.params={}",
+        tmp_path, "total_steps=1500", "hydra/sweeper=tune", "hydra.sweeper.n_trials=6", "hydra.sweeper.params={}",
         "replay.warmup_steps=400,99999999",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "best" in done.stdout
     results = next(tmp_path.glob("runs/multirun/*/optimization_results.yaml")).read_text()
     assert "replay.warmup_steps: 400" in results and "best_value" in results
 
