@@ -20,6 +20,7 @@ Commands:
 `python -m atari_dqn COMMAND --cfg job` prints a command's settings; conf/ explains them.
 """
 
+import atexit
 import os
 import sys
 import traceback
@@ -236,7 +237,7 @@ def hydra_command(command: str, words: list[str]) -> int:
         if word.startswith("-") and word.split("=")[0] not in HYDRA_OPTIONS:
             raise UserError(f"unknown option {word!r}; settings are written key=value, e.g. seed=2")
     settings.check_plugins(words)
-    if any(word.startswith("hydra/launcher=submitit") for word in words):
+    if {*words} & {*settings.LAUNCHERS.values()}:
         print("each run is a job, and says what it has to say below runs/multirun/; Ctrl-C here leaves them at work")
     codes, failed = [0], []
 
@@ -247,6 +248,8 @@ def hydra_command(command: str, words: list[str]) -> int:
             typed = {word.lower() for word in words}  # what all have in common
             own = [word for word in settings.task_overrides() if word.lower() not in typed]
             failed.append(" ".join(own) or "the only one")
+            if "SUBMITIT_EXECUTOR" in os.environ:  # which would end well, and Slurm believe it
+                atexit.register(os._exit, codes[-1])
             raise JobFailed(codes[-1])  # a sweeper, or the process that waits for this one, is to know
         return results[0] if results else None
 

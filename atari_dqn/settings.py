@@ -29,6 +29,7 @@ def as_hydra_reads(word: str) -> str:
     Numbers as people write them, `replay.capacity=200k`, 1M, 2.5M, 1e6, 200_000 or 200,000, become whole numbers; paths
     and games with signs that mean something to Hydra are quoted.
     """
+    word = LAUNCHERS.get(word, word)
     key, _, value = word.partition("=")
     if re.fullmatch(r"[\w.]*(steps|frames|capacity|episodes)", key):
         match = re.fullmatch(r"([\d._]+(?:e\d+)?|\d{1,3}(?:,\d{3})+)([kKmM]?)", value)
@@ -334,9 +335,15 @@ def task_overrides() -> list[str]:
     return list(HydraConfig.get().overrides.task)
 
 
+# In place of files of submitit's plugin, by which a job ends after an hour and for good. (A file of ours by the same
+# name would be checked against the plugin's, with a warning.)
+LAUNCHERS = {
+    "hydra/launcher=submitit_slurm": "hydra/launcher=slurm", "hydra/launcher=submitit_local": "hydra/launcher=local",
+}  # fmt: skip
 # Choices that need a plugin of Hydra's, and the extra that brings it.
 PLUGINS = {
-    "hydra/launcher=submitit": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
+    "hydra/launcher=slurm": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
+    "hydra/launcher=local": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
     "hydra/sweeper=tune": ("hydra_plugins.hydra_optuna_sweeper", "optuna"),
     "hydra/sweeper=optuna": ("hydra_plugins.hydra_optuna_sweeper", "optuna"),
 }
@@ -345,7 +352,7 @@ PLUGINS = {
 def check_plugins(words: list[str]) -> None:
     """Raise UserError where a choice needs a plugin that is not installed."""
     for choice, (plugin, extra) in PLUGINS.items():
-        if any(word.startswith(choice) for word in words):
+        if choice in words:
             try:
                 importlib.import_module(plugin)
             except ImportError:
@@ -415,6 +422,8 @@ def explain(command: str, overrides: list[str], error: BaseException) -> UserErr
                 return UserError(f"{key}={value}: no such {key}{suggest(value, options)}; known: {', '.join(options)}")
         elif not is_known(key, keys):
             return UserError(f"no setting is called {key!r}{suggest(key, keys | {*groups})}")
+    if match := re.match(r"Ambiguous value for argument '(.*)'", str(error)):
+        return UserError(f"{match[1]}: several values make several runs, with -m before them")
     if isinstance(error, OverrideParseException):
         return UserError(f"cannot read {error.override!r}; is a bracket or a quote missing?")
     chain: BaseException | None = error
