@@ -22,6 +22,7 @@ from atari_dqn.scores import MILLION
 Matrix = NDArray[np.float64]
 STATISTICS = ("iqm", "median", "mean", "optimality_gap")  # of human-normalised scores
 TAUS = np.linspace(0, 8, 161)  # human-normalised scores that a profile is drawn at
+LONGEST = 34  # signs in the name of an experiment
 GRID = 20  # points of a sample-efficiency curve
 MARKS = (10, 40, 50, 100, 199, 200)  # million frames at which published curves are told
 
@@ -116,7 +117,7 @@ def interval(
 
 def gather(folders: Iterable[Path], score: str, say: Callable[[str], None]) -> list[Experiment]:
     """The experiments that some runs are of; says which of them do not count."""
-    found: dict[str, dict[str, dict[int, Run]]] = {}
+    found: dict[tuple[str, ...], dict[str, dict[int, Run]]] = {}  # by preset and changes
     for folder in folders:
         try:
             config, departures = logbook.settings_of(folder)
@@ -130,13 +131,32 @@ def gather(folders: Iterable[Path], score: str, say: Callable[[str], None]) -> l
         if mean is None or not np.isfinite(mean):
             say(f"note: {folder} has no score={score} yet")
             continue
-        seeds = found.setdefault(logbook.experiment(config, departures), {}).setdefault(config.env.game, {})
+        if frames < 0.99 * config.total_steps * config.env.frame_skip:
+            say(f"note: {folder} counts as it is, after {compact(frames)} frames")
+        key = (config.preset, *logbook.changes(departures))
+        seeds = found.setdefault(key, {}).setdefault(config.env.game, {})
         if config.seed not in seeds or seeds[config.seed].frames < frames:  # a seed that was run twice counts once
             seeds[config.seed] = Run(config.seed, mean, frames, training)
     return [
-        Experiment(name, {game: [seeds[seed] for seed in sorted(seeds)] for game, seeds in games.items()})
-        for name, games in sorted(found.items())
+        Experiment(name, {game: [seeds[seed] for seed in sorted(seeds)] for game, seeds in found[key].items()})
+        for key, name in names([*found], say).items()
     ]
+
+
+def names(keys: Sequence[tuple[str, ...]], say: Callable[[str], None]) -> dict[tuple[str, ...], str]:
+    """Short names of experiments, each (preset, changes ...); says what they leave out."""
+    common = set.intersection(*(set(changes) for _, *changes in keys)) if keys else set()
+    if common:
+        say(f"all with {', '.join(sorted(common))}")
+    made = {}
+    for i, key in enumerate(sorted(keys)):
+        preset, *changes = key
+        own = [change for change in changes if change not in common]
+        made[key] = " ".join([preset, *(["with", ", ".join(own)] if own else [])])
+        if len(made[key]) > LONGEST:
+            made[key], whole = f"{preset} {chr(ord('A') + i) if i < 26 else i}", made[key]
+            say(f"{made[key]}: {whole}")
+    return made
 
 
 def published(agent: str, frames: int | None = None) -> Experiment:
@@ -245,6 +265,17 @@ def table(title: str, rows: Sequence[Told]) -> Table:
     return view
 
 
+def improvement_table(better: Sequence[tuple[str, str, int, float, Matrix]]) -> Table:
+    """For a person, 80 columns wide at most."""
+    view = Table(title="probability that a run of the one scores higher than one of the other", title_justify="left")
+    for column in ("the one", "the other", "games", "probability"):
+        view.add_column(column, justify="left" if column.startswith("the") else "right", overflow="fold")
+    for name, other, count, point, around in better:
+        if count:
+            view.add_row(name, other, str(count), _value(point, *around).replace("\n", ", "))
+    return view
+
+
 def games_table(experiments: Sequence[Experiment], against: Sequence[Experiment]) -> tuple[list[str], list[list[str]]]:
     """Mean raw scores of each game; for each of ours its human-normalised one as well."""
     columns = ["game", *(f"{e.name}{more}" for e in experiments for more in ("", ", seeds", ", human-normalised"))]
@@ -311,12 +342,10 @@ def aggregate(asked: AggregateConfig, console: Console) -> None:
         say(f"{by.title}: {by.protocol}; {by.seeds} seeds; {by.source}")
     better = [
         (one.name, other.name, *improvement(one, other, asked.resamples))
-        for one, other in itertools.chain(itertools.permutations(own, 2), itertools.product(own, others))
+        for one, other in itertools.chain(itertools.combinations(own, 2), itertools.product(own, others))
     ]
-    for name, other, count, point, around in better:
-        if count:
-            shown = _value(point, *around).replace("\n", ", ")
-            say(f"probability that {name} scores higher than {other}, over {count} games: {shown}")
+    if own:
+        console.print(improvement_table(better))
     output = Path(asked.output or logbook.roots(asked.runs or "runs")[0] / "aggregate")
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -370,13 +399,15 @@ def _write_all(
     for e, on in shown:
         if all(run.training for game in on for run in e.runs[game]):
             until = min(e.frames, max(o.frames for o in own)) if own else e.frames
+            first = max(run.training[0].frames for game in on for run in e.runs[game])
             grid = np.linspace(until / GRID, until, GRID)
+            grid = grid[grid >= first]
             middle, around = efficiency(e, on, grid, min(resamples, 1000))
             curve += [(e.name, round(f), m, lo, hi) for f, m, lo, hi in zip(grid, middle, *around, strict=True)]
     _write(output / "efficiency.csv", ("name", "frames", "iqm", "low", "high"), curve)
     _write(
         output / "improvement.csv",
-        ("name", "than", "games", "probability", "low", "high"),
+        ("name", "other", "games", "probability", "low", "high"),
         [(name, other, count, point, *map(float, around)) for name, other, count, point, around in better],
     )
     aggregate_picture.draw(output, [e.name for e in own])

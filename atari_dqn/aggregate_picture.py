@@ -10,6 +10,7 @@ from atari_dqn.files import replacing
 from atari_dqn.scores import MILLION
 
 STATISTICS = {"median": "median", "iqm": "IQM", "mean": "mean", "optimality_gap": "optimality gap"}
+MOST = 12  # probabilities of improvement that are drawn
 COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
 
 
@@ -51,30 +52,29 @@ def draw(folder: Path, own: Sequence[str]) -> None:
         axes.margins(x=0.15)
     above.supxlabel("human-normalised score, 95% intervals; no interval: published means of seeds", fontsize=9)
     profile, efficiency, *rest = below.subplots(1, 3 if better else 2)
-    _lines(profile, _rows(folder / "profiles.csv"), "human_normalised", "share_of_runs_above", colour)
+    rows = _rows(folder / "profiles.csv")
+    _lines(profile, rows, "human_normalised", "share_of_runs_above", colour)
+    until = max([0.5, *(row["human_normalised"] for row in rows if row["share_of_runs_above"] > 0)])
     profile.set(
-        xlabel="human-normalised score τ", ylabel="share of runs above τ", title="performance profile", ylim=(0, 1)
+        xlabel="human-normalised score τ",
+        ylabel="share of runs above τ",
+        title="performance profile",
+        xlim=(0, until),
+        ylim=(0, 1),
     )
     rows = [row | {"million": row["frames"] / MILLION} for row in _rows(folder / "efficiency.csv")]
     _lines(efficiency, rows, "million", "iqm", colour)
     efficiency.set(xlabel="million environment frames", ylabel="IQM of returns", title="sample efficiency")
     for axes in rest:
-        shown = [row for row in better if not math.isnan(row["probability"])][:16]
+        several = len(own) > 1  # then among themselves
+        shown = [row for row in better if row["games"] and (row["other"] in own) == several][:MOST]
         for y, row in enumerate(reversed(shown)):
             if not math.isnan(row["low"]):
-                axes.barh(
-                    y, row["high"] - row["low"], left=row["low"], height=0.6, color=colour[row["name"]], alpha=0.35
-                )
+                edges = {"left": row["low"], "height": 0.6}
+                axes.barh(y, row["high"] - row["low"], color=colour[row["name"]], alpha=0.35, **edges)
             axes.plot([row["probability"]] * 2, [y - 0.3, y + 0.3], color=colour[row["name"]], linewidth=3)
-        several = len(own) > 1
-        axes.set_yticks(
-            range(len(shown)),
-            [
-                f"{row['name'][:24]} >\n{row['than'][:30]}" if several else f"> {row['than'][:30]}"
-                for row in reversed(shown)
-            ],
-            fontsize=8,
-        )
+        words = [f"{row['name']}\n> {row['other']}" if several else f"> {row['other']}" for row in reversed(shown)]
+        axes.set_yticks(range(len(shown)), words, fontsize=8 if len(shown) < MOST else 6)
         axes.axvline(0.5, color="grey", linewidth=1, linestyle=":")
         axes.set(xlim=(0, 1), title="probability of improvement" + ("" if several else f"\nof {own[0][:40]}"))
     handles, labels = profile.get_legend_handles_labels()

@@ -147,15 +147,15 @@ def settings_of(folder: Path) -> tuple[TrainConfig, list[Departure]]:
     return _known(folder, _stamp(folder, "config.yaml"))
 
 
-def experiment(config: TrainConfig, departures: list[Departure]) -> str:
-    """Runs of the same experiment differ in game, seed and length alone, and in how they were watched and kept."""
-    changes = ", ".join(f"{key}={presets.text(mine)}" for key, _, mine in departures if key != "total_steps")
-    return config.preset + (f" with {changes}" if changes else "")
+def changes(departures: list[Departure]) -> tuple[str, ...]:
+    """What makes a run another experiment than its preset: not its length, nor how it was watched and kept."""
+    return tuple(f"{key}={presets.text(mine)}" for key, _, mine in departures if key != "total_steps")
 
 
 def group(config: TrainConfig, departures: list[Departure]) -> str:
-    """Runs of the same group are of the same experiment and game."""
-    return f"{config.env.game}, {experiment(config, departures)}"
+    """Runs of the same group are of the same game and experiment."""
+    made = ", ".join(changes(departures))
+    return f"{config.env.game}, {config.preset}" + (f" with {made}" if made else "")
 
 
 def line(folder: Path) -> Data:

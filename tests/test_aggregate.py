@@ -156,9 +156,9 @@ def test_a_sweep_is_put_together(tmp_path):
     games = {row["game"]: row for row in table("games")}
     assert games["Qbert"]["default"] == "500" and games["Qbert"]["default, seeds"] == "1"
     assert games["Breakout"]["DQN (Mnih et al. 2015)"] == "401.2"
-    better = {(row["name"], row["than"]): row for row in table("improvement")}
-    both = better["default with agent.double=true", "default"]
-    assert float(both["probability"]) == 1 and both["games"] == "3"
+    better = {(row["name"], row["other"]): row for row in table("improvement")}
+    both = better["default", "default with agent.double=true"]
+    assert float(both["probability"]) == 0 and both["games"] == "3"
     ends = [row for row in table("efficiency") if row["name"] == "default"]
     assert len(ends) == 20 and float(ends[-1]["iqm"]) > float(ends[0]["iqm"])
     for score, expected in (("best", 10.0), ("training", 11 * 1.95 / 2)):  # of Pong's first seed
