@@ -261,7 +261,9 @@ def hydra_command(command: str, words: list[str]) -> int:
     except (JobFailed, ValueError) as error:  # Optuna's, where no trial was left
         if failed:
             print(f"atari_dqn: {len(failed)} of {len(codes) - 1} runs failed: {'; '.join(failed)}", file=sys.stderr)
-        elif not isinstance(error, JobFailed):
+        elif isinstance(error, JobFailed):
+            print("atari_dqn: a run failed; what it said is below runs/multirun/", file=sys.stderr)
+        else:
             raise
         return max(*codes, getattr(error, "code", 0))
     except (HydraException, OmegaConfBaseException) as error:
