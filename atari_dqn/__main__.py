@@ -232,7 +232,8 @@ def hydra_command(command: str, words: list[str]) -> int:
 
     from atari_dqn import config, settings
 
-    words = [settings.as_hydra_reads(word) for word in words]
+    is_many = bool({"-m", "--multirun"} & {*words})
+    words = [settings.as_hydra_reads(word, is_many) for word in words]
     for word in words:
         if word.startswith("-") and word.split("=")[0] not in HYDRA_OPTIONS:
             raise UserError(f"unknown option {word!r}; settings are written key=value, e.g. seed=2")

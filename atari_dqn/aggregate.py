@@ -337,6 +337,12 @@ def aggregate(asked: AggregateConfig, console: Console) -> None:
         rows = told([(e, e.games) for e in marks], asked.resamples)
         console.print(table("published agents, each on all its games; means of their seeds", rows))
     say(f"human: by {scores.SOURCE}; gap: optimality gap, how far below a human's on average")
+    if "nature_2015" in asked.against and not own:
+        paper = np.array(scores.by_its_own_human())
+        say(
+            f"{others[asked.against.index('nature_2015')].name} by its own paper's human, {len(paper)} games: median "
+            f"{np.median(paper):.1%}, mean {paper.mean():.1%}, as van Hasselt et al. 2016, Table 1"
+        )
     for agent in asked.against:
         by = scores.agents()[agent]
         say(f"{by.title}: {by.protocol}; {by.seeds} seeds; {by.source}")

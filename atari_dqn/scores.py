@@ -126,9 +126,19 @@ def published(game: str) -> list[Score]:
     ]
 
 
-def games_of(agent: str) -> list[str]:
-    """The games that a published agent has scores of at the end of training."""
-    return [row["game"] for row in _rows("scores") if row["agent"] == agent]
+@functools.cache
+def finals(agent: str) -> dict[str, float]:
+    """Game -> the mean score that a published agent has at the end of training."""
+    return {row["game"]: float(row["mean"]) for row in _rows("scores") if row["agent"] == agent}
+
+
+def by_its_own_human(agent: str = "nature_2015") -> list[float]:
+    """Human-normalised scores by the human and the random player of the agent's own paper, game by game.
+
+    The 49 of Mnih et al. 2015 have the median 93.5% and the mean 241.1% that van Hasselt et al. 2016, Table 1, states.
+    """
+    human, random = finals(f"{agent}_human"), finals(f"{agent}_random")
+    return [(mean - random[game]) / (human[game] - random[game]) for game, mean in finals(agent).items()]
 
 
 @functools.cache

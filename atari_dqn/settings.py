@@ -23,14 +23,16 @@ from atari_dqn.errors import UserError
 from atari_dqn.games import atari_games, atari_name, suggest
 
 
-def as_hydra_reads(word: str) -> str:
+def as_hydra_reads(word: str, is_many: bool = False) -> str:
     """A typed setting in Hydra's grammar.
 
     Numbers as people write them, `replay.capacity=200k`, 1M, 2.5M, 1e6, 200_000 or 200,000, become whole numbers; paths
-    and games with signs that mean something to Hydra are quoted.
+    and games with signs that mean something to Hydra are quoted. In a multirun (`is_many`) commas are between values.
     """
     word = LAUNCHERS.get(word, word)
     key, _, value = word.partition("=")
+    if is_many and re.fullmatch(r"[\w.,]+", value):
+        return f"{key}=" + ",".join(as_hydra_reads(f"{key}={one}").partition("=")[2] for one in value.split(","))
     if re.fullmatch(r"[\w.]*(steps|frames|capacity|episodes)", key):
         match = re.fullmatch(r"([\d._]+(?:e\d+)?|\d{1,3}(?:,\d{3})+)([kKmM]?)", value)
         try:

@@ -40,7 +40,7 @@ def games_of(asked: str, kind: str) -> list[str]:
     sets = {
         "atari57": [*scores.random_and_human()],
         "atari26": [*ATARI_26],
-        "nature49": scores.games_of("nature_2015"),
+        "nature49": [*scores.finals("nature_2015")],
     }
     if asked.lower() in sets:
         return sets[asked.lower()]
