@@ -44,8 +44,9 @@ class Experiment(NamedTuple):
 
     @property
     def seeds(self) -> int:
-        """Of most games; games with fewer are no part of the statistics."""
-        return max(len(found) for found in self.runs.values())
+        """As most games have. Games with fewer are no part of the statistics; of more, the first ones are."""
+        counts = [len(found) for found in self.runs.values()]
+        return max(counts, key=lambda count: (counts.count(count), count))
 
     @property
     def games(self) -> list[str]:
@@ -53,7 +54,7 @@ class Experiment(NamedTuple):
         return sorted(
             game
             for game, found in self.runs.items()
-            if len(found) == self.seeds and scores.human_normalised(game, 0) is not None
+            if len(found) >= self.seeds and scores.human_normalised(game, 0) is not None
         )
 
     @property
@@ -63,7 +64,7 @@ class Experiment(NamedTuple):
 
     def raw(self, games: Sequence[str]) -> Matrix:
         """Scores, [seeds, games]."""
-        return np.array([[run.score for run in self.runs[game]] for game in games]).T
+        return np.array([[run.score for run in self.runs[game][: self.seeds]] for game in games]).T
 
     def normalised(self, games: Sequence[str]) -> Matrix:
         """Human-normalised scores, [seeds, games]."""

@@ -65,6 +65,7 @@ class Mirror(Tracker):
 
     def pull(self) -> None:
         """Fetch what the store has of the run. Raises OSError and whatever else the store raises."""
+        self._files.makedirs(self._root, exist_ok=True)  # what cannot be kept is not begun
         if self._files.exists(f"{self._root}/config.yaml"):
             self._files.get(f"{self._root}/", f"{self._folder}/", recursive=True)
             self._copied = self._here()

@@ -129,6 +129,7 @@ def test_a_sweep_is_put_together(tmp_path):
         write_run(runs / f"{game}-{seed}", game, seed, score + seed)
         write_run(runs / f"double-{game}-{seed}", game, seed, score + 3 * seed, "agent.double=true")
     write_run(runs / "Qbert-1", "Qbert", 1, 500.0)
+    write_run(runs / "Pong-3", "Pong", 3, 20.0)  # a seed more than others have
     write_run(runs / "AirRaid-1", "AirRaid", 1, 500.0)
     write_run(runs / "again" / "Pong-1", "Pong", 1, -9.0)
     (runs / "again" / "Pong-1" / "metrics.csv").write_text("frames,agent_steps\n8000,2000\n")

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -62,7 +61,7 @@ def test_a_sweep_that_loses_a_node_ends_as_an_untouched_one(tmp_path):
 def test_a_failed_run_does_not_stop_the_others_and_a_stopped_sweep_goes_on(tmp_path):
     """Runs at a URL, so from disk to disk; Ctrl-C in the middle; one run's place is taken by a file."""
     store = tmp_path / "bucket"
-    words = command(*SWEEP, "sweep.seeds=3", "total_steps=14000", f"sweep.storage=file://{store}")
+    words = command(*SWEEP, "sweep.seeds=2", "total_steps=14000", f"sweep.storage=file://{store}")
     store.mkdir()
     (store / "CartPole-v1-seed2").write_text("in the way")
     process = subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -75,15 +74,11 @@ def test_a_failed_run_does_not_stop_the_others_and_a_stopped_sweep_goes_on(tmp_p
     assert (
         "CartPole-v1-seed1: stopped" in said and json.loads((first / "process.json").read_text())["ended"] == "stopped"
     )
-    (store / "CartPole-v1-seed2").unlink()
-    (store / "CartPole-v1-seed3.log").unlink(missing_ok=True)
-    shutil.rmtree(store / "CartPole-v1-seed3", ignore_errors=True)
-    (store / "CartPole-v1-seed3").write_text("in the way")
     done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1 and "2 of 3 runs are done" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 1 and "1 of 2 runs are done" in done.stdout, done.stdout + done.stderr
     assert (
-        "1 of 3 runs failed" in done.stderr
-        and "CartPole-v1-seed3" in done.stderr
+        "1 of 2 runs failed" in done.stderr
+        and "CartPole-v1-seed2" in done.stderr
         and len(done.stderr.splitlines()) == 1
     )
     assert "going on in" in (store / "CartPole-v1-seed1.log").read_text()
