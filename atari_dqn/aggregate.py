@@ -188,7 +188,7 @@ def at_frames(experiment: Experiment, games: Sequence[str], grid: Matrix) -> Mat
     values = [
         [
             np.interp(grid, [p.frames for p in run.training], [p.mean for p in run.training])
-            for run in experiment.runs[g]
+            for run in experiment.runs[g][: experiment.seeds]
         ]
         for g in games
     ]
