@@ -66,6 +66,10 @@ def test_improvement_profile_and_efficiency_equal_slow_ones():
         for x, y in itertools.product(one.raw([game])[:, 0], other.raw([game])[:, 0])
     ]
     assert count == 3 and point == pytest.approx(np.mean(pairs)) and around[0] <= point <= around[1]
+    from rliable import metrics
+
+    x, y = one.normalised(GAMES), other.normalised(GAMES)
+    assert aggregate.beats(x, y)[0] == pytest.approx(metrics.probability_of_improvement(x, y))
     values = one.normalised(GAMES)
     share, low, high = aggregate.profile(values, 300)
     assert share == pytest.approx([(values > tau).mean() for tau in aggregate.TAUS])
