@@ -46,7 +46,7 @@ def train(composed: Any) -> float | None:
         if settings.is_multirun():
             raise Stopped
     folder = run.folder if run else folders.find(config)
-    return curves.objective(folder) if folder else None
+    return curves.objective(folder) if folder and settings.is_multirun() else None
 
 
 def demo(composed: Any) -> None:

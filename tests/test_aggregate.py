@@ -139,7 +139,7 @@ def test_a_sweep_is_put_together(tmp_path):
     (runs / "again" / "Pong-1" / "metrics.csv").write_text("frames,agent_steps\n8000,2000\n")
     (write_run(runs / "Seaquest-1", "Seaquest", 1, 9.0) / "config.yaml").write_text("env: [oh\n")
     (write_run(runs / "Enduro-1", "Enduro", 1, 9.0) / "evaluations.csv").write_text("frames,mean\n")
-    asked = config.AggregateConfig(str(runs), "last", ["nature_2015", "dopamine_jax_2024"], 300, None)
+    asked = config.AggregateConfig(str(runs), "last", ["nature_2015", "dopamine_jax_2024"], 200, None)
     aggregate.aggregate(asked, Console(file=said, width=300))
     text = said.getvalue()
     assert "Seaquest-1 cannot be read" in text and "Enduro-1 has no score=last yet" in text
@@ -169,7 +169,8 @@ def test_a_sweep_is_put_together(tmp_path):
     assert len(ends) == 20 and float(ends[-1]["iqm"]) > float(ends[0]["iqm"])
     for score, expected in (("best", 10.0), ("training", 11 * 1.95 / 2)):  # of Pong's first seed
         aggregate.aggregate(
-            dataclasses.replace(asked, score=score, output=str(tmp_path / score)), Console(file=said, width=300)
+            dataclasses.replace(asked, score=score, resamples=100, output=str(tmp_path / score)),
+            Console(file=said, width=300),
         )
         first = curves.read(tmp_path / score / "default-scores.csv")[0]
         assert float(first["Pong"]) == pytest.approx(expected, abs=0.001)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torture
 from clusters import command, environment, lose_a_node
 from conftest import QUIET, small_run
 from rich.console import Console
-from test_saving import CARTPOLE, PONG, Stop
+from test_saving import CARTPOLE, Stop
 
 from atari_dqn import checkpoints, cluster, emulators, launch, settings, storage, sweep, sweep_display
 from atari_dqn.errors import UserError
@@ -123,8 +124,15 @@ class Breaks(Exception):
     pass
 
 
-@pytest.mark.parametrize("break_after", [*range(7), None])
-def test_a_copy_that_breaks_off_leaves_the_checkpoint_before_it(break_after, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("untouched") / "run"
+    small_run(folder, *CARTPOLE, "total_steps=2000").go()
+    return folder
+
+
+@pytest.mark.parametrize("break_after", [0, 2, 5, 6, None])
+def test_a_copy_that_breaks_off_leaves_the_checkpoint_before_it(break_after, untouched, tmp_path, monkeypatch):
     """A run's copies at a URL: whatever file is the last that got there, what is there can be gone on from."""
     store = storage.Store(f"file://{tmp_path / 'bucket'}")
     run = small_run(tmp_path / "here", *CARTPOLE, "total_steps=2000")
@@ -155,8 +163,6 @@ def test_a_copy_that_breaks_off_leaves_the_checkpoint_before_it(break_after, tmp
     assert resumed and not said and resumed.checkpoint.agent_steps >= 900
     asked = composed(*CARTPOLE, "total_steps=2000")
     launch.resume(there, asked, [], Console(quiet=True))
-    untouched = tmp_path / "untouched"
-    small_run(untouched, *CARTPOLE, "total_steps=2000").go()
     expected, found = torture.left_behind(untouched), torture.left_behind(there)
     assert [key for key in expected if expected[key] != found[key]] == []
 
@@ -164,9 +170,9 @@ def test_a_copy_that_breaks_off_leaves_the_checkpoint_before_it(break_after, tmp
 # ----------------------------------------------------------------------------------------------------- emulators=ray
 
 
-@pytest.mark.parametrize(("words", "count"), [(("env.game=Breakout", "env.max_frames=600"), 5), (("env=cartpole",), 4)])
+@pytest.mark.parametrize(("words", "count"), [(("env.game=Breakout", "env.max_frames=300"), 5), (("env=cartpole",), 4)])
 def test_games_in_actors_equal_local_ones(ray, words, count):
-    """Frames, rewards, flags and games' ends of 300 turns, twice begun, from shares of unequal size."""
+    """Frames, rewards, flags and games' ends of 120 turns, twice begun, from shares of unequal size."""
     config = composed(*words, "emulators=ray", "emulators.actors=2")
     local, remote = emulators.make(config.env, count), emulators.make(config.env, count, config.emulators)
     assert (remote.frame_shape, remote.frame_dtype, remote.actions) == (
@@ -175,7 +181,7 @@ def test_games_in_actors_equal_local_ones(ray, words, count):
     rng, ended = np.random.default_rng(0), 0
     for seeds in ([*range(count)], [*range(7, 7 + count)]):
         assert (local.reset(seeds) == remote.reset(seeds)).all()
-        for _ in range(300):
+        for _ in range(120):
             actions = rng.integers(len(local.actions), size=count)
             local.send(actions)
             remote.send(actions)
@@ -219,10 +225,10 @@ def test_the_games_of_a_lost_actor_are_cut_off_and_begun_anew(ray):
 
 def test_a_run_whose_games_are_in_actors_equals_a_local_one(ray, tmp_path):
     """Both networks, the replay and all rows; also where it is stopped and goes on with local games."""
-    small_run(tmp_path / "local", *PONG).go()
-    run = small_run(tmp_path / "remote", *PONG, "emulators=ray", "emulators.actors=2")
-    run.go(Stop(run, 350))
-    launch.resume(tmp_path / "remote", composed(*PONG, "emulators=local"), ["emulators=local"], Console(quiet=True))
+    small_run(tmp_path / "local", *CARTPOLE).go()
+    run = small_run(tmp_path / "remote", *CARTPOLE, "emulators=ray", "emulators.actors=2")
+    run.go(Stop(run, 2_300))
+    launch.resume(tmp_path / "remote", composed(*CARTPOLE, "emulators=local"), ["emulators=local"], Console(quiet=True))
     expected, found = torture.left_behind(tmp_path / "local"), torture.left_behind(tmp_path / "remote")
     assert [key for key in expected if expected[key] != found[key]] == []
 
