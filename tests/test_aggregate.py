@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from atari_dqn import aggregate, config, curves, settings
-from atari_dqn.aggregate import Experiment, Run
+from atari_dqn import aggregate, config, curves, experiments, intervals, settings
 from atari_dqn.curves import Point
 from atari_dqn.errors import UserError
+from atari_dqn.experiments import Experiment, Run
 from atari_dqn.scores import MILLION
 
 RNG = np.random.default_rng(3)
@@ -21,7 +21,7 @@ RNG = np.random.default_rng(3)
 
 def test_the_four_statistics_equal_slow_ones():
     matrix = RNG.normal(0.7, 1.2, size=(5, 11))
-    iqm, median, mean, gap = aggregate.four(matrix)
+    iqm, median, mean, gap = intervals.four(matrix)
     whole = sorted(matrix.ravel())
     assert iqm == pytest.approx(np.mean(whole[13:-13]))  # a quarter of 55 from each end
     assert median == pytest.approx(sorted(matrix.mean(0))[5]) and mean == pytest.approx(sum(whole) / 55)
@@ -31,18 +31,18 @@ def test_the_four_statistics_equal_slow_ones():
 def test_intervals_are_those_of_a_slow_stratified_bootstrap():
     """Seeds are drawn for each game apart; games are not drawn."""
     matrix = RNG.normal(1, 1, size=(4, 6)) + np.arange(6) * 5
-    point, around = aggregate.interval(matrix, aggregate.four, 4000)
+    point, around = intervals.interval(matrix, intervals.four, 4000)
     slow = []
     for _ in range(4000):
         drawn = np.stack([matrix[RNG.integers(4, size=4), game] for game in range(6)], axis=1)
-        slow.append(aggregate.four(drawn))
+        slow.append(intervals.four(drawn))
     low, high = np.percentile(slow, [2.5, 97.5], axis=0)
-    assert point == pytest.approx(aggregate.four(matrix))
+    assert point == pytest.approx(intervals.four(matrix))
     width = (high - low).max()
     assert np.abs(around[0] - low).max() < 0.12 * width and np.abs(around[1] - high).max() < 0.12 * width
-    again = aggregate.interval(matrix, aggregate.four, 4000)[1]
+    again = intervals.interval(matrix, intervals.four, 4000)[1]
     assert (again == around).all()  # the same numbers each time
-    assert np.isnan(aggregate.interval(matrix[:1], aggregate.four, 100)[1]).all()
+    assert np.isnan(intervals.interval(matrix[:1], intervals.four, 100)[1]).all()
 
 
 GAMES = ("Pong", "Breakout", "Boxing")
@@ -59,7 +59,7 @@ def experiment(name: str, raw: np.ndarray, games: tuple[str, ...] = GAMES) -> Ex
 
 def test_improvement_profile_and_efficiency_equal_slow_ones():
     one, other = (experiment(name, RNG.integers(-3, 4, size=(n, 3)).astype(float)) for name, n in (("a", 4), ("b", 3)))
-    count, point, around = aggregate.improvement(one, other, 500)
+    count, point, around = intervals.improvement(one, other, 500)
     pairs = [
         (x > y) + 0.5 * (x == y)
         for game in GAMES
@@ -69,14 +69,14 @@ def test_improvement_profile_and_efficiency_equal_slow_ones():
     from rliable import metrics
 
     x, y = one.normalised(GAMES), other.normalised(GAMES)
-    assert aggregate.beats(x, y)[0] == pytest.approx(metrics.probability_of_improvement(x, y))
+    assert intervals.beats(x, y)[0] == pytest.approx(metrics.probability_of_improvement(x, y))
     values = one.normalised(GAMES)
-    share, low, high = aggregate.profile(values, 300)
-    assert share == pytest.approx([(values > tau).mean() for tau in aggregate.TAUS])
+    share, low, high = intervals.profile(values, 300)
+    assert share == pytest.approx([(values > tau).mean() for tau in intervals.TAUS])
     assert (low <= share + 1e-9).all() and (share <= high + 1e-9).all() and low.min() < share.max()
     grid = np.array([MILLION, 1.5 * MILLION, 2 * MILLION])
-    middle, _ = aggregate.efficiency(one, GAMES, grid, 200)
-    expected = [aggregate.four(aggregate.human_normalised(one.raw(GAMES) * part, GAMES))[0] for part in (0, 0.5, 1)]
+    middle, _ = intervals.efficiency(one, GAMES, grid, 200)
+    expected = [intervals.four(experiments.human_normalised(one.raw(GAMES) * part, GAMES))[0] for part in (0, 0.5, 1)]
     assert middle == pytest.approx(expected)
 
 
@@ -101,7 +101,7 @@ def test_published_aggregates_come_out_of_the_data(tmp_path):
     aggregate.aggregate(asked, Console(file=said, width=80))
     rows = curves.read(tmp_path / "aggregates.csv")
     for (agent, million), (games, median) in PUBLISHED.items():
-        title = aggregate.published(agent).name
+        title = experiments.published(agent).name
         found = [row for row in rows if row["name"] == title and million in (None, int(row["frames"]) // MILLION)]
         assert len(found) == 1 and int(found[0]["games"]) == games and not found[0]["median_low"]
         assert abs(float(found[0]["median"]) - median) < 0.0053, (agent, million)
