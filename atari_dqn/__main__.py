@@ -146,10 +146,10 @@ def watch(composed: Any) -> None:
 
 
 def play(composed: Any) -> None:
-    from atari_dqn import checkpoints, emulators, evaluation, machine, play, screens, settings
+    from atari_dqn import checkpoints, checks, emulators, evaluation, machine, play, screens, settings
 
     asked = settings.to_object(composed)
-    settings.between("seed", asked.seed, 0)
+    checks.between("seed", asked.seed, 0)
     device = machine.choose_device(asked.device)
     if asked.checkpoint is not None:
         checkpoint = checkpoints.Checkpoint(checkpoints.find(asked.checkpoint), device)
@@ -179,21 +179,21 @@ def compare(composed: Any) -> None:
 def report(composed: Any) -> None:
     from rich.console import Console
 
-    from atari_dqn import report, settings
+    from atari_dqn import checks, report, settings
 
     asked = settings.to_object(composed)
     if asked.videos is not None:
-        settings.between("videos", asked.videos, 0)
+        checks.between("videos", asked.videos, 0)
     report.write(asked, Console(highlight=False))
 
 
 def dashboard(composed: Any) -> None:
     from rich.console import Console
 
-    from atari_dqn import dashboard, settings
+    from atari_dqn import checks, dashboard, settings
 
     asked = settings.to_object(composed)
-    settings.between("port", asked.port, 0, 65535)
+    checks.between("port", asked.port, 0, 65535)
     dashboard.serve(asked, Console(highlight=False))
 
 

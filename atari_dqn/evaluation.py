@@ -21,6 +21,7 @@ from torch import Tensor
 import atari_dqn
 from atari_dqn import curves, emulators, scores, seeding
 from atari_dqn.checkpoints import Checkpoint
+from atari_dqn.checks import PLAYED, check_training
 from atari_dqn.config import Env, Protocol
 from atari_dqn.emulators import Emulators, Game
 from atari_dqn.errors import UserError
@@ -28,7 +29,6 @@ from atari_dqn.games import atari_name
 from atari_dqn.networks import QNetwork
 from atari_dqn.policies import epsilon_greedy
 from atari_dqn.replay import Replay, torch_dtype
-from atari_dqn.settings import PLAYED, check_training
 
 
 class Player:

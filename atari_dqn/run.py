@@ -14,13 +14,13 @@ from atari_dqn import (
     agent,
     capacity,
     checkpoints,
+    checks,
     emulators,
     machine,
     networks,
     prioritized,
     scores,
     seeding,
-    settings,
     trackers,
 )
 from atari_dqn.checkpoints import Resumed
@@ -131,7 +131,7 @@ class Run:
                     self.say,
                 )
                 self.trackers += watchers
-                for note in settings.notes(self.config):
+                for note in checks.notes(self.config):
                     self.say(f"note: {note}")
                 self._say_what_scores_mean()
                 self._train()

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from atari_dqn import cluster, folders, launch, scores, settings
+from atari_dqn import checks, cluster, folders, launch, scores, settings
 from atari_dqn.config import Sweep, TrainConfig
 from atari_dqn.display import Row, Tracker
 from atari_dqn.errors import RunFailed, UserError
@@ -55,10 +55,10 @@ def plan(config: TrainConfig, sweep: Sweep, typed: list[str], store: Store) -> l
     for key in ("run_dir", "resume"):
         if getattr(config, key) is not None:
             raise UserError(f"{key} is each run's own in a sweep; sweep.storage says where they all are")
-    settings.between("sweep.seeds", sweep.seeds, 1)
-    settings.between("sweep.cpus", sweep.cpus, 1)
-    settings.between("sweep.gpus", sweep.gpus or 0, 0)
-    settings.between("sweep.retries", sweep.retries, 0)
+    checks.between("sweep.seeds", sweep.seeds, 1)
+    checks.between("sweep.cpus", sweep.cpus, 1)
+    checks.between("sweep.gpus", sweep.gpus or 0, 0)
+    checks.between("sweep.retries", sweep.retries, 0)
     words = [word for word in typed if not word.lstrip("+").startswith("sweep.")]
     jobs = []
     for seed in range(config.seed, config.seed + sweep.seeds):

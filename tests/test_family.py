@@ -12,7 +12,7 @@ from recording import Recording
 from test_saving import CARTPOLE, PONG, Stop, assert_equal_runs, go_on
 from test_speed import filled, step
 
-from atari_dqn import layers, networks, pictures, prioritized, settings, targets
+from atari_dqn import checks, layers, networks, pictures, prioritized, settings, targets
 from atari_dqn.agent import Agent
 from atari_dqn.agent import make as make_agent
 from atari_dqn.config import AgentConfig, Head, Network
@@ -195,10 +195,10 @@ def test_every_combination_is_accepted_or_refused_with_a_sentence():
         config.replay.prioritized = prioritized == "true"
         config.exploration.temperature = None if temperature == "null" else float(temperature)
         if is_sound(combination):
-            settings.check(config)
+            checks.check(config)
         else:
             with pytest.raises(UserError, match=r"agent\.munchausen=true"):
-                settings.check(config)
+                checks.check(config)
 
 
 def agents(*overrides: str) -> tuple[Agent, Agent]:
