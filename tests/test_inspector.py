@@ -19,6 +19,7 @@ import torch
 from conftest import ROOT
 
 from atari_dqn import agent, emulators, inspector, play, seeding, settings, video
+from atari_dqn.config import Env
 from atari_dqn.evaluation import Player
 from atari_dqn.screens import Screen, Thought
 
@@ -40,7 +41,7 @@ class Album(Screen):
         return len(self.pictures) < self.frames
 
 
-def seated(*words: str) -> tuple[Player, settings.Env]:
+def seated(*words: str) -> tuple[Player, Env]:
     """An untrained network at the controls of a game."""
     config = settings.to_train_config(settings.compose("train", list(words)))
     games = emulators.make(config.env, 1)
