@@ -153,7 +153,7 @@ scaling: $(READY)  ## how the cost grows with games, replay and batch (4 minutes
 saving: $(READY)  ## what saving and loading a full replay costs (10 minutes); ARGS="--games Pong Seaquest"
 	@$(BIN)/python benchmarks/saving.py $(ARGS)
 
-cluster: $(VENV)/.ready-ray  ## a sweep on several raylets, one of which is killed; what Ray costs (12 minutes)
+cluster: $(VENV)/.ready-ray  ## a sweep on several raylets, one of which is killed; what Ray costs (a quarter of an hour)
 	@$(BIN)/python benchmarks/sweep.py kill $(ARGS) && $(BIN)/python benchmarks/sweep.py time $(ARGS) && $(BIN)/python benchmarks/sweep.py actors $(ARGS)
 
 torture: $(READY)  ## kill runs 50 times each, resume them, compare them with untouched ones (15 minutes)

@@ -110,7 +110,7 @@ def aggregate(asked: AggregateConfig, console: Console) -> None:
     """Put runs together: print tables, write CSV files and a picture."""
     checks.one_of("score", asked.score, ("last", "best", "training"))
     checks.between("resamples", asked.resamples, 100, 100_000)
-    intervals.library()
+    intervals.rliable()
 
     def say(text: str) -> None:
         console.print(text, soft_wrap=True, highlight=False, markup=False)
@@ -199,7 +199,7 @@ def _write_all(
         [
             (e.name, *map(float, row))
             for e, on in shown
-            for row in zip(intervals.TAUS, *intervals.profile(e.normalised(on), min(resamples, 2000)), strict=True)
+            for row in zip(intervals.TAUS, *intervals.profile(e.normalised(on), resamples), strict=True)
         ],
     )
     curve = []
@@ -209,7 +209,7 @@ def _write_all(
             first = max(run.training[0].frames for game in on for run in e.runs[game])
             grid = np.linspace(until / GRID, until, GRID)
             grid = grid[grid >= first]
-            middle, around = intervals.efficiency(e, on, grid, min(resamples, 1000))
+            middle, around = intervals.efficiency(e, on, grid, resamples)
             curve += [(e.name, round(f), m, lo, hi) for f, m, lo, hi in zip(grid, middle, *around, strict=True)]
     _write(output / "efficiency.csv", ("name", "frames", "iqm", "low", "high"), curve)
     _write(

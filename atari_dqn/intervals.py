@@ -12,7 +12,7 @@ STATISTICS = ("iqm", "median", "mean", "optimality_gap")  # of human-normalised 
 TAUS = np.linspace(0, 8, 161)  # human-normalised scores that a profile is drawn at
 
 
-def library() -> Any:
+def rliable() -> Any:
     """rliable's library. Raises UserError where it is not installed."""
     try:
         from rliable import library
@@ -42,7 +42,7 @@ def interval(
     before = np.random.get_state()
     np.random.seed(0)  # rliable draws from NumPy's own generator, whatever random_state says
     try:
-        points, found = library().get_interval_estimates({"it": matrices}, statistic, reps=resamples)
+        points, found = rliable().get_interval_estimates({"it": matrices}, statistic, reps=resamples)
     finally:
         np.random.set_state(before)
     return points["it"], found["it"]

@@ -51,9 +51,11 @@ def resumed_config(folder: Path, overrides: list[str], asked: TrainConfig) -> Tr
             key = override.key_or_group
             if key in ("resume", "run_dir") or override.is_sweep_override():
                 continue
-            if key.startswith(RESUMABLE):
+            if key == "emulators":  # a group, whose value is a name
+                omegaconf.OmegaConf.update(saved, key, typed.emulators)
+            elif key.startswith(RESUMABLE):
                 omegaconf.OmegaConf.update(saved, key, override.value())
-            elif key not in ("logger", "hydra", "preset", "emulators") and differs(key):
+            elif key not in ("logger", "hydra", "preset") and differs(key):
                 allowed = ", ".join(f"{name}*" if name.endswith(".") else name for name in RESUMABLE)
                 raise UserError(f"{key} cannot be changed when a run goes on; only {allowed} can")
     except omegaconf.errors.OmegaConfBaseException as error:

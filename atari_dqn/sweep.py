@@ -50,7 +50,7 @@ def games_of(asked: str, kind: str) -> list[str]:
     return [*dict.fromkeys(names)]
 
 
-def plan(config: TrainConfig, sweep: Sweep, typed: list[str], store: Store) -> list[Job]:
+def plan(config: TrainConfig, sweep: Sweep, typed: list[str]) -> list[Job]:
     """All runs of a sweep, seed by seed. Raises UserError where a run cannot be made as it is asked for."""
     for key in ("run_dir", "resume"):
         if getattr(config, key) is not None:
@@ -60,14 +60,12 @@ def plan(config: TrainConfig, sweep: Sweep, typed: list[str], store: Store) -> l
     checks.between("sweep.gpus", sweep.gpus or 0, 0)
     checks.between("sweep.retries", sweep.retries, 0)
     words = [word for word in typed if not word.lstrip("+").startswith("sweep.")]
-    jobs = []
+    jobs, games = [], games_of(sweep.games, config.env.kind)
     for seed in range(config.seed, config.seed + sweep.seeds):
-        for game in games_of(sweep.games, config.env.kind):
+        for game in games:
             own = copy.deepcopy(config)
             own.env.game, own.seed, own.resume = game, seed, "auto"
-            name = f"{game.replace('/', '-')}-seed{seed}"
-            own.run_dir = f"{store.where}/{name}"
-            jobs.append(Job(name, own, words))
+            jobs.append(Job(f"{game.replace('/', '-')}-seed{seed}", own, words))
     return jobs
 
 
@@ -149,10 +147,9 @@ def _train(job: Job, parent: Path, watchers: list[Tracker]) -> str:
     parent.mkdir(parents=True, exist_ok=True)
     with open(parent / f"{job.name}.log", "a", encoding="utf-8") as file:
         console = Console(file=file, width=120, highlight=False)
-        config = copy.deepcopy(job.config)
-        config.run_dir = str(folder)
+        job.config.run_dir = str(folder)
         try:
-            run = launch.train(config, job.typed, console, watchers)
+            run = launch.train(job.config, job.typed, console, watchers)
         except (UserError, RunFailed) as error:
             console.print(str(error), markup=False, soft_wrap=True)
             raise
@@ -161,13 +158,19 @@ def _train(job: Job, parent: Path, watchers: list[Tracker]) -> str:
 
 def _train_away(job: Job, store: Store, scratch: Path, watchers: list[Tracker]) -> str:
     """Train on this machine's own disk, and keep the run in a store."""
-    mirror = Mirror(store, job.name, scratch / job.name, print)
+    log = scratch / f"{job.name}.log"
+
+    def say(text: str) -> None:
+        with open(log, "a", encoding="utf-8") as file:
+            file.write(f"{text}\n")
+
+    mirror = Mirror(store, job.name, scratch / job.name, say)
     mirror.pull()
     try:
         return _train(job, scratch, [*watchers, mirror])
     finally:
         mirror.push()
-        store.files.put_file(str(scratch / f"{job.name}.log"), f"{store.root}/{job.name}.log")
+        store.files.put_file(str(log), f"{store.root}/{job.name}.log")
 
 
 def needs(config: TrainConfig, sweep: Sweep, gpus: float) -> dict[str, float]:
@@ -193,7 +196,7 @@ def _check_room(wanted: dict[str, float], there: dict[str, float]) -> None:
 def sweep(config: TrainConfig, asked: Sweep, typed: list[str], console: Console) -> None:
     """Run what is missing of a sweep. Raises RunFailed at its end where runs failed."""
     store = Store(asked.storage or f"runs/sweeps/{config.preset}")
-    jobs = plan(config, asked, typed, store)
+    jobs = plan(config, asked, typed)
     missing = [job for job in jobs if not is_done(job, store)]
     view = Scoreboard(console, {job.name: job.config.total_steps for job in jobs}, config.env.frame_skip)
     for job in jobs:

@@ -70,7 +70,7 @@ class Scoreboard:
             if name in self._ended:
                 continue
             if told.begun > 1 and told.begun > self._running.get(name, told).begun:
-                self.say(f"{name}: its worker or machine was lost; it goes on on {told.machine}")
+                self.say(f"{name}: its worker or machine was lost; it is begun again on {told.machine}")
             self._running[name] = told
             if told.agent_steps is not None:
                 self._steps[name] = told.agent_steps

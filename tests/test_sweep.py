@@ -89,8 +89,8 @@ def test_a_failed_run_does_not_stop_the_others_and_a_stopped_sweep_goes_on(tmp_p
     assert [key for key in expected if expected[key] != found[key]] == []
 
 
-def test_what_a_sweep_is_of(tmp_path):
-    config, store = composed(), storage.Store(str(tmp_path))
+def test_what_a_sweep_is_of():
+    config = composed()
     for name, count in (("atari57", 57), ("Atari26", 26), ("nature49", 49)):
         games = sweep.games_of(name, "atari")
         assert len({*games}) == count and all(settings.game_name("atari", game) == game for game in games)
@@ -98,7 +98,7 @@ def test_what_a_sweep_is_of(tmp_path):
         settings.compose("sweep", ["sweep.games=pong,ms_pacman,Pong", "sweep.seeds=2", "seed=4"])
     )
     config.seed = 4
-    jobs = sweep.plan(config, asked.sweep, ["seed=4", "sweep.seeds=2"], store)
+    jobs = sweep.plan(config, asked.sweep, ["seed=4", "sweep.seeds=2"])
     assert [job.name for job in jobs] == ["Pong-seed4", "MsPacman-seed4", "Pong-seed5", "MsPacman-seed5"]
     assert jobs[3].config.env.game == "MsPacman" and jobs[3].config.seed == 5 and jobs[3].typed == ["seed=4"]
     needs = sweep.needs(composed(), asked.sweep, 0)
@@ -117,7 +117,7 @@ def test_the_table_counts(tmp_path):
         assert view._line() == ("4 runs: 1 done, 1 running, 1 waiting, 1 failed  200 frames/s in all  left 0:00:30")
     text = (tmp_path / "out").read_text()
     assert "Pong-seed1: failed after 0:00:09: no memory" in text
-    assert text.count("its worker or machine was lost; it goes on on b") == 1
+    assert text.count("its worker or machine was lost; it is begun again on b") == 1
 
 
 class Breaks(Exception):
@@ -229,6 +229,7 @@ def test_a_run_whose_games_are_in_actors_equals_a_local_one(ray, tmp_path):
     run = small_run(tmp_path / "remote", *CARTPOLE, "emulators=ray", "emulators.actors=2")
     run.go(Stop(run, 2_300))
     launch.resume(tmp_path / "remote", composed(*CARTPOLE, "emulators=local"), ["emulators=local"], Console(quiet=True))
+    assert launch.saved_config(tmp_path / "remote").emulators.kind == "local"
     expected, found = torture.left_behind(tmp_path / "local"), torture.left_behind(tmp_path / "remote")
     assert [key for key in expected if expected[key] != found[key]] == []
 
