@@ -69,7 +69,7 @@ def _asked(composed: Any) -> "tuple[config.PlayConfig, Checkpoint, config.Protoc
     asked = settings.to_play_config(composed)
     device = machine.choose_device(asked.device)
     checkpoint = checkpoints.Checkpoint(checkpoints.find(asked.checkpoint), device)
-    networks.set_threads(checkpoint.config.network.name)
+    networks.set_threads(checkpoint.config.network.name, device)
     return asked, checkpoint, settings.merge_protocol(asked.protocol, checkpoint.config.protocol)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from atari_dqn import networks, optimizers, rules, seeding
 from atari_dqn.config import TrainConfig
-from atari_dqn.graphs import scripted
+from atari_dqn.graphs import compiled, scripted
 from atari_dqn.networks import QNetwork
 from atari_dqn.policies import Persistent, boltzmann, epsilon_greedy
 from atari_dqn.replay import Batch
@@ -40,8 +40,9 @@ def make(config: TrainConfig, frame_shape: tuple[int, ...], num_actions: int, de
         config.update.tau,
         policy,
         script=config.compute.graphs and not config.compute.compile,
+        fuse=config.compute.compile and device.type != "cpu",
     )
-    if config.compute.compile:
+    if config.compute.compile and device.type == "cpu":  # whose fast layers the compiler does not take with gradients
         for part in (agent.online, agent.target):
             part.compile()
     return agent
@@ -66,6 +67,7 @@ class Agent:
         tau: how much of the online network a target copy takes over; 1 is all.
         policy: chooses actions by Q-values [N, A], an epsilon and a generator.
         script: on a CPU, differentiate without Python; see graphs.scripted.
+        fuse: compile an update as a whole, and the target network's forward pass; see graphs.compiled.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Agent:
         tau: float = 1.0,
         policy: Policy = epsilon_greedy,
         script: bool = False,
+        fuse: bool = False,
     ) -> None:
         self.online, self.optimizer, self.rule, self.policy = online, optimizer, rule, policy
         self.target = copy.deepcopy(online).requires_grad_(False)
@@ -85,8 +88,12 @@ class Agent:
         self.max_grad_norm, self._tau = max_grad_norm, tau
         self.device = next(online.parameters()).device
         self._parameters: list[Tensor] = list(online.parameters())
-        self._script = script and self.device.type == "cpu"
-        self._scripts: dict[torch.Size, Callable[..., Any]] = {}
+        self._script, self._fuse = script and self.device.type == "cpu", fuse
+        self._scripts: dict[object, Callable[..., Any]] = {}
+        if fuse:
+            self.target.compile(dynamic=False)
+            if isinstance(optimizer, optimizers.NatureRMSProp):
+                optimizer.compile()
         self.gradients: list[Tensor] = []  # the last update's
         self.batch: Batch | None = None  # that was learnt from last
         self._norm_before = math.nan  # of the gradient, when it was restored
@@ -127,7 +134,8 @@ class Agent:
         errors = []
         for i, s_tm1 in enumerate(batch.s_tm1):
             parts = (batch.a_tm1, batch.r_t, batch.discount_t, batch.weight, noise, taus, *seen)
-            inputs = (self.online.prepare(s_tm1), *(part[i] for part in parts))
+            x_tm1 = s_tm1 if self._fuse else self.online.prepare(s_tm1)
+            inputs = (x_tm1, *(part[i] for part in parts))
             loss, q_mean, error, *gradients = self._differentiator(*inputs)(*inputs)
             for parameter, gradient in zip(self._parameters, gradients, strict=True):
                 parameter.grad = gradient
@@ -160,12 +168,12 @@ class Agent:
         return loss.detach(), q_mean, errors, *torch.autograd.grad(loss, self._parameters)
 
     def _differentiator(self, *examples: Tensor) -> Callable[..., Any]:
-        if not self._script:
+        if not (self._script or self._fuse):
             return self._differentiate
-        shape = examples[0].shape
-        if shape not in self._scripts:
-            self._scripts[shape] = scripted(self._differentiate, *examples)
-        return self._scripts[shape]
+        key = examples[0].shape, examples[0].stride()
+        if key not in self._scripts:
+            self._scripts[key] = (compiled if self._fuse else scripted)(self._differentiate, *examples)
+        return self._scripts[key]
 
     @torch.no_grad()
     def copy_target(self, times: int = 1) -> None:

@@ -50,6 +50,23 @@ def graphed(function: Callable[P, R], device: torch.device, generators: Sequence
     return call
 
 
+def compiled(function: Callable[..., Any], *examples: torch.Tensor) -> Callable[..., Any]:
+    """`function`'s operators, forwards and backwards, as a few kernels by torch's compiler.
+
+    Compiled as a whole, where nn.Module.compile would leave the loss, its gradient and the casts apart. Shapes are
+    those of `examples`; tensors from outside, like parameters, are used as they are then.
+    """
+    from torch.fx.experimental.proxy_tensor import make_fx  # slow to load, and only training needs it
+
+    fast = torch.compile(make_fx(lambda *args: function(*args))(*examples), dynamic=False, fullgraph=True)
+
+    def call(*args: torch.Tensor) -> Any:
+        with torch.no_grad():  # the gradients are operators now
+            return fast(*args)
+
+    return call
+
+
 def scripted(function: Callable[..., Any], *examples: torch.Tensor) -> Callable[..., Any]:
     """`function`'s operators, forwards and backwards, run by TorchScript without Python and autograd.
 

@@ -194,9 +194,12 @@ class MLP(QNetwork):
         return self.layers(states)
 
 
-def set_threads(name: str) -> None:
-    """Let torch use as many CPU threads as the network called `name` gains from; an MLP is too small to share."""
-    torch.set_num_threads(1 if name == "mlp" else cpus())
+def set_threads(name: str, device: torch.device) -> None:
+    """Let torch use as many CPU threads as the network called `name` gains from; an MLP is too small to share.
+
+    Beside a GPU none but this one: torch's threads wait for work by spinning, on the cores that the emulators need.
+    """
+    torch.set_num_threads(1 if name == "mlp" or device.type == "cuda" else cpus())
 
 
 def build(

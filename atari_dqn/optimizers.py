@@ -25,6 +25,11 @@ class NatureRMSProp(torch.optim.Optimizer):
 
     def __init__(self, params: Iterable[Tensor], lr: float = 2.5e-4, decay: float = 0.95, eps: float = 0.01) -> None:
         super().__init__(params, {"lr": lr, "decay": decay, "eps": eps})
+        self._apply: Callable[..., None] = nature_rmsprop
+
+    def compile(self) -> None:
+        """One kernel in place of eight."""
+        self._apply = torch.compile(nature_rmsprop, dynamic=False, fullgraph=True)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -36,15 +41,27 @@ class NatureRMSProp(torch.optim.Optimizer):
             grads = [p.grad for p in params]
             means = [self.state[p]["mean"] for p in params]
             squares = [self.state[p]["square"] for p in params]
-            decay = group["decay"]
-            torch._foreach_lerp_(means, grads, 1 - decay)
-            torch._foreach_mul_(squares, decay)
-            torch._foreach_addcmul_(squares, grads, grads, 1 - decay)
-            scales = torch._foreach_addcmul(squares, means, means, -1)  # v - g^2
-            torch._foreach_clamp_min_(scales, 0)  # which rounding can push below 0
-            torch._foreach_add_(scales, group["eps"])
-            torch._foreach_sqrt_(scales)
-            torch._foreach_addcdiv_(params, grads, scales, -group["lr"])
+            self._apply(params, grads, means, squares, group["lr"], group["decay"], group["eps"])
+
+
+def nature_rmsprop(
+    params: list[Tensor],
+    grads: list[Tensor],
+    means: list[Tensor],
+    squares: list[Tensor],
+    lr: float,
+    decay: float,
+    eps: float,
+) -> None:
+    """A step of NatureRMSProp, in place."""
+    torch._foreach_lerp_(means, grads, 1 - decay)
+    torch._foreach_mul_(squares, decay)
+    torch._foreach_addcmul_(squares, grads, grads, 1 - decay)
+    scales = torch._foreach_addcmul(squares, means, means, -1)  # v - g^2
+    torch._foreach_clamp_min_(scales, 0)  # which rounding can push below 0
+    torch._foreach_add_(scales, eps)
+    torch._foreach_sqrt_(scales)
+    torch._foreach_addcdiv_(params, grads, scales, -lr)
 
 
 def can_be_recorded(optimizer: torch.optim.Optimizer) -> bool:

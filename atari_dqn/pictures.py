@@ -54,7 +54,7 @@ class Standardize(nn.Module):
         """uint8 stacks [B, C, H, W] standardized, in channels-last order. Floats are taken as they are."""
         if states.dtype != torch.uint8:
             return scaled(states)
-        if len(states) <= PART:
+        if len(states) <= PART or states.device.type != "cpu" or torch.compiler.is_compiling():
             return self._part(states)
         return torch.cat([self._part(some) for some in states.split(PART)])
 

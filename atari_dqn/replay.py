@@ -105,16 +105,22 @@ class Replay:
     def write(self, actions: Tensor, rewards: Tensor, frames: Tensor, flags: Tensor) -> None:
         """Complete the newest states with what was done in them, and append the states that followed; all [N]."""
         newest = (self.written - 1) % self.rows
-        self.actions[newest] = actions.to(self.device, torch.uint8)
-        self.rewards[newest] = rewards.to(self.device)
+        self._put(self.actions[newest], actions.to(torch.uint8))
+        self._put(self.rewards[newest], rewards)
         self._append(frames, flags)
 
     def _append(self, frames: Tensor, flags: Tensor) -> None:
         row = self.written % self.rows
-        self.frames[row] = frames.to(self.device)
-        self.flags[row] = flags.to(self.device)
+        self._put(self.frames[row], frames)
+        self._put(self.flags[row], flags)
         self.written += 1
         self._newest += 1
+
+    def _put(self, place: Tensor, values: Tensor) -> None:
+        """Copy to the ring without waiting for what a GPU is still at: by way of pinned memory."""
+        if place.is_cuda and not values.is_cuda:
+            values = values.pin_memory()
+        place.copy_(values, non_blocking=True)
 
     def read(self, first: int, last: int) -> Rows:
         """A copy of rows first to last - 1, counted since the start; they must still be held."""

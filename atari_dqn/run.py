@@ -51,7 +51,7 @@ class Run:
     ) -> None:
         self.config, self.folder, self.console = config, folder, console
         self.device = machine.choose_device(config.device)
-        networks.set_threads(config.network.name)
+        networks.set_threads(config.network.name, self.device)
         machine.keep_freed_memory()
         machine.set_tf32(config.compute.tf32)
         self.agent_steps = self.updates = self.games = 0

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import av
 import numpy as np
 from torch import Tensor
 
@@ -69,7 +68,10 @@ class Mp4(Screen):
         self._container: Any = None
 
     def _open(self, height: int, width: int) -> None:
+        import av  # 35 MB, and wanted for films only
+
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._picture = av.VideoFrame.from_ndarray
         self._container = av.open(str(self._temporary), "w", options={"movflags": "faststart"})
         self._stream = self._container.add_stream("libx264", rate=self.fps, options={"preset": "veryfast", "crf": "20"})
         self._stream.height, self._stream.width = height, width
@@ -79,7 +81,7 @@ class Mp4(Screen):
         picture = enlarge(picture)
         if self._container is None:
             self._open(*picture.shape[:2])
-        self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        self._container.mux(self._stream.encode(self._picture(picture, format="rgb24")))
         self.frames += 1
         return not self.stop() and (not self.max_seconds or self.frames < self.max_seconds * self.fps)
 

@@ -1,69 +1,112 @@
 """All figures of a CUDA machine, the first of them what bounds the rest.
 
     make bench-gpu
-    make bench-gpu ARGS="--minutes 5 --num-envs 80"
+    make bench-gpu ARGS="--seconds 2 --loop-seconds 15 --loop 80 160"
+    make bench-gpu ARGS="--parts updates --presets rainbow"
 
-1. The emulators alone: frames per second with random actions on all cores.
-2. An update of 32, in microseconds: eager, as a CUDA graph, and as a graph of compiled networks; with TF32 and without.
-3. Acting for all games, from the replay to numbers on the host.
-4. The loop end to end for --minutes, with PRESET=nature's schedule: frames, agent steps and updates per second.
+emulators  alone: frames per second with random actions, by the number of games and of threads.
+updates    of a minibatch, in microseconds: eager, as a CUDA graph, and compiled as a whole in a graph; with TF32 and
+           without; the kernels of one, and the longest of them.
+acting     for all games, from the replay to numbers on the host; and writing a turn to the replay.
+loop       end to end with the first preset's schedule: frames and updates per second, by the number of games.
 
-`--device cpu` runs the same on a CPU, where a graph is the plain function: to try this script, not to quote.
+Each figure is printed, and appended to --csv. `--device cpu` runs the same on a CPU, where a graph is the plain function:
+to try this script, not to quote.
 """
 
 import argparse
+import csv
+import os
 import sys
 import time
+import traceback
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from race import machine, versions
 from speed import measure, wait
 
-from atari_dqn import emulators, networks, optimizers, rules, settings
+from atari_dqn import agent as agents
+from atari_dqn import emulators, prioritized, settings
 from atari_dqn import machine as machines
 from atari_dqn.agent import Agent
-from atari_dqn.config import AgentConfig, Network
+from atari_dqn.config import TrainConfig
 from atari_dqn.errors import UserError
 from atari_dqn.graphs import graphed
 from atari_dqn.replay import Replay
 
 ACTIONS = 4  # Breakout's
+COLUMNS = ("part", "preset", "kind", "games", "value", "unit", "machine", "versions")
+KINDS = {  # name: (graph, compile, tf32, cudnn.benchmark)
+    "graph": (True, False, True, False),
+    "graph, compiled": (True, True, True, False),
+    "eager": (False, False, True, False),
+    "graph, cuDNN chooses by trying": (True, False, True, True),
+    "graph, float32": (True, False, False, False),
+}
 
 
-def emulator_rate(num_envs: int, seconds: float) -> float:
+def composed(preset: str, num_envs: int, *words: str) -> TrainConfig:
+    return settings.to_train_config(
+        settings.compose("train", ["env.game=Breakout", f"preset={preset}", f"num_envs={num_envs}", *words])
+    )
+
+
+class Figures:
+    """Prints figures, and appends them to a CSV file where one is named."""
+
+    def __init__(self, path: Path | None, device: torch.device) -> None:
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "no GPU"
+        self._path, self._machine, self._versions = path, f"{name}; {machine()}", versions()
+        print(f"{self._machine}; {self._versions}", flush=True)
+
+    def tell(self, part: str, preset: str, kind: str, games: int, value: float, unit: str, note: str = "") -> None:
+        print(f"{part}, {preset}, {kind}, {games} games: {value:,.6g} {unit} {note}".rstrip(), flush=True)
+        if self._path:
+            new = not self._path.exists()
+            with open(self._path, "a", newline="") as file:
+                writer = csv.writer(file)
+                if new:
+                    writer.writerow(COLUMNS)
+                writer.writerow((part, preset, kind, games, f"{value:.6g}", unit, self._machine, self._versions))
+
+
+def emulator_rate(num_envs: int, threads: int | None, seconds: float) -> float:
     """Environment frames per second of the emulators alone."""
-    config = settings.to_train_config(settings.compose("train", ["env.game=Breakout"]))
+    config = composed("nature", num_envs)
+    if threads:
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # which counts as this process' share of the cores
     games = emulators.make(config.env, num_envs)
+    os.environ.pop("OMP_NUM_THREADS", None)
     games.reset(list(range(num_envs)))
     rng, steps, start = np.random.default_rng(0), 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
         games.send(rng.integers(0, ACTIONS, num_envs))
         games.recv()
         steps += num_envs
+    passed = time.perf_counter() - start
     games.close()
-    return steps * config.env.frame_skip / (time.perf_counter() - start)
+    return steps * config.env.frame_skip / passed
 
 
-def new_agent(device: torch.device, compiled: bool) -> Agent:
-    torch.manual_seed(0)
-    online = networks.build(Network("nature_cnn"), (84, 84), 4, ACTIONS).to(device)
-    optimizer = optimizers.build("NatureRMSProp", online.parameters(), 2.5e-4, {})
-    agent = Agent(online, optimizer, rules.build(AgentConfig()), "sum")
-    if compiled:
-        agent.online.compile()
-        agent.target.compile()
-    return agent
+def a_turn(num_envs: int) -> tuple[torch.Tensor, ...]:
+    """What the emulators say: actions, rewards, frames, flags."""
+    return (
+        torch.randint(0, ACTIONS, (num_envs,)), torch.rand(num_envs),
+        torch.randint(0, 256, (num_envs, 84, 84), dtype=torch.uint8), torch.zeros(num_envs, dtype=torch.uint8),
+    )  # fmt: skip
 
 
-def filled_replay(device: torch.device, num_envs: int, steps: int) -> Replay:
-    replay = Replay(steps // num_envs, num_envs, (84, 84), device=device)
-    replay.begin(torch.randint(0, 256, (num_envs, 84, 84), dtype=torch.uint8))
-    frames = torch.randint(0, 256, (num_envs, 84, 84), dtype=torch.uint8)
-    actions, flags = torch.zeros(num_envs, dtype=torch.uint8), torch.zeros(num_envs, dtype=torch.uint8)
+def filled_replay(config: TrainConfig, device: torch.device, steps: int) -> Replay:
+    n = config.num_envs
+    replay = prioritized.build(config, 0, steps // n, n, (84, 84), torch.uint8, 4, device)
+    turn = a_turn(n)
+    replay.begin(turn[2])
     for _ in range(replay.rows):
-        replay.write(actions, torch.rand(num_envs), frames, flags)
+        replay.write(*turn)
     return replay
 
 
@@ -83,58 +126,119 @@ def timed(function: Callable[[], object], device: torch.device, seconds: float) 
     return sorted(medians)[2]
 
 
-def time_updates_and_acting(args: argparse.Namespace, device: torch.device) -> None:
-    replay = filled_replay(device, args.num_envs, min(args.replay, 100_000))
-    minibatches = args.num_envs // 4
-    for tf32 in (True, False):
-        machines.set_tf32(tf32)
-        for kind in ("eager", "graph", "graph + compile")[: 2 if args.no_compile else 3]:
-            agent, draw = new_agent(device, "compile" in kind), torch.Generator(device).manual_seed(0)
+def kernels(function: Callable[[], object], count: int, device: torch.device) -> tuple[float, float]:
+    """Kernels of a call and their microseconds, by `count` updates; prints the longest of them."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        function()
+        wait(device)
+    events = [event for event in profile.key_averages() if event.self_device_time_total > 0]
+    for event in sorted(events, key=lambda e: -e.self_device_time_total)[:12]:
+        print(f"    {event.self_device_time_total / count:8.2f} us {event.count / count:5.1f}x  {event.key[:80]}")
+    return sum(e.count for e in events) / count, sum(e.self_device_time_total for e in events) / count
 
-            def learn(n: int, agent: Agent = agent, draw: torch.Generator = draw) -> list[torch.Tensor]:
-                return agent.learn(replay.sample(n, 32, draw, 0.99), draw)[1]
 
-            call = graphed(learn, device, [draw]) if "graph" in kind else learn
-            seconds = timed(lambda call=call: call(minibatches), device, args.seconds) / minibatches
-            print(f"an update, {kind}, {'TF32' if tf32 else 'float32'}: {seconds * 1e6:,.0f} microseconds", flush=True)
+def learner(config: TrainConfig, agent: Agent, replay: Replay, draw: torch.Generator) -> Callable[[int], Any]:
+    def learn(minibatches: int) -> list[torch.Tensor]:
+        told = config.agent
+        batch = replay.sample(minibatches, config.update.batch_size, draw, told.discount, told.n_step, told.reward_clip)
+        errors, gradients = agent.learn(batch, draw)
+        replay.learnt(batch, errors)
+        return gradients
+
+    return learn
+
+
+def time_updates(preset: str, args: argparse.Namespace, device: torch.device, figures: Figures) -> None:
+    k = args.num_envs // 4
+    for kind in args.kinds or KINDS:
+        graph, compiled, tf32, tries = KINDS[kind]
+        began = time.perf_counter()
+        try:
+            config = composed(preset, args.num_envs, f"compute.compile={str(compiled).lower()}", "compute.graphs=false")
+            machines.set_tf32(tf32)
+            torch.backends.cudnn.benchmark = tries
+            replay = filled_replay(config, device, min(args.replay, 50_000))
+            agent, draw = agents.make(config, (84, 84), ACTIONS, device), torch.Generator(device).manual_seed(0)
+            learn = learner(config, agent, replay, draw)
+            call = graphed(learn, device, [draw]) if graph else learn
+            call(k)
+            wait(device)
+            first = f"(first call {time.perf_counter() - began:.0f} s)"
+            seconds = timed(lambda call=call: call(k), device, args.seconds) / k
+            figures.tell("update", preset, kind, args.num_envs, seconds * 1e6, "microseconds", first)
+            if graph and tf32 and not tries and device.type == "cuda":
+                count, busy = kernels(lambda learn=learn: learn(k), k, device)
+                figures.tell("kernels", preset, kind, args.num_envs, count, "an update")
+                figures.tell("kernels' time", preset, kind, args.num_envs, busy, "microseconds an update")
+        except Exception as error:
+            traceback.print_exc(limit=-4)
+            print(f"update, {preset}, {kind}: FAILED {type(error).__name__}: {str(error)[:300]}", flush=True)
     machines.set_tf32(True)
-    agent, explore = new_agent(device, False), torch.Generator(device).manual_seed(0)
-    act = graphed(lambda: agent.act(replay.newest_stack(), 0.1, explore), device, [explore])
-    seconds = timed(lambda: act().cpu(), device, args.seconds)
-    print(f"acting for {args.num_envs} games: {seconds * 1e6:,.0f} microseconds")
+    torch.backends.cudnn.benchmark = False
+
+
+def time_acting(preset: str, args: argparse.Namespace, device: torch.device, figures: Figures) -> None:
+    config = composed(preset, args.num_envs, "compute.graphs=false")
+    replay = filled_replay(config, device, min(args.replay, 50_000))
+    agent, explore = agents.make(config, (84, 84), ACTIONS, device), torch.Generator(device).manual_seed(0)
+    epsilon = torch.full((), 0.1, device=device)
+    act = graphed(lambda: agent.act(replay.newest_stack(), epsilon, explore), device, [explore])
+    turn = a_turn(args.num_envs)
+    parts = {"acting": lambda: act().cpu(), "writing": lambda: replay.write(*turn), "is_finite": agent.is_finite}
+    for name, function in parts.items():
+        seconds = timed(function, device, args.seconds)
+        figures.tell(name, preset, "graph", args.num_envs, seconds * 1e6, "microseconds a turn")
+
+
+def time_loop(num_envs: int, args: argparse.Namespace, figures: Figures) -> None:
+    speed = measure(
+        args.loop_seconds, "env.game=Breakout", f"preset={args.presets[0]}", f"num_envs={num_envs}",
+        f"device={args.device}", f"replay.capacity={args.replay}", "replay.warmup_steps=10_000",
+        "exploration.decay_steps=1", *args.words, settle_updates=12 * num_envs,
+    )  # fmt: skip
+    frames, total = speed.agent_steps * 4, sum(speed.stages.values())
+    shares = ", ".join(f"{stage} {seconds / total:.0%}" for stage, seconds in list(speed.stages.items())[:7])
+    note = f"({speed.updates:,.0f} updates/s; {shares}; 200M frames in {200e6 / frames / 60:.0f} minutes)"
+    figures.tell("loop alone", args.presets[0], " ".join(args.words), num_envs, frames, "frames/s", note)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--num-envs", type=int, default=80)
-    parser.add_argument("--seconds", type=float, default=10, help="of each part but the last")
-    parser.add_argument("--minutes", type=float, default=5, help="of the loop end to end")
+    parser.add_argument("--parts", nargs="+", default=["emulators", "updates", "acting", "loop"])
+    parser.add_argument("--presets", nargs="+", default=["nature"])
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, help="of updates; all where none is named")
+    parser.add_argument("--num-envs", type=int, default=80, help="of updates and acting; a turn has a quarter as many")
+    parser.add_argument("--games", type=int, nargs="+", default=[16, 64, 128, 256], help="of emulators")
+    parser.add_argument("--threads", type=int, nargs="+", default=[0], help="of emulators; 0 for one a core")
+    parser.add_argument("--loop", type=int, nargs="+", default=[80, 160], help="games of the loop")
+    parser.add_argument("--seconds", type=float, default=3, help="of each part but the loop")
+    parser.add_argument("--loop-seconds", type=float, default=60, help="for each number of games")
     parser.add_argument("--replay", type=int, default=1_000_000, help="capacity in agent steps")
-    parser.add_argument("--no-compile", action="store_true", help="leave out the compiled networks")
+    parser.add_argument("--words", nargs="*", default=[], help="settings of the loop, e.g. compute.compile=true")
+    parser.add_argument("--csv", type=Path, help="append the figures to this file")
     args = parser.parse_args()
     try:
         device = machines.choose_device(args.device)
     except UserError as error:
         print(f"bench-gpu: {error}", file=sys.stderr)
         sys.exit(2)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "no GPU"
-    print(f"{name}; {machine()}; {versions()}; {args.num_envs} games")
-
-    rate = emulator_rate(args.num_envs, args.seconds)
-    print(f"emulators alone: {rate:,.0f} frames/s, so 200M frames take {200e6 / rate / 60:.0f} minutes at least")
-    time_updates_and_acting(args, device)
-    speed = measure(
-        args.minutes * 60, "env.game=Breakout", "preset=nature", f"num_envs={args.num_envs}", f"device={args.device}",
-        f"replay.capacity={args.replay}", "replay.warmup_steps=10_000", "exploration.decay_steps=1",
-    )  # fmt: skip
-    frames = speed.agent_steps * 4
-    total = sum(speed.stages.values())
-    shares = ", ".join(f"{stage} {seconds / total:.0%}" for stage, seconds in list(speed.stages.items())[:4])
-    print(
-        f"end to end, {args.minutes:g} minutes: {frames:,.0f} frames/s, {speed.updates:,.0f} updates/s ({shares}); "
-        f"200M frames take {200e6 / frames / 60:.0f} minutes"
-    )
+    figures = Figures(args.csv, device)
+    if "emulators" in args.parts:
+        for num_envs in args.games:
+            for threads in args.threads:
+                rate = emulator_rate(num_envs, threads, args.seconds)
+                kind = f"{threads or machines.cpus()} threads"
+                note = f"(200M frames in {200e6 / rate / 60:.0f} minutes at least)"
+                figures.tell("emulators alone", "nature", kind, num_envs, rate, "frames/s", note)
+    for preset in args.presets:
+        if "updates" in args.parts:
+            time_updates(preset, args, device, figures)
+        if "acting" in args.parts:
+            time_acting(preset, args, device, figures)
+    if "loop" in args.parts:
+        for num_envs in args.loop:
+            time_loop(num_envs, args, figures)
 
 
 if __name__ == "__main__":
