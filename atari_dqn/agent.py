@@ -91,6 +91,8 @@ class Agent:
         self._script, self._fuse = script and self.device.type == "cpu", fuse
         self._scripts: dict[object, Callable[..., Any]] = {}
         if fuse:
+            for network in (online, self.target):
+                network.use_products()
             self.target.compile(dynamic=False)
             if isinstance(optimizer, optimizers.NatureRMSProp):
                 optimizer.compile()

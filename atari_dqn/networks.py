@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from atari_dqn import config, values
 from atari_dqn.errors import UserError
-from atari_dqn.layers import NoisyDense, Stream
+from atari_dqn.layers import Convolution, NoisyDense, Stream
 from atari_dqn.machine import cpus
 from atari_dqn.pictures import Standardize, scaled
 from atari_dqn.values import Values
@@ -59,6 +59,14 @@ class QNetwork(nn.Module):
 
     def standardize(self, frames: Tensor) -> None:
         """Take the measure of what is to be seen, from frames [n, *frame]; nothing where the network asks for none."""
+
+    def use_products(self) -> None:
+        """Compute convolutions as matrix products; see layers.Convolution."""
+        for layer in self.modules():
+            if isinstance(layer, Convolution):
+                layer.as_product = True
+            elif isinstance(layer, nn.ReLU):
+                layer.inplace = False  # which autograd forbids after ConvolutionProduct
 
     def prepare(self, states: Tensor) -> Tensor:
         """What `forward` begins with, and leaves as it is where it is done."""
@@ -145,7 +153,7 @@ class CNN(QNetwork):
             if before != after:  # torch's convolutions pad alike on both sides only
                 layers.append(nn.ZeroPad2d((before[1], after[1], before[0], after[0])))
             layers += [
-                nn.Conv2d(channels_in, channels, kernel, stride, before if before == after else 0),
+                Convolution(channels_in, channels, kernel, stride, before if before == after else 0),
                 nn.ReLU(inplace=True),
             ]
             height = (height + before[0] + after[0] - kernel) // stride + 1

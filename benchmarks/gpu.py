@@ -10,11 +10,12 @@ updates    of a minibatch, in microseconds: eager, as a CUDA graph, and compiled
 acting     for all games, from the replay to numbers on the host; and writing a turn to the replay.
 loop       end to end with the first preset's schedule: frames and updates per second, by the number of games.
 
-Each figure is printed, and appended to --csv. `--device cpu` runs the same on a CPU, where a graph is the plain function:
-to try this script, not to quote.
+Each figure is printed, and appended to --csv. `--device cpu` runs the same on a CPU, where a graph is the plain
+function: to try this script, not to quote.
 """
 
 import argparse
+import contextlib
 import csv
 import os
 import sys
@@ -26,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from race import machine, versions
 from speed import measure, wait
 
@@ -36,16 +38,21 @@ from atari_dqn.agent import Agent
 from atari_dqn.config import TrainConfig
 from atari_dqn.errors import UserError
 from atari_dqn.graphs import graphed
+from atari_dqn.layers import Convolution
 from atari_dqn.replay import Replay
 
 ACTIONS = 4  # Breakout's
 COLUMNS = ("part", "preset", "kind", "games", "value", "unit", "machine", "versions")
-KINDS = {  # name: (graph, compile, tf32, cudnn.benchmark)
-    "graph": (True, False, True, False),
-    "graph, compiled": (True, True, True, False),
-    "eager": (False, False, True, False),
-    "graph, cuDNN chooses by trying": (True, False, True, True),
-    "graph, float32": (True, False, False, False),
+KINDS = {  # name: (graph, compile, tf32, cudnn.benchmark, networks whose convolutions are products)
+    "graph": (True, False, True, False, ""),
+    "graph, compiled": (True, True, True, False, "online target"),
+    "graph, compiled, online products": (True, True, True, False, "online"),
+    "graph, compiled, cuDNN": (True, True, True, False, ""),
+    "graph, compiled, cuDNN tries": (True, True, True, True, ""),
+    "graph, cuDNN tries": (True, False, True, True, ""),
+    "graph, products": (True, False, True, False, "online target"),
+    "graph, float32": (True, False, False, False, ""),
+    "eager": (False, False, True, False, ""),
 }
 
 
@@ -74,7 +81,7 @@ class Figures:
                 writer.writerow((part, preset, kind, games, f"{value:.6g}", unit, self._machine, self._versions))
 
 
-def emulator_rate(num_envs: int, threads: int | None, seconds: float) -> float:
+def emulator_rate(num_envs: int, threads: int, seconds: float, alone: Any) -> float:
     """Environment frames per second of the emulators alone."""
     config = composed("nature", num_envs)
     if threads:
@@ -82,12 +89,13 @@ def emulator_rate(num_envs: int, threads: int | None, seconds: float) -> float:
     games = emulators.make(config.env, num_envs)
     os.environ.pop("OMP_NUM_THREADS", None)
     games.reset(list(range(num_envs)))
-    rng, steps, start = np.random.default_rng(0), 0, time.perf_counter()
-    while time.perf_counter() - start < seconds:
-        games.send(rng.integers(0, ACTIONS, num_envs))
-        games.recv()
-        steps += num_envs
-    passed = time.perf_counter() - start
+    with alone:
+        rng, steps, start = np.random.default_rng(0), 0, time.perf_counter()
+        while time.perf_counter() - start < seconds:
+            games.send(rng.integers(0, ACTIONS, num_envs))
+            games.recv()
+            steps += num_envs
+        passed = time.perf_counter() - start
     games.close()
     return steps * config.env.frame_skip / passed
 
@@ -132,7 +140,7 @@ def kernels(function: Callable[[], object], count: int, device: torch.device) ->
         function()
         wait(device)
     events = [event for event in profile.key_averages() if event.self_device_time_total > 0]
-    for event in sorted(events, key=lambda e: -e.self_device_time_total)[:12]:
+    for event in sorted(events, key=lambda e: -e.self_device_time_total)[:30]:
         print(f"    {event.self_device_time_total / count:8.2f} us {event.count / count:5.1f}x  {event.key[:80]}")
     return sum(e.count for e in events) / count, sum(e.self_device_time_total for e in events) / count
 
@@ -151,7 +159,7 @@ def learner(config: TrainConfig, agent: Agent, replay: Replay, draw: torch.Gener
 def time_updates(preset: str, args: argparse.Namespace, device: torch.device, figures: Figures) -> None:
     k = args.num_envs // 4
     for kind in args.kinds or KINDS:
-        graph, compiled, tf32, tries = KINDS[kind]
+        graph, compiled, tf32, tries, products = KINDS[kind]
         began = time.perf_counter()
         try:
             config = composed(preset, args.num_envs, f"compute.compile={str(compiled).lower()}", "compute.graphs=false")
@@ -159,14 +167,19 @@ def time_updates(preset: str, args: argparse.Namespace, device: torch.device, fi
             torch.backends.cudnn.benchmark = tries
             replay = filled_replay(config, device, min(args.replay, 50_000))
             agent, draw = agents.make(config, (84, 84), ACTIONS, device), torch.Generator(device).manual_seed(0)
+            for name in ("online", "target"):
+                for layer in getattr(agent, name).modules():
+                    if isinstance(layer, Convolution):
+                        layer.as_product = name in products
             learn = learner(config, agent, replay, draw)
             call = graphed(learn, device, [draw]) if graph else learn
             call(k)
             wait(device)
             first = f"(first call {time.perf_counter() - began:.0f} s)"
-            seconds = timed(lambda call=call: call(k), device, args.seconds) / k
+            with args.alone:
+                seconds = timed(lambda call=call: call(k), device, args.seconds) / k
             figures.tell("update", preset, kind, args.num_envs, seconds * 1e6, "microseconds", first)
-            if graph and tf32 and not tries and device.type == "cuda":
+            if graph and device.type == "cuda":
                 count, busy = kernels(lambda learn=learn: learn(k), k, device)
                 figures.tell("kernels", preset, kind, args.num_envs, count, "an update")
                 figures.tell("kernels' time", preset, kind, args.num_envs, busy, "microseconds an update")
@@ -186,7 +199,8 @@ def time_acting(preset: str, args: argparse.Namespace, device: torch.device, fig
     turn = a_turn(args.num_envs)
     parts = {"acting": lambda: act().cpu(), "writing": lambda: replay.write(*turn), "is_finite": agent.is_finite}
     for name, function in parts.items():
-        seconds = timed(function, device, args.seconds)
+        with args.alone:
+            seconds = timed(function, device, args.seconds)
         figures.tell(name, preset, "graph", args.num_envs, seconds * 1e6, "microseconds a turn")
 
 
@@ -217,7 +231,9 @@ def main() -> None:
     parser.add_argument("--replay", type=int, default=1_000_000, help="capacity in agent steps")
     parser.add_argument("--words", nargs="*", default=[], help="settings of the loop, e.g. compute.compile=true")
     parser.add_argument("--csv", type=Path, help="append the figures to this file")
+    parser.add_argument("--lock", type=Path, help="what is timed waits for this file's lock: starts may overlap")
     args = parser.parse_args()
+    args.alone = FileLock(args.lock) if args.lock else contextlib.nullcontext()
     try:
         device = machines.choose_device(args.device)
     except UserError as error:
@@ -227,7 +243,7 @@ def main() -> None:
     if "emulators" in args.parts:
         for num_envs in args.games:
             for threads in args.threads:
-                rate = emulator_rate(num_envs, threads, args.seconds)
+                rate = emulator_rate(num_envs, threads, args.seconds, args.alone)
                 kind = f"{threads or machines.cpus()} threads"
                 note = f"(200M frames in {200e6 / rate / 60:.0f} minutes at least)"
                 figures.tell("emulators alone", "nature", kind, num_envs, rate, "frames/s", note)

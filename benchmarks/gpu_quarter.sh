@@ -28,6 +28,21 @@ check)
     gpu updates 75 --parts updates acting --num-envs 80 --seconds 1.5 --kinds graph "graph, compiled" eager
     gpu loops 45 --parts loop --loop 80 160 --loop-seconds 8
     gpu loops_compiled 45 --parts loop --loop 160 256 --loop-seconds 8 --words compute.compile=true ;;
+variants)  # of an update; games are made meanwhile, and timed when the GPU is quiet
+    exec 8> /tmp/quiet; flock 8
+    for n in "2 1" "16 16" "80 8" "80 16"; do
+        set -- $n
+        gpu "emulators_$1_$2" 75 --parts emulators --games "$1" --threads "$2" --seconds 1.2 --lock /tmp/quiet 8>&- &
+    done
+    others=$(jobs -p)
+    number=0
+    for kind in "graph, compiled" "graph, compiled, online products" "graph, compiled, cuDNN tries" "graph, cuDNN tries" "graph, products"; do
+        number=$((number + 1))
+        gpu "variant_$number" 60 --parts updates --num-envs 80 --seconds 0.8 --kinds "$kind" --lock /tmp/gpu.lock 8>&- &
+        mine+=($!)
+    done
+    wait "${mine[@]}"
+    flock -u 8; wait $others ;;
 more)  # where time is left
     gpu updates_more 60 --parts updates --seconds 1.5 --kinds "graph, cuDNN chooses by trying" "graph, float32"
     gpu rainbow 90 --parts updates --presets rainbow --seconds 1.5 --kinds graph "graph, compiled" ;;
@@ -43,4 +58,5 @@ train)
     cd /tmp/run && tar czf "$OUT/run.tgz" --exclude=previous.pt --exclude=latest.pt . && ls -la "$OUT"
     cut -d, -f1-4,9-11 metrics.csv | tail -n 12 ;;
 esac
+(cd "$OUT" && tar czf texts.tgz ./*.txt && rm ./*.txt)
 echo "ended at $SECONDS s"
