@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from atari_dqn import networks, optimizers, rules, seeding
 from atari_dqn.config import TrainConfig
-from atari_dqn.graphs import compiled, scripted
+from atari_dqn.graphs import can_compile, compiled, scripted
 from atari_dqn.networks import QNetwork
 from atari_dqn.policies import Persistent, boltzmann, epsilon_greedy
 from atari_dqn.replay import Batch
@@ -31,6 +31,10 @@ def make(config: TrainConfig, frame_shape: tuple[int, ...], num_actions: int, de
     online = networks.build(
         config.network, frame_shape, config.env.frame_stack, num_actions, config.head, config.agent
     ).to(device)
+    compute = config.compute
+    compiling = compute.compile
+    if compiling is None:
+        compiling = device.type == "cuda" and isinstance(online, networks.CNN) and can_compile(device)
     agent = Agent(
         online,
         optimizers.build(optimizer.name, online.parameters(), optimizer.learning_rate, optimizer.arguments),
@@ -39,10 +43,10 @@ def make(config: TrainConfig, frame_shape: tuple[int, ...], num_actions: int, de
         optimizer.max_grad_norm,
         config.update.tau,
         policy,
-        script=config.compute.graphs and not config.compute.compile,
-        fuse=config.compute.compile and device.type != "cpu",
+        script=compute.graphs and not compiling,
+        fuse=compiling and device.type != "cpu",
     )
-    if config.compute.compile and device.type == "cpu":  # whose fast layers the compiler does not take with gradients
+    if compiling and device.type == "cpu":  # whose fast layers the compiler does not take with gradients
         for part in (agent.online, agent.target):
             part.compile()
     return agent
@@ -100,6 +104,7 @@ class Agent:
         self.batch: Batch | None = None  # that was learnt from last
         self._norm_before = math.nan  # of the gradient, when it was restored
         self._sums = torch.zeros(3, device=self.device)  # loss, mean Q-value, updates
+        self._shown = torch.zeros(3, pin_memory=self.device.type == "cuda")  # of them, on the host
 
     @torch.no_grad()
     def act(self, states: Tensor, epsilon: float | Tensor, generator: torch.Generator) -> Tensor:
@@ -133,7 +138,7 @@ class Agent:
             seen = self.rule.look(self.target, batch, noise, taus)
         noise = self.online.draw_noise(2 * k, generator).unflatten(0, (k, 2))  # for s_tm1, and for s_t in some rules
         taus = values.draw(k * b, False, generator, self.device).unflatten(0, (k, b))
-        errors = []
+        losses, errors = [], []
         for i, s_tm1 in enumerate(batch.s_tm1):
             parts = (batch.a_tm1, batch.r_t, batch.discount_t, batch.weight, noise, taus, *seen)
             x_tm1 = s_tm1 if self._fuse else self.online.prepare(s_tm1)
@@ -144,8 +149,10 @@ class Agent:
             if self.max_grad_norm is not None:
                 nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm)
             self.optimizer.step()
-            self._sums += torch.stack((loss, q_mean, torch.ones_like(loss)))
+            losses += [loss, q_mean]
             errors.append(error)
+        self._sums[:2] += torch.stack(losses).view(k, 2).sum(0)
+        self._sums[2] += k
         return torch.stack(errors), gradients
 
     def _differentiate(
@@ -189,9 +196,14 @@ class Agent:
         self._sums.zero_()
         return Losses(loss / updates, q_mean / updates, int(updates)) if updates else Losses(math.nan, math.nan, 0)
 
+    def show(self) -> None:
+        """Send the sums to the host, without waiting, for `is_finite` to look at."""
+        self._shown.copy_(self._sums, non_blocking=True)
+
     def is_finite(self) -> bool:
-        """Whether all losses and Q-values since `losses` was last called were finite numbers."""
-        return bool(self._sums.isfinite().all())
+        """Whether all losses and Q-values were finite numbers, from when `losses` was last called until the last
+        `show` that the device was waited for since."""
+        return math.isfinite(sum(self._shown.tolist()))
 
     def state(self) -> dict[str, Any]:
         """All that learning has changed, as a checkpoint keeps it."""

@@ -75,7 +75,8 @@ def check(config: TrainConfig) -> None:
         ("evaluation.episodes", config.evaluation.episodes), ("evaluation.num_envs", config.evaluation.num_envs),
         ("checkpoint.every_steps", config.checkpoint.every_steps), ("logger.every_steps", config.logger.every_steps),
     ):  # fmt: skip
-        between(key, value, 1)
+        if value is not None:
+            between(key, value, 1)
     between("seed", config.seed, 0)
     check_head(config.head)
     check_agent(config)
@@ -83,6 +84,7 @@ def check(config: TrainConfig) -> None:
     between("env.screen_size", env.screen_size, 8, 512)
     between("num_envs", config.num_envs, 1, 4096)
     between("evaluation.video_seconds", config.evaluation.video_seconds, 0)
+    between("evaluation.video_share", config.evaluation.video_share, 0, 1)
     between("evaluation.held_out_states", config.evaluation.held_out_states, 0, 100_000)
     if exploration.begin_steps is not None:
         between("exploration.begin_steps", exploration.begin_steps, 0)

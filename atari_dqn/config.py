@@ -139,7 +139,8 @@ class Evaluation:
     every_steps: int = MISSING
     episodes: int = MISSING
     num_envs: int = MISSING
-    video_seconds: int = MISSING  # of a game recorded at each evaluation; 0 for none
+    video_seconds: int = MISSING  # of a game recorded at an evaluation; 0 for none
+    video_share: float = 0.05  # of the time at most that films take
     held_out_states: int = 500
 
 
@@ -152,7 +153,7 @@ class Checkpoint:
 
 @dataclass
 class Logger:
-    every_steps: int = MISSING
+    every_steps: int | None = MISSING
     wandb: str = MISSING  # online | offline | off
     project: str = MISSING
     tensorboard: bool = MISSING
@@ -161,7 +162,7 @@ class Logger:
 @dataclass
 class Compute:
     graphs: bool = MISSING
-    compile: bool = MISSING
+    compile: bool | None = MISSING
     tf32: bool = MISSING
 
 

@@ -6,6 +6,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from atari_dqn.config import Env, Protocol
 from atari_dqn.emulators import Emulators, Game
 from atari_dqn.errors import UserError
 from atari_dqn.games import atari_name
+from atari_dqn.graphs import graphed
+from atari_dqn.machine import cpus
 from atari_dqn.networks import QNetwork
 from atari_dqn.policies import epsilon_greedy
 from atari_dqn.replay import Replay, torch_dtype
@@ -70,13 +73,14 @@ class Player:
 class Games:
     """Games side by side, each on emulators of its own, so that some can go on when the others have stopped.
 
+    Making one takes longer than many of its steps, so they can begin again.
+
     Args:
-        seed: of their starts.
         device: where the states are wanted.
     """
 
-    def __init__(self, env: Env, num_envs: int, device: torch.device, seed: int) -> None:
-        self.all = list(range(num_envs))
+    def __init__(self, env: Env, num_envs: int, device: torch.device) -> None:
+        self.all = tuple(range(num_envs))
         self._envs: list[Emulators] = []
         with contextlib.ExitStack() as on_error:
             on_error.callback(self.close)
@@ -86,28 +90,37 @@ class Games:
         shape, dtype = self._envs[0].frame_shape, torch_dtype(self._envs[0].frame_dtype)
         # The replay of a few rows is the history that the network sees: training and evaluation stack alike.
         self._history = Replay(env.frame_stack + 1, num_envs, shape, dtype, env.frame_stack, device)
-        seeds = seeding.derive(seed, "evaluation games", count=num_envs)
-        firsts = [envs.reset([one]) for envs, one in zip(self._envs, seeds, strict=True)]
-        self._frames = torch.from_numpy(np.concatenate(firsts))
         self._rewards, self._flags = torch.zeros(num_envs), torch.zeros(num_envs, dtype=torch.uint8)
         self._actions = torch.zeros(num_envs, dtype=torch.int64)
+
+    def begin(self, seed: int) -> None:
+        """New games, whose starts come from a seed."""
+        seeds = seeding.derive(seed, "evaluation games", count=len(self.all))
+        with ThreadPoolExecutor(cpus()) as pool:  # a start takes as long as 300 steps
+            firsts = pool.map(lambda envs, one: envs.reset([one]), self._envs, seeds)
+            self._frames = torch.from_numpy(np.concatenate(list(firsts)))
+        self._flags.zero_()
         self._history.begin(self._frames)
 
-    def states(self, which: list[int]) -> Tensor:
+    def states(self, which: Sequence[int]) -> Tensor:
         """The states that some games are in, [len(which), stack, *frame]."""
-        return self._history.newest_stack()[which]
+        states = self._history.newest_stack()
+        return states if len(which) == len(self.all) else states[list(which)]
 
-    def step(self, which: list[int], actions: Tensor) -> list[Game]:
-        """Take an action in each of some games; the games that ended."""
+    def step(self, which: Sequence[int], actions: Tensor) -> list[Game]:
+        """Take an action in each of some games, which are given for all; the games that ended.
+
+        Args:
+            actions: int64 [games].
+        """
         ended = []
-        self._actions[which] = actions.cpu()
         for i in which:
-            self._envs[i].send(self._actions[i : i + 1].numpy())
+            self._envs[i].send(actions[i : i + 1].numpy())
         for i in which:
             turn = self._envs[i].recv()
             self._frames[i], self._flags[i] = torch.from_numpy(turn.frames[0]), int(turn.flags[0])
             ended += [game._replace(env=i) for game in turn.games]
-        self._history.write(self._actions, self._rewards, self._frames, self._flags)
+        self._history.write(actions, self._rewards, self._frames, self._flags)
         return ended
 
     def close(self) -> None:
@@ -117,10 +130,9 @@ class Games:
 
 def play(
     player: Player,
-    env: Env,
+    games: Games,
     epsilon: float,
     episodes: int,
-    num_envs: int,
     seed: int,
     on_game: Callable[[list[Game]], None] = lambda games: None,
     stop: Callable[[], bool] = lambda: False,
@@ -130,24 +142,32 @@ def play(
     Each emulator has its quota beforehand, so that short games are not counted more often than long ones. A game ends
     by itself or at env.max_frames, so this returns.
     """
-    num_envs = min(num_envs, episodes)
-    quota = [episodes // num_envs + (i < episodes % num_envs) for i in range(num_envs)]
+    num_envs = len(games.all)
+    quota = [episodes // num_envs + (i < episodes % num_envs) for i in games.all]
     generator = seeding.generator(player.device, seed, "evaluation actions")
+
+    def ask(which: tuple[int, ...]) -> Tensor:
+        return player.act(games.states(which), epsilon, generator)
+
+    act = graphed(ask, player.device, [generator])
     played: list[Game] = []
-    with contextlib.closing(Games(env, num_envs, player.device, seed)) as games:
-        while any(quota) and not stop():
-            going = [i for i in games.all if quota[i]]
-            for game in games.step(going, player.act(games.states(going), epsilon, generator)):
-                quota[game.env] -= 1
-                played.append(game)
-                on_game(played)
+    games.begin(seed)
+    actions = torch.zeros(num_envs, dtype=torch.int64)
+    while any(quota) and not stop():
+        going = tuple(i for i in games.all if quota[i])
+        asked = games.all if player.device.type == "cuda" else going  # one graph serves all the time
+        actions[list(asked)] = act(asked).cpu()
+        for game in games.step(going, actions):
+            quota[game.env] -= 1
+            played.append(game)
+            on_game(played)
     return played
 
 
-HELD_OUT_ENVS, HELD_OUT_EVERY = 10, 10  # games; agent steps from one state that is kept to the next
+HELD_OUT_EVERY = 10  # agent steps from one state that is kept to the next
 
 
-def held_out(env: Env, num_actions: int, states: int, device: torch.device, seed: int) -> Tensor:
+def held_out(games: Games, num_actions: int, states: int, seed: int) -> Tensor:
     """Some states [states, stack, *frame] of random play, on which the growth of Q-values can be followed.
 
     (Mnih et al. 2015, Figure 2: "a held-out set of states"; its code kept 500 of the first 50,000 steps, which are
@@ -155,11 +175,11 @@ def held_out(env: Env, num_actions: int, states: int, device: torch.device, seed
     """
     generator = torch.Generator().manual_seed(seeding.derive(seed, "held-out actions")[0])
     kept: list[Tensor] = []
-    with contextlib.closing(Games(env, HELD_OUT_ENVS, device, seed)) as games:
-        for step in range(-(-states // HELD_OUT_ENVS) * HELD_OUT_EVERY):
-            if step % HELD_OUT_EVERY == 0:
-                kept.append(games.states(games.all))
-            games.step(games.all, torch.randint(num_actions, (HELD_OUT_ENVS,), generator=generator))
+    games.begin(seed)
+    for step in range(-(-states // len(games.all)) * HELD_OUT_EVERY):
+        if step % HELD_OUT_EVERY == 0:
+            kept.append(games.states(games.all))
+        games.step(games.all, torch.randint(num_actions, (len(games.all),), generator=generator))
     return torch.cat(kept)[:states]
 
 
@@ -238,7 +258,8 @@ def evaluate(
     if protocol.source == "training":
         played = training_games(checkpoint, protocol, env)
     else:
-        played = play(player, env, protocol.epsilon, episodes, num_envs, seed, on_game)
+        with contextlib.closing(Games(env, min(num_envs, episodes), player.device)) as games:
+            played = play(player, games, protocol.epsilon, episodes, seed, on_game)
     return {
         "game": env.game,
         "checkpoint": str(checkpoint.path),

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from atari_dqn import curves, emulators, evaluation, seeding, video
 from atari_dqn.config import TrainConfig
-from atari_dqn.evaluation import Player
+from atari_dqn.evaluation import Games, Player
 from atari_dqn.networks import QNetwork
 from atari_dqn.training import due
 
@@ -35,6 +36,7 @@ class Examiner:
             self._actions = emulators.atari_actions(self._env.game, self._env.full_action_space)
         self._player = Player(online, actions, self._actions)
         self._films = config.evaluation.video_seconds > 0
+        self._filmed = self._film_seconds = 0.0  # when the last film ended, and what it took
         self.examined_steps = 0
         self.best_score: float | None = None
         self.confirmed = False
@@ -53,15 +55,23 @@ class Examiner:
         states, seed = self._config.evaluation.held_out_states, self._seed(0, "held-out states")
         if not states:
             return None
-        return evaluation.held_out(self._env, len(self._actions), states, self._player.device, seed)
+        return evaluation.held_out(self._games, len(self._actions), states, seed)
+
+    @functools.cached_property
+    def _games(self) -> Games:
+        """The same for all evaluations."""
+        asked = self._config.evaluation
+        return Games(self._env, min(asked.num_envs, asked.episodes), self._player.device)
 
     def _play(self, player: Player, seed: int) -> list[float]:
-        config = self._config
-        games = evaluation.play(
-            player, self._env, config.protocol.epsilon, config.evaluation.episodes, config.evaluation.num_envs, seed,
-            stop=self._stop,
-        )  # fmt: skip
-        return [game.score for game in games]
+        epsilon, episodes = self._config.protocol.epsilon, self._config.evaluation.episodes
+        played = evaluation.play(player, self._games, epsilon, episodes, seed, stop=self._stop)
+        return [game.score for game in played]
+
+    def close(self) -> None:
+        """End the games that evaluations play."""
+        if "_games" in vars(self):
+            self._games.close()
 
     def _row(self, returns: list[float], network: str, best: bool, held_out_q: float) -> dict[str, Any]:
         return {
@@ -109,9 +119,15 @@ class Examiner:
         returns = self._play(Player(best, self._learnt, self._actions), self._seed(agent_steps, "fresh evaluation"))
         return None if self._stop() else self._row(returns, "best", False, math.nan)
 
-    def film(self, agent_steps: int, path: Path, say: Callable[[str], None]) -> bool:
-        """A film of one more game, if films are wanted; whether there is one now."""
-        if not self._films:
+    def film(self, agent_steps: int, path: Path, last: bool, say: Callable[[str], None]) -> bool:
+        """A film of one more game, if films are wanted; whether there is one now.
+
+        A fast GPU comes to the next evaluation before a film is done. So one is left out where it would take more than
+        its share of the time since the one before; the last evaluation is always filmed.
+        """
+        began = time.perf_counter()
+        share = self._config.evaluation.video_share * (began - self._filmed)
+        if not self._films or (self._film_seconds > share and not last):
             return False
         seconds, epsilon = self._config.evaluation.video_seconds, self._config.protocol.epsilon
         try:
@@ -120,4 +136,6 @@ class Examiner:
             self._films = False
             say(f"no videos for the rest of this run; training goes on ({error!r:.200})")
             return False
+        self._filmed = time.perf_counter()
+        self._film_seconds = self._filmed - began
         return True

@@ -1,5 +1,6 @@
 """A function recorded once and repeated without Python: as a CUDA graph on a GPU, as a list of operators on a CPU."""
 
+import functools
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -40,7 +41,8 @@ def graphed(function: Callable[P, R], device: torch.device, generators: Sequence
             graph = torch.cuda.CUDAGraph()
             for generator in generators:
                 graph.register_generator_state(generator)
-            with torch.cuda.graph(graph, stream=stream):
+            # What other threads ask of the device meanwhile, such as a checkpoint's, is no part of it.
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 result = function(*args, **kwargs)
             graphs[key] = graph, result
         graph, result = graphs[key]
@@ -48,6 +50,18 @@ def graphed(function: Callable[P, R], device: torch.device, generators: Sequence
         return result
 
     return call
+
+
+@functools.cache
+def can_compile(device: torch.device) -> bool:
+    """Whether torch's compiler works on `device`: it needs Triton, which needs a C compiler and Python's headers."""
+    try:
+        torch.compile(torch.neg, fullgraph=True)(torch.ones(8, device=device))
+    except Exception as error:
+        text = " ".join(str(error).split())[:200]
+        warnings.warn(f"torch.compile does not work here, so updates are slower ({text})", stacklevel=2)
+        return False
+    return True
 
 
 def compiled(function: Callable[..., Any], *examples: torch.Tensor) -> Callable[..., Any]:

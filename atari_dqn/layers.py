@@ -105,11 +105,9 @@ class Convolution(nn.Conv2d):
         fits = self.padding == (0, 0) and kernel % stride == 0 and all((n - kernel) % stride == 0 for n in x.shape[2:])
         if not (self.as_product and fits):
             return super().forward(x)
-        channels_last = (part.permute(0, 2, 3, 1) for part in (x, self.weight))
-        if torch.is_grad_enabled():
-            y = ConvolutionProduct.apply(*channels_last, self.bias, stride)
-        else:
-            y, _ = convolution_product(*channels_last, self.bias, stride)
+        assert self.bias is not None
+        parts = x.permute(0, 2, 3, 1), self.weight.permute(0, 2, 3, 1), self.bias, stride
+        y = ConvolutionProduct.apply(*parts) if torch.is_grad_enabled() else convolution_product(*parts)[0]
         return y.permute(0, 3, 1, 2)
 
 

@@ -115,6 +115,12 @@ def keep_freed_memory() -> bool:
     )
 
 
+def wait(device: torch.device) -> None:
+    """Until a GPU has done all that it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def set_tf32(on: bool) -> None:
     """Whether a GPU may round the inputs of float32 products to 10 bits of mantissa."""
     torch.set_float32_matmul_precision("high" if on else "highest")

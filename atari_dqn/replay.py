@@ -44,6 +44,10 @@ class Rows(NamedTuple):
     flags: Tensor  # uint8 [rows, N]
 
 
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
 class Replay:
     """A ring of `rows` x `num_envs` states, on the CPU or a GPU.
 
@@ -123,9 +127,31 @@ class Replay:
         place.copy_(values, non_blocking=True)
 
     def read(self, first: int, last: int) -> Rows:
-        """A copy of rows first to last - 1, counted since the start; they must still be held."""
+        """Rows first to last - 1, counted since the start, on the CPU, from any thread; they must still be held.
+
+        They may be the ring's own memory. From a GPU they come beside what it is at, by a stream of their own.
+        """
         spans = self._spans(first, last)
-        return Rows(*(torch.cat([part[span].cpu() for span in spans]) for part in self.parts()))
+        if self.device.type != "cuda":
+            return Rows(
+                *(_joined([part[span].cpu() for span in spans if span.stop > span.start]) for part in self.parts())
+            )
+        stream = torch.cuda.Stream(self.device)
+        stream.wait_stream(torch.cuda.default_stream(self.device))  # where the rows were written
+        with torch.cuda.stream(stream):
+            rows = Rows(*(self._pinned(part, spans) for part in self.parts()))
+        stream.synchronize()
+        return rows
+
+    @staticmethod
+    def _pinned(part: Tensor, spans: list[slice]) -> Tensor:
+        length = sum(span.stop - span.start for span in spans)
+        copy, done = torch.empty(length, *part.shape[1:], dtype=part.dtype, pin_memory=True), 0
+        for span in spans:
+            count = span.stop - span.start
+            copy[done : done + count].copy_(part[span], non_blocking=True)
+            done += count
+        return copy
 
     def put(self, first: int, rows: Rows) -> None:
         """Write `rows` where rows from `first` on were, counted since the start. They count once `go_on` is called."""

@@ -67,22 +67,21 @@ class ReplayFiles:
     def __init__(self, folder: Path, known: Sequence[Segment] = ()) -> None:
         self._folder, self.segments = folder, list(known)
 
-    def write(self, replay: Replay, full_only: bool = False) -> bool:
-        """Save what was written since the last time, or of it what fills whole files. Whether there is a new file.
+    def rows(self, replay: Replay) -> int:
+        """How many rows a file holds: never more than half of the ring, which has a file's rows while it fills the
+        next one."""
+        return min(rows_in_a_file(replay), max(2, replay.rows // 2))
 
-        Raises OSError.
-        """
-        before = self.segments[-1].last if self.segments else 0
-        # Never more of the ring than half is left for later, else the newest rows would write over it.
-        rows, count = min(rows_in_a_file(replay), max(2, replay.rows // 2)), len(self.segments)
-        while before < (replay.written if not full_only else replay.written - rows):
+    def write(self, replay: Replay, upto: int) -> None:
+        """Save the rows before `upto` that are in no file yet. Raises OSError."""
+        before, rows = self.segments[-1].last if self.segments else 0, self.rows(replay)
+        while before < upto:
             first = max(before - 1, replay.written - replay.rows, 0)
-            before = min(replay.written, first + rows)
+            before = min(upto, first + rows)
             if not self._folder.exists():
                 self._folder.mkdir()
                 sync_folder(self._folder.parent)
             self.segments.append(self._write(first, replay.read(first, before)))
-        return len(self.segments) > count
 
     def _write(self, first: int, rows: Rows) -> Segment:
         parts = [memoryview(_bytes(part)) for part in rows]
@@ -94,9 +93,9 @@ class ReplayFiles:
             file.write(packed)
         return segment
 
-    def held(self, replay: Replay) -> list[Segment]:
-        """The files of which the ring still holds a row."""
-        self.segments = [segment for segment in self.segments if segment.last > replay.written - replay.rows]
+    def held(self, replay: Replay, written: int) -> list[Segment]:
+        """The files of which the ring still holds a row after `written` rows."""
+        self.segments = [segment for segment in self.segments if segment.last > written - replay.rows]
         return list(self.segments)
 
     def tidy(self, wanted: Iterable[Segment]) -> None:

@@ -32,7 +32,9 @@ from atari_dqn.replay import Replay, torch_dtype
 from atari_dqn.saving import Saver
 from atari_dqn.signals import stop_signals
 from atari_dqn.stopwatch import Stopwatch
-from atari_dqn.training import STAGES, Record, due, play_and_learn
+from atari_dqn.training import STAGES, NotFinite, Record, due, play_and_learn
+
+MOST_ROWS = 10_000  # of metrics.csv, where its interval is not given: about so many are seen in a picture
 
 
 class Run:
@@ -64,6 +66,7 @@ class Run:
         self.goals = trackers.Goals(config.env.goals)
         self.trackers: list[Tracker] = []
         self._warned = False
+        self._measure_every_steps = config.logger.every_steps or max(1_000, config.total_steps // MOST_ROWS)
         self.explore = seeding.generator(self.device, config.seed, "exploration")
         self.draw = seeding.generator(self.device, config.seed, "replay")
         games = emulators.make(config.env, config.num_envs, config.emulators, self.say)
@@ -140,9 +143,11 @@ class Run:
         except Exception as error:
             raise RunFailed(self._failure(error)) from error
         finally:
+            self.saver.close()  # before the trackers, which it has to do with
             for tracker in reversed(self.trackers):
                 with contextlib.suppress(Exception):  # the others are closed all the same
                     tracker.close()
+            self.examiner.close()
             self.emulators.close()
         steps = f"{self.agent_steps:,} agent steps in {hours(self.seconds)}"
         if self.stopped.is_set():
@@ -177,18 +182,30 @@ class Run:
             self.updates, playing, self.watch,
         )  # fmt: skip
         epsilon = 0.0
-        while not self.over and not self.stopped.is_set():
-            record = next(loop)
-            epsilon = record.epsilon
-            self._see(record)
+        try:
+            while not self.over and not self.stopped.is_set():
+                record = next(loop)
+                epsilon = record.epsilon
+                self._see(record)
+            self._check_finite()
+        except NotFinite:
+            raise RunFailed(f"the loss is not a finite number: {DIVERGED}{self._dump_batch()}") from None
         if self.over and self._since[0] < self.agent_steps:
             self._measure(epsilon)
         if self.over and not self.stopped.is_set() and self.examiner.examined_steps < self.agent_steps:
             self._evaluate()
         self.saver.save()
         if self.over and not self.stopped.is_set() and not self.examiner.confirmed:
+            self.saver.wait()  # the best network may be among what is being written
             self._confirm()
             self.saver.save()
+        self.saver.wait()
+
+    def _check_finite(self) -> None:
+        """Raise NotFinite now, and not a turn later as the loop does: what is learnt will be kept or scored."""
+        machine.wait(self.device)
+        if not self.agent.is_finite():
+            raise NotFinite
 
     def _failure(self, error: Exception) -> str:
         kept = "no checkpoint was written yet"
@@ -202,8 +219,6 @@ class Run:
         """Tell the trackers what happened, and do what is due."""
         config, before = self.config, self.agent_steps
         self.agent_steps, self.updates = record.agent_steps, record.updates
-        if not self.agent.is_finite():
-            raise RunFailed(f"the loss is not a finite number: {DIVERGED}{self._dump_batch()}")
         for tracker in self.trackers:
             tracker.turn(record)
         self.over = self.agent_steps >= config.total_steps
@@ -218,13 +233,15 @@ class Run:
                     f"after {self.agent_steps:,} agent steps, {hours(self.seconds)}"
                 )
                 self.over = self.over or goal.stop
-        if due(config.logger.every_steps, before, self.agent_steps):
+        if due(self._measure_every_steps, before, self.agent_steps):
             self._measure(record.epsilon)
         if self.over:
             return
         if self.examiner.is_due(self.agent_steps):
+            self._check_finite()
             self._evaluate()
         if due(config.checkpoint.every_steps, before, self.agent_steps):
+            self._check_finite()
             self.saver.save()
         else:
             self.saver.save_ahead()
@@ -297,13 +314,13 @@ class Run:
             row = self._row(**numbers)
             self._tell("evaluation", row)
             if row["best"]:
-                checkpoints.write(self.folder / "checkpoints" / "best.pt", self.saver.playable())
+                self.saver.save_best()
             self.say(
                 f"evaluation at {self.agent_steps:,} agent steps: {self._score(row)}"
                 + (", best so far" if row["best"] else "")
             )
             film = self.folder / "videos" / f"step{self.agent_steps}.mp4"
-            if self.examiner.film(self.agent_steps, film, self.say):
+            if self.examiner.film(self.agent_steps, film, self.over, self.say):
                 self._tell("video", film, row)
 
     def _confirm(self) -> None:

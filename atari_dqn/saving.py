@@ -3,13 +3,49 @@
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
 from atari_dqn import checkpoints, machine, seeding
+from atari_dqn.background import Worker
 from atari_dqn.checkpoints import Resumed
 from atari_dqn.errors import DIVERGED, RunFailed, UserError
 from atari_dqn.replay_files import ReplayFiles, Segment
 
 if TYPE_CHECKING:
     from atari_dqn.run import Run
+
+
+class Snapshot:
+    """Plain data and tensors as they are now, to be read by another thread. Copying from a GPU is not waited for."""
+
+    def __init__(self, content: dict[str, Any], device: torch.device) -> None:
+        self._content = _copied(content)
+        self._there = torch.cuda.Event() if device.type == "cuda" else None
+        if self._there:
+            self._there.record(torch.cuda.current_stream(device))
+
+    def content(self) -> dict[str, Any]:
+        if self._there:
+            self._there.synchronize()
+        return self._content
+
+
+def _copied(node: Any) -> Any:
+    if isinstance(node, Tensor):
+        return node.clone() if node.device.type == "cpu" else node.to("cpu", non_blocking=node.is_cuda)
+    if isinstance(node, dict):
+        return {key: _copied(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return type(node)(_copied(value) for value in node)
+    return node
+
+
+def _checked(content: dict[str, Any]) -> dict[str, Any]:
+    """`content`, of which the online network is of use. Raises RunFailed."""
+    if not all(weights.isfinite().all() for weights in content["online"].values()):
+        raise RunFailed(f"the network's weights are no longer finite numbers: {DIVERGED}")
+    return content
 
 
 class Saver:
@@ -25,6 +61,8 @@ class Saver:
         self._files = resumed.files if resumed else None
         self._kept: list[Segment] = [*resumed.files.segments] if resumed else []  # by the checkpoint before
         self._saved: tuple[Any, ...] = ()  # what told the last checkpoint from others
+        self._worker = Worker("saving")  # and from here on the files are its own
+        self._handed_rows = 0  # of the replay, counted since the start, given to be written
         if self._content:
             self._restore(self._content)
 
@@ -35,11 +73,9 @@ class Saver:
             self._files = ReplayFiles(self._run.folder / "replay")
         return self._files
 
-    def playable(self) -> dict[str, Any]:
-        """What is needed to play with the online network. Raises RunFailed where it would be of no use."""
+    def _playable(self) -> dict[str, Any]:
+        """What is needed to play with the online network."""
         run = self._run
-        if not all(parameter.isfinite().all() for parameter in run.agent.online.parameters()):
-            raise RunFailed(f"the network's weights are no longer finite numbers: {DIVERGED}")
         return {
             "config": dataclasses.asdict(run.config),
             "actions": list(run.emulators.actions),
@@ -51,25 +87,31 @@ class Saver:
             "online": run.agent.online.state_dict(),
         }
 
+    def save_best(self) -> None:
+        """Write best.pt, to play with the network as it is now."""
+        self._worker.do(self._write_best, Snapshot(self._playable(), self._run.device))
+
+    def _write_best(self, snapshot: "Snapshot") -> None:
+        checkpoints.write(self._run.folder / "checkpoints" / "best.pt", _checked(snapshot.content()))
+
     def save(self) -> None:
         """Write latest.pt with everything that a resume needs, and the replay's files; the checkpoint before is kept.
 
-        Raises OSError and RunFailed; what was saved before is whole then. Does nothing where that was just now.
+        What is saved is taken now, and written while the run goes on; a failure, OSError or RunFailed, is raised by the
+        next call or by `wait`, and what was saved before is whole then. Does nothing where the same was saved last.
         """
-        run, kept = self._run, None
+        run = self._run
         if self._saved == self._state():
             return
-        content = self.playable() | run.agent.state()
-        if run.config.checkpoint.replay:
-            self.files.write(run.replay)
-            kept = self.files.held(run.replay)
+        self._saved = self._state()
+        content = self._playable() | run.agent.state()
         content |= {
             "games": run.games,
             "events": run.events,
             "over": run.over,
             "finished": run.over and run.examiner.examined_steps == run.agent_steps and run.examiner.confirmed,
             "recent_returns": list(run.goals.recent),
-            "goals_reached": run.goals.reached,
+            "goals_reached": list(run.goals.reached),
             "examined_steps": run.examiner.examined_steps,
             "confirmed": run.examiner.confirmed,
             "evaluation_seconds": run.evaluation_seconds,
@@ -77,22 +119,26 @@ class Saver:
             "device": run.device.type,
             "generators": {"exploration": run.explore.get_state(), "replay": run.draw.get_state()},
             "emulators": run.emulators.state(),
-            "replay": kept
-            and {
-                "written": run.replay.written,
-                "lost_rows": self.files.lost_rows(run.replay, run.replay.written),
-                "segments": [tuple(segment) for segment in kept],
-                **run.replay.state(),
-            },
+            "replay": {"written": run.replay.written, **run.replay.state()} if run.config.checkpoint.replay else None,
             "made_with": machine.numerics(),
         }
+        self._handed_rows = run.replay.written
+        self._worker.do(self._write, Snapshot(content, run.device))
+
+    def _write(self, snapshot: "Snapshot") -> None:
+        run, content = self._run, _checked(snapshot.content())
+        kept: list[Segment] = []
+        if replay := content["replay"]:
+            self.files.write(run.replay, replay["written"])
+            kept = self.files.held(run.replay, replay["written"])
+            replay["lost_rows"] = self.files.lost_rows(run.replay, replay["written"])
+            replay["segments"] = [tuple(segment) for segment in kept]
         for tracker in run.trackers:
             tracker.sync()
         checkpoints.rotate(run.folder / "checkpoints", content)
-        if kept is not None:
+        if replay:
             self.files.tidy([*kept, *self._kept])
             self._kept = kept
-        self._saved = self._state()
         for tracker in run.trackers:
             tracker.saved()
 
@@ -102,10 +148,24 @@ class Saver:
         return run.agent_steps, run.over, run.examiner.examined_steps, run.examiner.confirmed
 
     def save_ahead(self) -> None:
-        """Write the replay's files that are full already, so that no save takes long."""
+        """Write the next of the replay's files if it is full, so that no save takes long."""
         replay = self._run.replay
-        if self._run.config.checkpoint.replay and self.files.write(replay, full_only=True):
-            self.files.tidy([*self.files.held(replay), *self._kept])
+        upto = self._handed_rows + self.files.rows(replay) - 1
+        if self._run.config.checkpoint.replay and upto < replay.written:
+            self._handed_rows = upto
+            self._worker.do(self._write_ahead, upto)
+
+    def _write_ahead(self, upto: int) -> None:
+        self.files.write(self._run.replay, upto)
+        self.files.tidy([*self.files.held(self._run.replay, upto), *self._kept])
+
+    def wait(self) -> None:
+        """Until all is written. Raises OSError or RunFailed where it cannot be."""
+        self._worker.wait()
+
+    def close(self) -> None:
+        """End the thread that writes, once it has."""
+        self._worker.close()
 
     def _restore(self, content: dict[str, Any]) -> None:
         """Everything but the replay and the games."""
@@ -160,6 +220,7 @@ class Saver:
                 run.say("most of the replay is lost; it fills again")
                 self._files = ReplayFiles(run.folder / "replay")
                 return False
+            self._handed_rows = written
             with run.console.status("reading the replay"):
                 self.files.load(run.replay, written, len(run.emulators.actions))
             run.replay.restore(saved)

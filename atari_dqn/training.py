@@ -27,6 +27,10 @@ class Record(NamedTuple):
     games: list[Game]  # that ended in this turn
 
 
+class NotFinite(ArithmeticError):
+    """The last turn's losses were no finite numbers. Its batch is still the agent's `batch`."""
+
+
 def epsilon_at(step: int, warmup_steps: int, exploration: Exploration) -> float:
     """Epsilon at an agent step: `start` until begin_steps (None: while warming up), then linearly to `end`."""
     begin = warmup_steps if exploration.begin_steps is None else exploration.begin_steps
@@ -62,6 +66,7 @@ def play_and_learn(
         agent_steps, updates: where a resumed run stands.
         playing: the games are where the run left them, and the replay knows; else new ones are begun.
         watch: what to count the time of a turn's stages with.
+    Raises NotFinite.
     """
     update, learner, watch = config.update, config.agent, watch or Stopwatch()
     cut_every_steps = (config.checkpoint.cut_every_turns or 0) * emulators.num_envs
@@ -94,8 +99,10 @@ def play_and_learn(
     while agent_steps < config.total_steps:
         epsilon = epsilon_at(agent_steps, config.replay.warmup_steps, config.exploration)
         epsilon_tensor.fill_(epsilon)
-        actions = act(epsilon < 1).cpu()
+        actions = act(epsilon < 1).cpu()  # waits for the device, and so for the last turn's updates
         watch.lap("act")
+        if not agent.is_finite():
+            raise NotFinite
         emulators.send(actions.numpy())
 
         before, agent_steps = agent_steps, agent_steps + emulators.num_envs
@@ -105,6 +112,7 @@ def play_and_learn(
                 agent.standardize(replay.some_frames())
             if minibatches:
                 agent.batch, agent.gradients = learn(minibatches)
+                agent.show()
                 updates += minibatches
                 watch.lap("update")
         if copies := due(update.target_period_steps, before, agent_steps):

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 from race import machine, versions
-from speed import measure, wait
+from speed import measure
 
 from atari_dqn import agent as agents
 from atari_dqn import emulators, prioritized, settings
@@ -39,6 +39,7 @@ from atari_dqn.config import TrainConfig
 from atari_dqn.errors import UserError
 from atari_dqn.graphs import graphed
 from atari_dqn.layers import Convolution
+from atari_dqn.machine import wait
 from atari_dqn.replay import Replay
 
 ACTIONS = 4  # Breakout's
@@ -197,7 +198,7 @@ def time_acting(preset: str, args: argparse.Namespace, device: torch.device, fig
     epsilon = torch.full((), 0.1, device=device)
     act = graphed(lambda: agent.act(replay.newest_stack(), epsilon, explore), device, [explore])
     turn = a_turn(args.num_envs)
-    parts = {"acting": lambda: act().cpu(), "writing": lambda: replay.write(*turn), "is_finite": agent.is_finite}
+    parts = {"acting": lambda: act().cpu(), "writing": lambda: replay.write(*turn), "showing": agent.show}
     for name, function in parts.items():
         with args.alone:
             seconds = timed(function, device, args.seconds)

@@ -1,62 +1,82 @@
 #!/bin/bash
 # A quarter of an hour on a GPU machine without a network, in parts that end by themselves:
-#     gpu_quarter.sh check                                   270 s: does it work, and how fast is each piece
-#     gpu_quarter.sh train GAMES COMPILE SECONDS [PRESET]    a Breakout curve at the defaults
-#     gpu_quarter.sh more                                    240 s: where time is left
+#     gpu_quarter.sh check                             150 s: the tests, then how fast each piece is
+#     gpu_quarter.sh train GAMES SECONDS [WORDS ...]   PRESET=nature on Breakout at the defaults; the tests while it starts
+#     gpu_quarter.sh more                              240 s: whole loops, float32, cuDNN by trying, Rainbow
 # Wheels of what the machine lacks are in .whl/; results go to $OUT. DEVICE=cpu tries the script without a GPU.
 cd "$(dirname "$0")/.." || exit
-: "${OUT:=/tmp/out}" "${DEVICE:=cuda}" "${SITE:=/tmp/site}" "${WORKERS:=5}"
+: "${OUT:=/tmp/out}" "${DEVICE:=cuda}" "${SITE:=/tmp/site}" "${WORKERS:=14}"
 mkdir -p "$OUT"
 export PYTHONPATH=$SITE:$PWD PYTHONUNBUFFERED=1 WANDB_MODE=disabled TORCHINDUCTOR_CACHE_DIR=/tmp/inductor COLUMNS=100
 [ -d "$SITE" ] || python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target "$SITE" .whl/*.whl || exit
+
 part() {  # NAME LIMIT COMMAND...
     local name=$1 limit=$2; shift 2
-    echo "=== $name (at $SECONDS s, limit $limit s)"
-    timeout -k 5 "$limit" "$@" 2>&1 | grep --line-buffered -vE "^W[0-9]{4} |Warning" | tee -a "$OUT/$name.txt" | tail -n 45
+    timeout -k 5 "$limit" "$@" 2>&1 | grep --line-buffered -vE "^W[0-9]{4} |Warning|_warn_once" > "$OUT/$name.txt"
     echo "=== $name: rc ${PIPESTATUS[0]}, until $SECONDS s"
 }
+
 gpu() { part "$1" "$2" python3 benchmarks/gpu.py --device "$DEVICE" --csv "$OUT/gpu.csv" "${@:3}"; }
-case $1 in
-check)
-    { nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm --format=csv,noheader
+
+facts() {
+    { nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
       lscpu | grep -E "Model name|Thread|Core|Socket|^CPU\(s\)|L3"; free -g | sed -n 2p
       python3 -c "import torch, numpy, ale_py, gymnasium, cv2; print(torch.__version__, numpy.__version__, ale_py.__version__, gymnasium.__version__, cv2.__version__, torch.backends.cudnn.version())"; } 2>&1 | tee "$OUT/facts.txt"
-    part tests 110 python3 -m pytest -p no:cacheprovider -n "$WORKERS" --dist worksteal --timeout 100 -rA -q --tb=short --show-capture=stdout \
-        tests/test_speed.py tests/test_gpu.py -k "cuda or gpu" \
-        --deselect "tests/test_gpu.py::test_compiled_equals_eager_to_rounding[rainbow]"
-    gpu emulators 45 --parts emulators --games 80 160 --threads 8 14 16 --seconds 1.5
-    gpu updates 75 --parts updates acting --num-envs 80 --seconds 1.5 --kinds graph "graph, compiled" eager
-    gpu loops 45 --parts loop --loop 80 160 --loop-seconds 8
-    gpu loops_compiled 45 --parts loop --loop 160 256 --loop-seconds 8 --words compute.compile=true ;;
-variants)  # of an update; games are made meanwhile, and timed when the GPU is quiet
+}
+
+tests() {  # LIMIT: those of a GPU, dealt to as many processes, each of which tells its own failures
+    local names worker mine i
+    mapfile -t names < <(python3 -m pytest --collect-only tests/test_speed.py tests/test_gpu.py -k "cuda or gpu" | grep ::)
+    for ((worker = 0; worker < WORKERS && worker < ${#names[@]}; worker++)); do
+        mine=()
+        for ((i = worker; i < ${#names[@]}; i += WORKERS)); do mine+=("${names[i]}"); done
+        timeout -k 5 "$1" python3 -m pytest -p no:cacheprovider -v -rA --tb=short --show-capture=stdout "${mine[@]}" \
+            > "$OUT/tests_$worker.txt" 2>&1 &
+    done
+    wait
+    cat "$OUT"/tests_*.txt | grep -E "::.*(PASSED|FAILED|ERROR|SKIPPED)" | grep -oE "PASSED|FAILED|ERROR|SKIPPED" | sort | uniq -c
+    grep -hE "^(FAILED|ERROR|E  )|apart" "$OUT"/tests_*.txt | cut -c1-200 | sort -u | head -n 60
+    echo "=== tests: ${#names[@]} in all, until $SECONDS s"
+}
+
+pieces() {  # starts overlap; what is timed waits for a lock, and the emulators for a quiet GPU
+    local games threads kind number=0 mine=() others=()
     exec 8> /tmp/quiet; flock 8
-    for n in "2 1" "16 16" "80 8" "80 16"; do
-        set -- $n
-        gpu "emulators_$1_$2" 75 --parts emulators --games "$1" --threads "$2" --seconds 1.2 --lock /tmp/quiet 8>&- &
+    for games in 80 160; do
+        for threads in 8 14 16; do
+            gpu "emulators_${games}_$threads" 120 --parts emulators --games "$games" --threads "$threads" --seconds 1.2 \
+                --lock /tmp/quiet 8>&- & others+=($!)
+        done
     done
-    others=$(jobs -p)
-    number=0
-    for kind in "graph, compiled" "graph, compiled, online products" "graph, compiled, cuDNN tries" "graph, cuDNN tries" "graph, products"; do
+    for kind in eager graph "graph, compiled" "graph, compiled, online products" "graph, compiled, cuDNN" "graph, cuDNN tries"; do
         number=$((number + 1))
-        gpu "variant_$number" 60 --parts updates --num-envs 80 --seconds 0.8 --kinds "$kind" --lock /tmp/gpu.lock 8>&- &
-        mine+=($!)
+        gpu "update_$number" 80 --parts updates --seconds 0.8 --kinds "$kind" --lock /tmp/gpu.lock 8>&- & mine+=($!)
     done
+    gpu acting 60 --parts acting --num-envs 160 --seconds 0.8 --lock /tmp/gpu.lock 8>&- & mine+=($!)
     wait "${mine[@]}"
-    flock -u 8; wait $others ;;
-more)  # where time is left
-    gpu updates_more 60 --parts updates --seconds 1.5 --kinds "graph, cuDNN chooses by trying" "graph, float32"
-    gpu rainbow 90 --parts updates --presets rainbow --seconds 1.5 --kinds graph "graph, compiled" ;;
+    flock -u 8
+    wait "${others[@]}"
+}
+
+case $1 in
+check) facts; tests 75; pieces ;;
 train)
-    games=$2 compile=$3 seconds=$4 preset=${5:-nature}
-    # A graceful end at the limit: a last checkpoint, no evaluation. Evaluations and saves of 50,000-step runs would
-    # take longer than what lies between them.
-    timeout -k 30 "$seconds" python3 -m atari_dqn train env.game=Breakout preset="$preset" num_envs="$games" device="$DEVICE" \
-        compute.compile="$compile" logger.wandb=off logger.tensorboard=false evaluation.every_steps=1_000_000_000 \
-        evaluation.video_seconds=0 evaluation.held_out_states=0 checkpoint.every_steps=2_000_000 checkpoint.replay=false \
-        logger.every_steps=50_000 run_dir=/tmp/run 2>&1 | tee "$OUT/train.txt" | tail -n 25
-    part evaluate 60 python3 -m atari_dqn evaluate checkpoint=/tmp/run evaluation.episodes=30 evaluation.num_envs=30 device="$DEVICE"
-    cd /tmp/run && tar czf "$OUT/run.tgz" --exclude=previous.pt --exclude=latest.pt . && ls -la "$OUT"
-    cut -d, -f1-4,9-11 metrics.csv | tail -n 12 ;;
+    facts
+    # It ends gracefully at the limit: with a last checkpoint, without a last evaluation.
+    timeout -k 30 "$3" python3 -m atari_dqn train env.game=Breakout preset=nature num_envs="$2" device="$DEVICE" \
+        logger.wandb=off run_dir=/tmp/run "${@:4}" > "$OUT/train.txt" 2>&1 &
+    training=$!
+    (tests 60)
+    wait $training
+    tail -n 30 "$OUT/train.txt"
+    (cd /tmp/run && tar czf "$OUT/run.tgz" ./*.csv ./*.yaml ./*.json $(ls -t videos/*.mp4 2> /dev/null | head -n 2) && cp checkpoints/best.pt "$OUT")
+    cut -d, -f1,4,9-11,13-18 /tmp/run/metrics.csv | tail -n 8
+    cut -d, -f1,4,7,13 /tmp/run/evaluations.csv | tail -n 20 ;;
+more)
+    gpu loops 90 --parts loop --loop 80 160 256 --loop-seconds 8
+    gpu updates_more 60 --parts updates --seconds 1.5 --kinds "graph, float32" "graph, compiled, cuDNN tries"
+    gpu rainbow 90 --parts updates --presets rainbow --seconds 1.5 --kinds graph "graph, compiled" ;;
 esac
+[ -s "$OUT/gpu.csv" ] && cut -d, -f1-6 "$OUT/gpu.csv" | cut -c1-100
 (cd "$OUT" && tar czf texts.tgz ./*.txt && rm ./*.txt)
 echo "ended at $SECONDS s"

@@ -106,13 +106,13 @@ def measure(game: str, capacity: int, num_envs: int) -> dict[str, Any]:
         rows = replay_files.rows_in_a_file(replay)
         with Peak() as peak:
             start = time.perf_counter()
-            files.write(replay)
+            files.write(replay, replay.written)
             whole = time.perf_counter() - start
         play(games, replay, LATER, chance)
         start = time.perf_counter()
-        files.write(replay)
+        files.write(replay, replay.written)
         more = time.perf_counter() - start
-        files.tidy(files.held(replay))
+        files.tidy(files.held(replay, replay.written))
         size = sum(segment.size for segment in files.segments)
         listing = {"written": replay.written, "segments": [list(segment) for segment in files.segments]}
         (folder / "listing.json").write_text(json.dumps(listing))

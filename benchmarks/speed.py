@@ -5,10 +5,10 @@ import time
 from typing import NamedTuple
 
 import psutil
-import torch
 from rich.console import Console
 
 from atari_dqn import launch, settings
+from atari_dqn.machine import wait
 from atari_dqn.training import play_and_learn
 
 
@@ -49,8 +49,3 @@ def measure(seconds: float, *overrides: str, settle_updates: int = 100) -> Speed
             psutil.Process().memory_info().rss,
             run.watch.since(before),
         )
-
-
-def wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -126,7 +126,7 @@ def fuzz(seconds: float, seed: int = 0) -> Counter[str]:
             frames = torch.full((3, 5, 4), i, dtype=torch.uint8)
             replay.write(torch.ones(3), torch.ones(3), frames, torch.zeros(3, dtype=torch.uint8))
         files = ReplayFiles(folder / "replay")
-        files.write(replay)
+        files.write(replay, replay.written)
         (folder / "segment.zst").write_bytes((folder / "replay" / files.segments[0].name).read_bytes())
         while time.time() < end:
             report: multiprocessing.SimpleQueue[Counter[str]] = spawn.SimpleQueue()

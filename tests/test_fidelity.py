@@ -469,9 +469,10 @@ def test_training_is_scored_by_its_own_games(tmp_path):
 
 def test_held_out_states_are_random_play_and_the_same_again(tmp_path):
     env = composed("env.game=Breakout").env
-    device = torch.device("cpu")
-    states = evaluation.held_out(env, 4, 37, device, seed=5)
-    assert states.shape == (37, 4, 84, 84) and torch.equal(states, evaluation.held_out(env, 4, 37, device, seed=5))
+    games = evaluation.Games(env, 10, torch.device("cpu"))
+    states = evaluation.held_out(games, 4, 37, seed=5)
+    assert states.shape == (37, 4, 84, 84) and torch.equal(states, evaluation.held_out(games, 4, 37, seed=5))
+    games.close()
     assert len({zlib.crc32(state.numpy().tobytes()) for state in states}) > 20
     network = networks.build(config.Network("nature_cnn"), (84, 84), 4, 4)
     expected = network.q_values(states).max(1).values.mean().item()
@@ -503,8 +504,9 @@ def test_the_best_network_is_played_again_from_fresh_seeds(tmp_path):
     assert best.agent_steps == int(chosen["agent_steps"])
     seed = run.examiner._seed(3_000, "fresh evaluation")
     player = evaluation.Player(best.network, best.actions, best.actions)
-    games = evaluation.play(player, run.examiner._env, run.config.protocol.epsilon, 4, 4, seed)
-    assert float(found[-1]["mean"]) == pytest.approx(np.mean([game.score for game in games]))
-    states = evaluation.held_out(run.examiner._env, 2, 30, run.device, run.examiner._seed(0, "held-out states"))
+    games = evaluation.Games(run.examiner._env, 4, run.device)
+    played = evaluation.play(player, games, run.config.protocol.epsilon, 4, seed)
+    assert float(found[-1]["mean"]) == pytest.approx(np.mean([game.score for game in played]))
+    states = evaluation.held_out(games, 2, 30, run.examiner._seed(0, "held-out states"))
     last = evaluation.mean_max_q(run.agent.online, states)
     assert float(found[2]["held_out_q"]) == pytest.approx(last, rel=1e-5)

@@ -1,5 +1,6 @@
 """Targets, optimisers, the network, the schedule of the loop; and probes whose optimum is known."""
 
+import contextlib
 import itertools
 
 import numpy as np
@@ -151,8 +152,9 @@ def test_every_emulator_has_its_quota_of_games(monkeypatch):
     env = settings.to_train_config(settings.compose("train", ["env=gymnasium", "env.game=Probe/Uneven-v0"])).env
     network = networks.build(Network("mlp"), (1,), 1, 2)
     player = evaluation.Player(network, ("ACTION0", "ACTION1"), ("ACTION0", "ACTION1"))
-    games = evaluation.play(player, env, 0.0, episodes=7, num_envs=2, seed=1)
-    assert sorted(g.length_frames for g in games) == [1, 1, 1, 1, 50, 50, 50]
+    with contextlib.closing(evaluation.Games(env, 2, player.device)) as games:
+        played = evaluation.play(player, games, 0.0, episodes=7, seed=1)
+    assert sorted(g.length_frames for g in played) == [1, 1, 1, 1, 50, 50, 50]
 
 
 def q_table(run, states: np.ndarray) -> np.ndarray:

@@ -241,10 +241,10 @@ def test_replay_files_hold_the_ring(rows, tmp_path, monkeypatch):
     for _ in range(60):
         filled(rows, int(choose.integers(0, 12)), generator, replay)
         if choose.random() < 0.5:
-            stored.write(replay, full_only=True)
+            stored.write(replay, replay.written - stored.rows(replay))
             continue
-        stored.write(replay)
-        kept = stored.held(replay)
+        stored.write(replay, replay.written)
+        kept = stored.held(replay, replay.written)
         stored.tidy(kept)
         assert sorted(path.name for path in tmp_path.iterdir()) == sorted(segment.name for segment in kept)
         listing = replay_files.segments([list(segment) for segment in kept])
@@ -261,7 +261,7 @@ def test_replay_files_hold_the_ring(rows, tmp_path, monkeypatch):
 def test_lost_rows_are_counted_and_never_sampled(tmp_path, monkeypatch):
     monkeypatch.setattr(replay_files, "FILE_BYTES", 600)  # 7 rows
     replay, stored = filled(100, 60, torch.Generator().manual_seed(0)), ReplayFiles(tmp_path)
-    stored.write(replay)
+    stored.write(replay, replay.written)
     lost = stored.segments[3]
     (tmp_path / lost.name).unlink()
     assert stored.drop_damaged() == [lost]
@@ -283,7 +283,7 @@ def test_lost_rows_are_counted_and_never_sampled(tmp_path, monkeypatch):
 def test_replay_files_promise_nothing_that_is_believed(tmp_path):
     """Files made by someone else: too much, too little, cut short, with a huge window, with what cannot be."""
     replay, stored = filled(200, 60, torch.Generator().manual_seed(0)), ReplayFiles(tmp_path)
-    stored.write(replay)
+    stored.write(replay, replay.written)
     (whole,) = stored.segments
     plain = zstandard.ZstdDecompressor().decompress((tmp_path / whole.name).read_bytes())
     compress = zstandard.ZstdCompressor().compress

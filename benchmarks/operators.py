@@ -1,0 +1,61 @@
+"""Operators of a turn of training, for each variant: how much a GPU is asked for, counted without one.
+
+    python benchmarks/operators.py --csv benchmarks/results/operators.csv
+    git worktree add /tmp/before COMMIT
+    PYTHONPATH=/tmp/before python benchmarks/operators.py --csv benchmarks/results/operators.csv --code before
+
+Of 80 games and 20 minibatches, as they stand: not compiled. Views do not count. An operator is a kernel or a few (a
+convolution's gradients, a sum); one of a list of tensors is as many as the list needs.
+
+act                looking, for all games
+sample, learn,     of the 20 minibatches together, by 20; total is their sum
+learnt
+copy               of the target network
+"""
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+from recording import VARIANTS, audited_turn  # noqa: E402
+
+GAMES, MINIBATCHES = 80, 20
+COLUMNS = (
+    "code", "variant", "act", "sample_per_update", "learn_per_update", "learnt_per_update", "copy", "total_per_update",
+)  # fmt: skip
+
+
+def count(variant: str, code: str) -> dict[str, str]:
+    """A row of the table."""
+    kernels, _ = audited_turn(VARIANTS[variant], GAMES, MINIBATCHES)
+    total = {part: counts.total() for part, counts in kernels.items()}
+    update = {part: total[part] / MINIBATCHES for part in ("sample", "learn", "learnt")}
+    numbers = (total["act"], *update.values(), total["copy"], sum(update.values()))
+    return dict(zip(COLUMNS, (code, variant, *(f"{number:g}" for number in numbers)), strict=True))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--csv", type=Path, help="write the table here, in place of the rows of the same --code")
+    parser.add_argument("--code", default="after", help="what to call the code that is counted")
+    args = parser.parse_args()
+    rows: list[dict[str, str]] = []
+    print("  ".join(f"{name:>17}" for name in COLUMNS))
+    for variant in VARIANTS:
+        rows.append(count(variant, args.code))
+        print("  ".join(f"{value:>17}" for value in rows[-1].values()), flush=True)
+    if args.csv:
+        if args.csv.exists():
+            with open(args.csv, newline="") as file:
+                rows = [row for row in csv.DictReader(file) if row["code"] != args.code] + rows
+        with open(args.csv, "w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Nothing in a turn of training waits for the device or needs the host: a GPU can have it as a CUDA graph."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from recording import GPU, VARIANTS, Audit, MetaGpu, Recording, audited_turn
+from torch import Tensor
+
+from atari_dqn import optimizers
+
+WAITS = "waits for the device"
+CONSTANT = "is a constant that the host copies"
+
+# Seen on any device.
+FORBIDDEN: dict[str, tuple[Callable[[Tensor], Any], str]] = {
+    "a number is read": (lambda x: x * x.sum().item(), WAITS),
+    "a condition": (lambda x: -x if x.sum() > 0 else x, WAITS),
+    "places are looked for": (lambda x: torch.where(x > 0), WAITS),
+    "a mask chooses": (lambda x: x[x > 0], "how much does the mask choose"),
+    "a mask is written to": (lambda x: x.index_put_((x > 0,), x[0]), "how much does the mask choose"),
+    "numbers of Python": (lambda x: x + torch.tensor([1.0, 2.0, 3.0], device=x.device), CONSTANT),
+    "indices of Python": (lambda x: x[[0, 2]], CONSTANT),
+}
+HOST = torch.ones(3)
+# Seen only where host and device are two.
+FORBIDDEN_ON_A_GPU: dict[str, tuple[Callable[[Tensor], Any], str]] = {
+    "a tensor of the host": (lambda x: x.copy_(HOST), "takes a tensor of the host"),
+    "a number of the host": (lambda x: x * HOST[0], "takes a tensor of the host"),
+    "to the host": (lambda x: x.cpu(), "copies to the host"),
+    "on the host": (lambda x: torch.ones(3), "works there"),
+    "strides": (lambda x: torch._foreach_add([x.expand(3, 3)], [x.expand(3, 3).t()]), "different strides"),
+}
+
+
+@pytest.mark.parametrize("name", FORBIDDEN)
+def test_a_recording_fails_at_what_a_graph_cannot_have(name):
+    function, why = FORBIDDEN[name]
+    x = torch.ones(3)
+    function(x)
+    with pytest.raises(AssertionError, match=why):
+        Recording(lambda: function(x))
+
+
+@pytest.mark.parametrize("name", FORBIDDEN | FORBIDDEN_ON_A_GPU)
+def test_an_audit_fails_at_what_a_graph_cannot_have(name):
+    function, why = (FORBIDDEN | FORBIDDEN_ON_A_GPU)[name]
+    with MetaGpu():
+        x = torch.ones(3, device=GPU)
+        with pytest.raises(AssertionError, match=why), Audit():
+            function(x)
+
+
+def test_an_audit_counts_kernels():
+    with MetaGpu():
+        x = torch.ones(3, 4, device="cuda", requires_grad=True)
+        with Audit() as audit:
+            (x * 2 + torch.arange(4, device=x.device)).view(2, 6).sum().backward()
+    # Backwards: a gradient of 1, expanded, times 2.
+    assert audit.kernels == {"mul": 2, "arange": 1, "add": 1, "sum": 1, "ones_like": 1}
+
+
+def test_the_meta_device_shows_itself_as_a_gpu():
+    with MetaGpu():
+        x = torch.nn.Linear(2, 3).to(GPU)(torch.zeros(1, 2).to("cuda"))
+        assert x.is_cuda and x.device == GPU and x.detach().device.type == "cuda" and x.shape == (1, 3)
+        for host in (torch.zeros(3), torch.zeros(3, pin_memory=True), torch.zeros(3).pin_memory()):
+            assert not host.is_cuda and host.device.type == "cpu"
+    assert x.is_meta and not x.is_cuda and x.device.type == "meta"
+
+
+def check(*words: str) -> None:
+    kernels, agent = audited_turn(words, games=8, minibatches=2)
+    assert optimizers.can_be_recorded(agent.optimizer)
+    assert all(kernels[part] for part in ("act", "act_at_random", "sample", "learn", "copy"))
+    for parameter in agent.online.parameters():  # else an optimizer's step is slow
+        assert parameter.grad is not None and parameter.grad.stride() == parameter.stride()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_turn_can_be_captured(name):
+    check(*VARIANTS[name])
+
+
+@pytest.mark.parametrize("name", ["nature", "rainbow", "m-iqn", "laptop"])
+def test_a_turn_to_be_compiled_can_be_captured(name):
+    with torch.compiler.set_stance("force_eager"):  # the operators as the compiler is given them
+        check(*VARIANTS[name], "compute.compile=true")
