@@ -6,6 +6,7 @@ is bootstrapped from only if CUT, and no stack reaches back over it. That one ru
 limits and n-step tails.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -136,12 +137,17 @@ class Replay:
             return Rows(
                 *(_joined([part[span].cpu() for span in spans if span.stop > span.start]) for part in self.parts())
             )
-        stream = torch.cuda.Stream(self.device)
+        stream = self._reader
         stream.wait_stream(torch.cuda.default_stream(self.device))  # where the rows were written
         with torch.cuda.stream(stream):
             rows = Rows(*(self._pinned(part, spans) for part in self.parts()))
         stream.synchronize()
         return rows
+
+    @functools.cached_property
+    def _reader(self) -> torch.cuda.Stream:
+        # Streams come from a pool for each priority; one of this priority is never one that a graph is recorded on.
+        return torch.cuda.Stream(self.device, priority=-1)
 
     @staticmethod
     def _pinned(part: Tensor, spans: list[slice]) -> Tensor:

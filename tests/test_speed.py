@@ -41,11 +41,11 @@ def step(replay: Replay, rng: torch.Generator) -> None:
     )
 
 
-def new_agent(optimizer: str = "Adam", device: str = "cpu", script: bool = False) -> Agent:
+def new_agent(optimizer: str = "Adam", device: str = "cpu", script: bool = False, fuse: bool = False) -> Agent:
     torch.manual_seed(1)
     online = networks.build(Network("nature_cnn"), (36, 36), 4, 4).to(device)
     adam = optimizers.build(optimizer, online.parameters(), 1e-3, {})
-    agent = Agent(online, adam, rules.build(AgentConfig()), "sum", script=script)
+    agent = Agent(online, adam, rules.build(AgentConfig()), "sum", script=script, fuse=fuse)
     with torch.no_grad():
         for parameter in agent.target.parameters():  # another network, so that the two cannot be mistaken
             parameter.mul_(0.9)
@@ -90,6 +90,42 @@ def test_scripted_updates_equal_eager_ones_to_the_bit():
     assert len(script._scripts) == 2 and not eager._scripts
     assert torch.equal(flat(script.online), flat(eager.online))
     assert script.losses() == eager.losses() and script.gradient_norm() == eager.gradient_norm()
+
+
+@pytest.mark.parametrize(
+    ("channels", "kernel", "stride", "size"), [(4, 8, 4, 84), (32, 4, 2, 20), (64, 3, 1, 9), (3, 5, 5, 45)]
+)
+def test_a_convolution_as_a_product_equals_torchs_with_gradients(channels, kernel, stride, size):
+    layer = layers.Convolution(channels, 16, kernel, stride).to(torch.float64, memory_format=torch.channels_last)
+    x = torch.randn(3, channels, size, size, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    x.requires_grad_()
+    found = []
+    for layer.as_product in (False, True):
+        y = layer(x)
+        with torch.no_grad():
+            assert torch.equal(layer(x), y)
+        found.append([y, *torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])])
+    for plain, product in zip(*found, strict=True):
+        torch.testing.assert_close(product, plain)
+        assert product.stride() == plain.stride()  # so that the optimizer's kernels take weights and gradients alike
+    layer.as_product = True
+    assert layer(x[..., 1:, :]).shape == (3, 16, (size - 1 - kernel) // stride + 1, y.shape[3])  # torch's own way
+
+
+def test_updates_to_be_compiled_as_a_whole_equal_eager_ones(monkeypatch):
+    monkeypatch.setattr(layers, "HAS_ONE_DNN", False)  # as on a GPU
+    monkeypatch.setattr(pictures, "interleaved", lambda states: states)
+    fused, eager = new_agent("NatureRMSProp", fuse=True), new_agent("NatureRMSProp")
+    (replay, _), draw = filled(), torch.Generator()
+    with torch.compiler.set_stance("force_eager"):  # the operators as the compiler is given them
+        for turn in range(3):
+            for agent in (fused, eager):
+                batch = replay.sample(2, 8, draw.manual_seed(turn), 0.9)
+                _, agent.gradients = agent.learn(batch, draw)
+    assert len(fused._scripts) == 1 and not eager._scripts
+    torch.testing.assert_close(flat(fused.online), flat(eager.online), rtol=1e-4, atol=1e-6)
+    assert fused.losses() == pytest.approx(eager.losses(), rel=1e-5)
+    assert fused.gradient_norm() == pytest.approx(eager.gradient_norm(), rel=1e-4)
 
 
 def test_what_cannot_be_scripted_stays_a_function():
