@@ -239,7 +239,7 @@ class Replay:
         # Even where games end at every other state half of the draws are valid, and the first B valid ones of 4B are
         # uniform. (Should fewer than B be found, at odds of 1e-8 then, they are repeated.)
         valid = self.flags[rows, envs] == ORDINARY
-        order = torch.argsort(~valid, dim=1, stable=True)
+        order = torch.argsort((~valid).view(torch.uint8), dim=1, stable=True)  # CUDA has not always sorted booleans
         wanted = torch.arange(batch_size, device=self.device) % valid.sum(1, keepdim=True).clamp(min=1)
         first = order.gather(1, wanted)
         return rows.gather(1, first), envs.gather(1, first), torch.ones(first.shape, device=self.device)
