@@ -208,7 +208,7 @@ class Sweep:
     storage: str | None = None  # a folder that all machines see, or a URL; null: runs/sweeps/<preset>
     address: str | None = None  # of a Ray cluster
     cpus: int = MISSING  # of a run
-    gpus: float | None = None  # of a run; null: a quarter where the cluster has GPUs
+    gpus: float | None = None  # of a run; null: a quarter where the cluster has GPUs, unless device=cpu
     retries: int = MISSING  # of a run whose worker or machine was lost
 
 

@@ -8,7 +8,7 @@ import yaml  # type: ignore[import-untyped]
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from rich.console import Console
 
-from atari_dqn import checkpoints, folders, presets
+from atari_dqn import checkpoints, folders, machine, presets
 from atari_dqn.config import TrainConfig
 from atari_dqn.display import Terminal, Tracker
 from atari_dqn.errors import UserError
@@ -170,6 +170,7 @@ def resume(
         typed = asked.resume == "auto" or any(word.startswith(f"{key}=") for word in overrides)
         if typed and now != then:
             raise UserError(f"{folder} is a run of {key}={then}, not {now}; choose another folder")
+    machine.choose_device(config.device)  # before process.json tells of it
     with folders.held(folder) as process:
         resumed = checkpoints.newest(folder, say)
         if resumed:

@@ -84,11 +84,17 @@ def available_memory(device: torch.device) -> int:
 
 
 def choose_device(name: str) -> torch.device:
-    """The torch device called `name`; `auto` is a GPU where there is one. Raises UserError where it is not there."""
+    """The torch device called `name`; `auto` is a GPU where there is one. Raises UserError where it is not there.
+
+    A GPU becomes this thread's current one, for not all goes where its tensors are: pinned memory, Triton's kernels and
+    `cuda` itself go to the current one.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
+        if str(device) != name:  # torch reads cuda:300 as cuda:44
+            raise RuntimeError
     except RuntimeError:
         raise UserError(f"device={name}: no such device; use auto, cpu, cuda, cuda:1 or mps") from None
     there = {
@@ -98,6 +104,8 @@ def choose_device(name: str) -> torch.device:
     }
     if not there.get(device.type, False):
         raise UserError(f"device={name}: this machine has none that torch {torch.__version__} can use; try device=auto")
+    if device.type == "cuda":
+        torch.cuda.set_device(device.index or 0)  # 0 too: a run before, in the same process, may have had another
     return device
 
 

@@ -55,6 +55,8 @@ def plan(config: TrainConfig, sweep: Sweep, typed: list[str]) -> list[Job]:
     for key in ("run_dir", "resume"):
         if getattr(config, key) is not None:
             raise UserError(f"{key} is each run's own in a sweep; sweep.storage says where they all are")
+    if ":" in config.device:
+        raise UserError(f"device={config.device}: Ray gives each run of a sweep a GPU of its choice; leave device out")
     checks.between("sweep.seeds", sweep.seeds, 1)
     checks.between("sweep.cpus", sweep.cpus, 1)
     checks.between("sweep.gpus", sweep.gpus or 0, 0)
@@ -181,6 +183,18 @@ def needs(config: TrainConfig, sweep: Sweep, gpus: float) -> dict[str, float]:
     return {"num_cpus": sweep.cpus, "num_gpus": gpus, "memory": BESIDE_REPLAY_BYTES + on_host}
 
 
+def gpus_of(config: TrainConfig, asked: Sweep, there: dict[str, float]) -> float:
+    """How much of a GPU each run gets. Raises UserError where it asks for one and gets none.
+
+    Ray shows a run no other GPU than its own (CUDA_VISIBLE_DEVICES), and none where it gets none.
+    """
+    gpus = asked.gpus if asked.gpus is not None else 0.25 if there.get("GPU") and config.device != "cpu" else 0
+    if config.device == "cuda" and not gpus:
+        why = "the cluster has no GPU" if asked.gpus is None else f"sweep.gpus={asked.gpus:g} gives the runs none"
+        raise UserError(f"device=cuda: {why}; leave device out")
+    return gpus
+
+
 def _check_room(wanted: dict[str, float], there: dict[str, float]) -> None:
     """Raise UserError where no machine of the cluster could ever hold a run."""
     for key, name, setting in (("num_cpus", "CPU", "sweep.cpus"), ("num_gpus", "GPU", "sweep.gpus")):
@@ -220,7 +234,7 @@ def sweep(config: TrainConfig, asked: Sweep, typed: list[str], console: Console)
 def _place(ray: Any, jobs: list[Job], store: Store, config: TrainConfig, asked: Sweep, view: Scoreboard) -> None:
     """Give the runs to Ray, and follow them to their ends or to a request to stop."""
     there = cluster.largest_node(ray)
-    gpus = asked.gpus if asked.gpus is not None else 0.25 if there.get("GPU") else 0
+    gpus = gpus_of(config, asked, there)
     wanted = needs(config, asked, gpus)
     _check_room(wanted, there)
     view.say(

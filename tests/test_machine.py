@@ -52,6 +52,30 @@ def test_a_containers_share_of_the_cpus_counts(tmp_path):
     assert machine.cpus(tmp_path, own) == free
 
 
+@pytest.fixture
+def two_gpus(monkeypatch):
+    """A machine that seems to have two GPUs; which of them were made the current one."""
+    current = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: f"card {device}")
+    return current
+
+
+def test_the_gpu_that_is_chosen_is_the_current_one(two_gpus):
+    chosen = [str(machine.choose_device(name)) for name in ("cuda:1", "cuda", "cuda:1", "auto", "cuda:0", "cpu")]
+    assert chosen == ["cuda:1", "cuda", "cuda:1", "cuda", "cuda:0", "cpu"]
+    assert two_gpus == [1, 0, 1, 0, 0]
+
+
+@pytest.mark.parametrize("name", ["cuda:2", "cuda:128", "cuda:255", "cuda:256", "cuda:x", "cuda:-1", "cuda:", ""])
+def test_a_gpu_that_is_not_there_is_refused(name, two_gpus):
+    with pytest.raises(UserError, match=f"device={name}: "):
+        machine.choose_device(name)
+    assert not two_gpus
+
+
 def test_human_normalised_scores():
     assert len(scores.random_and_human()) == 57
     assert scores.human_normalised("Breakout", 1.7) == 0 and scores.human_normalised("Breakout", 30.5) == 1

@@ -40,6 +40,25 @@ def composed(*words: str):
 # ------------------------------------------------------------------------------------------------------------- sweeps
 
 
+@pytest.mark.parametrize(
+    ("words", "there", "gets"),
+    [
+        ([], {"GPU": 2.0}, 0.25), ([], {}, 0), (["device=cuda"], {"GPU": 1.0}, 0.25), (["device=cpu"], {"GPU": 1.0}, 0),
+        (["sweep.gpus=0.5", "device=cpu"], {"GPU": 1.0}, 0.5), (["device=cuda"], {}, "the cluster has no GPU"),
+        (["device=cuda", "sweep.gpus=0"], {"GPU": 1.0}, "sweep.gpus=0 gives the runs none"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_run_of_a_sweep_gets_its_share_of_a_gpu(words, there, gets):
+    train, asked = settings.apart(settings.compose("sweep", ["sweep.games=Pong", *words]), "sweep")
+    config = settings.to_train_config(train)
+    if isinstance(gets, str):
+        with pytest.raises(UserError, match=gets):
+            sweep.gpus_of(config, asked, there)
+    else:
+        assert sweep.gpus_of(config, asked, there) == gets
+
+
 def test_a_sweep_that_loses_a_node_ends_as_an_untouched_one(tmp_path):
     """Two seeds on two nodes, one killed in the middle; then the same command again, and with other settings."""
     steps, store, words = 12_000, tmp_path / "sweep", [*SWEEP, "sweep.seeds=2"]
