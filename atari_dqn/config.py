@@ -164,6 +164,7 @@ class Compute:
     graphs: bool = MISSING
     compile: bool | None = MISSING
     tf32: bool = MISSING
+    deterministic: bool = False
 
 
 @dataclass

@@ -56,6 +56,7 @@ class Run:
         networks.set_threads(config.network.name, self.device)
         machine.keep_freed_memory()
         machine.set_tf32(config.compute.tf32)
+        machine.set_deterministic(config.compute.deterministic, self.device)
         self.agent_steps = self.updates = self.games = 0
         self.events = 0  # that the trackers were told
         self.over = False  # no more turns

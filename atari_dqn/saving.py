@@ -120,7 +120,7 @@ class Saver:
             "generators": {"exploration": run.explore.get_state(), "replay": run.draw.get_state()},
             "emulators": run.emulators.state(),
             "replay": {"written": run.replay.written, **run.replay.state()} if run.config.checkpoint.replay else None,
-            "made_with": machine.numerics(),
+            "made_with": machine.numerics(run.device),
         }
         self._handed_rows = run.replay.written
         self._worker.do(self._write, Snapshot(content, run.device))
@@ -193,10 +193,11 @@ class Saver:
             run.examiner.best_score = None if best is None else float(best)
             run.goals.reached = [str(note) for note in content["goals_reached"]]
             run.goals.recent.extend(float(score) for score in content["recent_returns"])
-            then, now = dict(content["made_with"]), machine.numerics()
+            then, now = dict(content["made_with"]), machine.numerics(run.device)
         except Exception as error:
             raise self._unfit(error) from None
-        if changed := [f"{key} {now[key]} instead of {then.get(key)}" for key in now if now[key] != then.get(key)]:
+        then = dict.fromkeys(now, "none") | then  # from a CPU, or by an older program
+        if changed := [f"{key} {now[key]} instead of {then[key]}" for key in now if now[key] != then[key]]:
             run.say(f"not to the bit as it would have gone on before: {', '.join(changed)}")
 
     def _unfit(self, error: Exception) -> UserError:

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from conftest import flat, small_run
+from conftest import QUIET, flat, small_run
+from test_saving import Stop, assert_equal_runs
 
 from atari_dqn import machine
 from atari_dqn.training import play_and_learn
@@ -32,13 +33,14 @@ VARIANTS = {
 WORDS = [
     "env.game=Pong", "device=cuda", "num_envs=10", "total_steps=600", "replay.warmup_steps=100", "replay.capacity=2000",
     "update.target_period_steps=50", "exploration.start=0.9", "exploration.decay_steps=300", "compute.tf32=false",
+    "compute.deterministic=true",
 ]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
-def _deterministic(monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+def _tidy():
     yield
+    machine.set_deterministic(False, torch.device("cuda"))
     torch.cuda.empty_cache()
 
 
@@ -108,3 +110,62 @@ def test_memory_does_not_grow_with_turns(tmp_path):
     run.emulators.close()
     assert max(seen[-20:]) <= max(seen[-120:-100]) + (1 << 20)
     assert machine.available_memory(torch.device("cuda")) > 0
+
+
+RESUMED = [
+    "checkpoint.every_steps=100", "checkpoint.cut_every_turns=25", "evaluation.every_steps=400", "replay.capacity=500",
+    "evaluation.episodes=1", "protocol.max_frames=100", "env.max_frames=300", "logger.every_steps=100",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("variant", "compiled"), [("nature", "false"), ("rainbow", "false"), ("nature", "true")], ids=str
+)
+def test_a_resumed_run_ends_as_an_untouched_one(variant, compiled, command, tmp_path):
+    """To the bit, in a process of its own: nothing that the first one's libraries have settled on helps it."""
+    words = [*WORDS, *RESUMED, *VARIANTS[variant], f"compute.compile={compiled}", "compute.tf32=true"]
+    small_run(tmp_path / "untouched", *words).go()
+    run = small_run(tmp_path / "run", *words)
+    run.go(Stop(run, 300))
+    assert run.agent_steps == 300 and run.updates
+    done = command("train", f"resume={tmp_path / 'run'}")
+    assert done.returncode == 0 and "not to the bit" not in done.stdout, done.stdout + done.stderr
+    assert_equal_runs(tmp_path / "untouched", tmp_path / "run")
+
+
+@pytest.mark.parametrize("variant", ["nature", "rainbow", "iqn", "persistent"])
+def test_torchs_own_deterministic_operators_change_nothing(variant, tmp_path):
+    """Nor does one raise that has none: what machine.set_deterministic says of the operators we use."""
+    ours = play(tmp_path / "ours", *VARIANTS[variant], "compute.graphs=false")
+    torch.use_deterministic_algorithms(True)
+    try:
+        torchs = play(tmp_path / "torchs", *VARIANTS[variant], "compute.graphs=false")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert torch.equal(ours.replay.actions, torchs.replay.actions)
+    assert torch.equal(flat(ours.agent.online), flat(torchs.agent.online))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="this machine has not got two GPUs")
+@pytest.mark.parametrize("words", [["preset=rainbow"], ["preset=nature", "compute.compile=true"]], ids=str)
+def test_a_run_on_the_second_gpu_takes_nothing_of_the_first(words, command, tmp_path):
+    torch.cuda.reset_peak_memory_stats(0)
+    before = torch.cuda.memory_allocated(0)
+    run = play(tmp_path / "run", *words, "device=cuda:1")
+    assert torch.cuda.current_device() == 1 and {p.device.index for p in run.agent.online.parameters()} == {1}
+    assert machine.facts()["GPU"] == machine.numerics(run.device)["GPU"] == torch.cuda.get_device_name(1)
+    assert torch.cuda.max_memory_allocated(0) == before
+    again = [*WORDS, *RESUMED, *words, *QUIET, "device=cuda:1", "total_steps=300", f"run_dir={tmp_path / 'saved'}"]
+    first = command("train", *again)
+    assert first.returncode == 0, first.stderr
+    second = command("train", f"resume={tmp_path / 'saved'}", "device=cuda:0", "total_steps=600")
+    assert second.returncode == 0 and "new random numbers" not in second.stdout, second.stdout + second.stderr
+    played = command("evaluate", f"checkpoint={tmp_path / 'saved'}", "evaluation.episodes=1", "device=cuda:1")
+    assert played.returncode == 0, played.stderr
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="this machine has not got two GPUs")
+def test_a_run_after_one_on_the_second_gpu_has_the_first(tmp_path):
+    assert machine.choose_device("cuda:1").index == torch.cuda.current_device() == 1
+    run = play(tmp_path / "run")
+    assert next(run.agent.online.parameters()).device.index == torch.cuda.current_device() == 0

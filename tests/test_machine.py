@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from conftest import small_run
 
 from atari_dqn import machine, scores, trackers
 from atari_dqn.config import Goal
@@ -60,6 +61,7 @@ def two_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: f"card {device}")
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 9)
     return current
 
 
@@ -74,6 +76,44 @@ def test_a_gpu_that_is_not_there_is_refused(name, two_gpus):
     with pytest.raises(UserError, match=f"device={name}: "):
         machine.choose_device(name)
     assert not two_gpus
+
+
+@pytest.fixture
+def switches():
+    """What torch was told of determinism; as it was at first again, in the end."""
+    from torch._inductor import config as compiler
+
+    before = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    yield lambda: (torch.backends.cudnn.deterministic, getattr(compiler, "deterministic", None))
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = before
+    machine.set_deterministic(False, torch.device("cpu"))
+
+
+def test_what_is_asked_of_determinism_is_what_torch_is_told(switches, two_gpus, monkeypatch):
+    torch.backends.cudnn.benchmark = True
+    older = None if switches()[1] is None else False  # of a torch whose compiler has no switch
+    for on, device in ((True, "cuda:1"), (False, "cuda:1"), (True, "cuda"), (True, "cpu")):
+        machine.set_deterministic(on, torch.device(device))
+        told = on and device != "cpu"
+        assert switches() == (told, told if older is False else None) and not torch.backends.cudnn.benchmark
+        said = machine.numerics(torch.device("cuda:1"))
+        assert said["compute.deterministic"] == str(told).lower() and said["GPU"] == "card cuda:1"
+    assert os.environ[machine.WORKSPACE] in machine.WORKSPACES  # since before any product
+    monkeypatch.setenv(machine.WORKSPACE, ":0:0")
+    with pytest.raises(UserError, match="leave it unset"):
+        machine.set_deterministic(True, torch.device("cuda"))
+    machine.set_deterministic(True, torch.device("cpu"))
+    machine.set_deterministic(False, torch.device("cuda"))
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_run_tells_torch_what_its_config_says(asked, monkeypatch, tmp_path):
+    told = []
+    monkeypatch.setattr(machine, "set_deterministic", lambda *what: told.append(what))
+    run = small_run(tmp_path / "run", "env=cartpole", "device=cpu", f"compute.deterministic={asked}")
+    run.emulators.close()
+    assert told == [(asked, torch.device("cpu"))]
+    assert not {"GPU", "compute.deterministic"} & {*machine.numerics(run.device)}
 
 
 def test_human_normalised_scores():

@@ -146,6 +146,11 @@ def test_turns_without_an_update_are_measured_alike(tmp_path):
     assert_equal_runs(tmp_path / "untouched", tmp_path / "run")
 
 
+def test_a_cpu_is_deterministic_anyway(cartpole, tmp_path):
+    small_run(tmp_path / "run", *CARTPOLE, "compute.deterministic=true").go()
+    assert_equal_runs(cartpole, tmp_path / "run")
+
+
 def test_an_interrupted_evaluation_is_made_up_for(cartpole, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     run = small_run(folder, *CARTPOLE)
@@ -750,9 +755,11 @@ def test_values_that_no_rewards_allow_are_told_once(tmp_path, monkeypatch):
 
 
 def test_another_machine_is_told_of(stopped, monkeypatch):
-    own = machine.numerics()
-    monkeypatch.setattr(machine, "numerics", lambda: own | {"threads": "99"})
-    assert "not to the bit as it would have gone on before: threads 99 instead of" in go_on(stopped)
+    own = machine.numerics(torch.device("cpu"))
+    monkeypatch.setattr(machine, "numerics", lambda device: own | {"threads": "99", "GPU": "another"})
+    said = go_on(stopped)
+    assert "not to the bit as it would have gone on before: threads 99 instead of" in said
+    assert "GPU another instead of none" in said
 
 
 def test_wandb_goes_on_with_the_same_run(tmp_path, command):
