@@ -120,7 +120,7 @@ class Agent:
     def standardize(self, frames: Tensor) -> None:
         """Show both networks what is to be seen, frames [n, *frame], before they learn."""
         for network in (self.online, self.target):
-            network.standardize(frames)
+            network.standardize(frames.to(self.device))
 
     def learn(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, list[Tensor]]:
         """An update of the online network for each of K minibatches, in turn.

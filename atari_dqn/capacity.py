@@ -1,4 +1,4 @@
-"""How large a run's replay memory will be, and whether the machine has got it."""
+"""How large a run's replay memory will be, where it will be, and whether the machine has got it."""
 
 from collections.abc import Callable
 
@@ -11,10 +11,16 @@ from atari_dqn.emulators import Emulators
 from atari_dqn.replay import BYTES_BESIDE_FRAME
 
 
-def replay_rows(
+def replay_room(
     config: TrainConfig, envs: Emulators, resumed: Resumed | None, device: torch.device, say: Callable[[str], None]
-) -> int:
-    """Rows of a run's replay. Says what they take; raises UserError where the machine has not got it."""
+) -> tuple[int, torch.device]:
+    """Rows of a run's replay, and their device.
+
+    Says what they take; raises UserError where the machine has not got it.
+
+    Args:
+        device: the run's.
+    """
     # A run shorter than its capacity never fills more than its length, and a row more whenever games begin; and
     # what its checkpoint holds, where it has been made shorter.
     turns = config.total_steps // config.num_envs + 1
@@ -24,8 +30,10 @@ def replay_rows(
     rows = min(-(-config.replay.capacity // config.num_envs) + 1, needed)
     rows = max(rows, config.env.frame_stack + config.agent.n_step + 1)
     frame_bytes = torch.Size(envs.frame_shape).numel() * envs.frame_dtype.itemsize
-    beside = BYTES_BESIDE_FRAME + 8 * config.replay.prioritized
-    say(machine.check_replay_fits(rows * config.num_envs, frame_bytes + beside, device, config.replay.warmup_steps))
+    step_bytes = frame_bytes + BYTES_BESIDE_FRAME + 8 * config.replay.prioritized
+    steps = rows * config.num_envs
+    place = machine.replay_device(config.replay.device, steps * step_bytes, device)
+    say(machine.check_replay_fits(steps, step_bytes, place, config.replay.warmup_steps, device))
     if config.total_steps <= config.replay.warmup_steps:
         say(
             f"note: nothing will be learnt, for total_steps={config.total_steps} ends before "
@@ -37,4 +45,4 @@ def replay_rows(
             f"note: no game lasts longer than {frames / 3600:.2g} minutes of play, for "
             f"checkpoint.cut_every_turns={config.checkpoint.cut_every_turns} cuts it off"
         )
-    return rows
+    return rows, place

@@ -62,6 +62,7 @@ def check(config: TrainConfig) -> None:
         raise UserError("network.standardize=true is for pictures, which network=mlp does not see: set it to false")
     one_of("agent.loss", config.agent.loss, ("huber", "squared"))
     one_of("agent.reduction", config.agent.reduction, ("mean", "sum"))
+    one_of("replay.device", replay.device, ("auto", "cpu", "cuda"))
     one_of("emulators", config.emulators.kind, ("local", "ray"))
     if config.emulators.actors is not None:
         between("emulators.actors", config.emulators.actors, 1)

@@ -89,6 +89,7 @@ class AgentConfig:
 @dataclass
 class ReplayConfig:
     capacity: int = MISSING  # agent steps
+    device: str = "auto"  # auto | cpu | cuda
     warmup_steps: int = MISSING
     prioritized: bool = False
     priority_exponent: float = 0.6

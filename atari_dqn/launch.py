@@ -22,6 +22,7 @@ _select = omegaconf.OmegaConf.select
 RESUMABLE = (
     "total_steps",
     "device",
+    "replay.device",
     "published",
     "evaluation.",
     "checkpoint.every_steps",

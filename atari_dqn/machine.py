@@ -217,23 +217,62 @@ def memory_size(number: float) -> str:
     return f"{number / 1e9:.2f} GB" if number > 1e8 else f"{number / 1e6:.1f} MB"
 
 
-def check_replay_fits(steps: int, bytes_per_step: int, device: torch.device, least: int = 1) -> str:
-    """A sentence on the memory that a replay of `steps` agent steps takes and what the machine has.
+def kept_memory(device: torch.device) -> int:
+    """Bytes that no replay may have: networks, torch and emulators need them, on a GPU CUDA graphs and workspaces."""
+    return 2_000_000_000 if device.type == "cuda" else 1_000_000_000
+
+
+def replay_room(device: torch.device) -> int:
+    """Bytes that a replay can have on `device`. A small one always fits."""
+    return max(50_000_000, available_memory(device) - kept_memory(device))
+
+
+def replay_device(wanted: str, needed: int, device: torch.device) -> torch.device:
+    """Where a replay of `needed` bytes is, if there is room for it; where it fits nowhere, the place with more room.
+
+    Args:
+        wanted: auto, cpu or cuda.
+        device: the run's.
+    Raises UserError where the run's device is not the one wanted.
+    """
+    host = torch.device("cpu")
+    if wanted == "cuda" and device.type != "cuda":
+        raise UserError(f"replay.device=cuda: this run is on {device}; set replay.device=auto, or device=cuda")
+    if wanted == "auto" and device.type == "cuda" and needed > replay_room(device):
+        return max(device, host, key=replay_room)
+    return host if wanted == "cpu" else device
+
+
+def check_replay_fits(
+    steps: int, bytes_per_step: int, device: torch.device, least: int = 1, run_device: torch.device | None = None
+) -> str:
+    """A sentence on the memory that a replay of `steps` agent steps takes on `device` and what the machine has.
 
     Raises UserError where that is too little, naming the largest capacity that fits if that is `least` steps or more.
+
+    Args:
+        run_device: the run's, where it is another one.
     """
-    needed, available = steps * bytes_per_step, available_memory(device)
-    room = available - 1_000_000_000  # for networks, torch and emulators
-    if needed > room and needed > 50_000_000:
-        fits = max(0, room // bytes_per_step)
+    needed, available, room = steps * bytes_per_step, available_memory(device), replay_room(device)
+    places = (run_device or device, torch.device("cpu"))
+    other = next((place for place in places if place.type != device.type), None)
+    if needed > room:
+        fits = max(0, available - kept_memory(device)) // bytes_per_step
         unit = 10 ** max(0, len(str(fits)) - 2)
         fits = fits // unit * unit
         remedy = (
             f"the largest that fits is replay.capacity={fits} (REPLAY={fits})" if fits >= least else "free some memory"
         )
+        there = f"{memory_size(available)} of memory is available on {device}"
+        if other and needed <= replay_room(other):
+            remedy += f"; or set replay.device={'cpu' if other.type == 'cpu' else 'auto'}, for {other} has the room"
+        elif other:
+            there += f", {memory_size(available_memory(other))} on {other},"
         raise UserError(
-            f"a replay of {steps:,} agent steps takes {memory_size(needed)}, but only {memory_size(available)} "
-            f"of memory is available on {device} and 1 GB is kept for the rest; {remedy}"
+            f"a replay of {steps:,} agent steps takes {memory_size(needed)}, but only {there} and "
+            f"{kept_memory(device) / 1e9:.0f} GB is kept for the rest; {remedy}"
         )
-    there = f"{memory_size(available)} available on {device}"
-    return f"replay: {steps:,} agent steps take {memory_size(needed)} of the {there}"
+    takes = f"replay: {steps:,} agent steps take {memory_size(needed)} of the {memory_size(available)} available"
+    if device.type == "cpu" and other:
+        return f"{takes} in host memory ({memory_size(available_memory(other))} on {other}); updates are slower for it"
+    return f"{takes} on {device}"

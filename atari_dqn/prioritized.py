@@ -108,8 +108,7 @@ class PrioritizedReplay(Replay):
     ) -> tuple[Tensor, Tensor, Tensor]:
         if n_step != self._n_step:
             raise ValueError(f"the priorities are those of {self._n_step}-step transitions, not of {n_step}-step ones")
-        dice = torch.randint(1 << 62, (batches, batch_size), generator=generator, device=self.device)
-        index = self.priorities.draw(dice)
+        index = self.priorities.draw(self._dice(batches, batch_size, generator))
         drawn = self.priorities.values[index].clamp(min=1).float()
         start, end, steps = self._importance
         done = (self._before + self._newest * self.num_envs) / steps
@@ -119,6 +118,7 @@ class PrioritizedReplay(Replay):
 
     def learnt(self, batch: Batch, errors: Tensor) -> None:
         values = (errors.flatten().clamp(min=0) ** self._exponent * ONE).round().clamp(1, MOST).long()
+        values = values.to(self.device)  # from a GPU to the host this waits for the update: the next draw needs it
         self.priorities.set((batch.rows * self.num_envs + batch.envs).flatten(), values)
         torch.maximum(self._highest, values.max(), out=self._highest)
 

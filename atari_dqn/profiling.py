@@ -104,6 +104,6 @@ def report(profiler: Profiler, config: TrainConfig, run: Run, console: Console) 
     console.print(operators)
     console.print(
         "emulators: the time that the loop waits for them; they run while it learns."
-        + (" With graphs, sampling counts as updating." if on_gpu and config.compute.graphs else ""),
+        + (" With graphs, sampling counts as updating." if run.replay.frames.is_cuda and config.compute.graphs else ""),
         soft_wrap=True,
     )

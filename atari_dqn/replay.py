@@ -233,7 +233,7 @@ class Replay:
         """Rows and games of K times B transitions, drawn uniformly, and their weights in an update; [K, B] each."""
         # Ages count rows back from the newest state. The oldest start keeps its whole stack inside the ring.
         starts = (self._newest.clamp(max=self.rows - self.stack_size) - n_step + 1) * self.num_envs
-        draws = torch.randint(1 << 62, (batches, 4 * batch_size), generator=generator, device=self.device) % starts
+        draws = self._dice(batches, 4 * batch_size, generator) % starts
         rows = (self._newest - n_step - draws // self.num_envs) % self.rows
         envs = draws % self.num_envs
         # Even where games end at every other state half of the draws are valid, and the first B valid ones of 4B are
@@ -243,6 +243,15 @@ class Replay:
         wanted = torch.arange(batch_size, device=self.device) % valid.sum(1, keepdim=True).clamp(min=1)
         first = order.gather(1, wanted)
         return rows.gather(1, first), envs.gather(1, first), torch.ones(first.shape, device=self.device)
+
+    def _dice(self, batches: int, count: int, generator: torch.Generator) -> Tensor:
+        """Whole numbers below 2^62, [batches, count].
+
+        In host memory beside a GPU they come from the GPU's generator: the draws are the same wherever the replay is.
+        That waits for the GPU, just after the loop did for its actions.
+        """
+        place = generator.device if self.device.type == "cpu" else self.device
+        return torch.randint(1 << 62, (batches, count), generator=generator, device=place).to(self.device)
 
     def learnt(self, batch: Batch, errors: Tensor) -> None:
         """Take note of how surprising the transitions of `batch` were, [K, B]."""

@@ -76,7 +76,9 @@ class Run:
             self.emulators = emulators.Journal(games, keep=config.checkpoint.cut_every_turns is not None)
             self.agent = agent.make(config, games.frame_shape, len(games.actions), self.device)
             self.examiner = Examiner(config, self.agent.online, games.actions, self.stopped.is_set)
-            self._replay_rows = capacity.replay_rows(config, self.emulators, resumed, self.device, self.say)
+            self._replay_rows, self._replay_device = capacity.replay_room(
+                config, self.emulators, resumed, self.device, self.say
+            )
             self.saver = Saver(self, resumed)
             on_error.pop_all()
 
@@ -86,8 +88,9 @@ class Run:
         envs, stack = self.emulators, self.config.env.frame_stack
         dtype = torch_dtype(envs.frame_dtype)
         return prioritized.build(
-            self.config, self.agent_steps, self._replay_rows, envs.num_envs, envs.frame_shape, dtype, stack, self.device
-        )
+            self.config, self.agent_steps, self._replay_rows, envs.num_envs, envs.frame_shape, dtype, stack,
+            self._replay_device,
+        )  # fmt: skip
 
     @property
     def seconds(self) -> float:

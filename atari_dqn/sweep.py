@@ -179,7 +179,8 @@ def needs(config: TrainConfig, sweep: Sweep, gpus: float) -> dict[str, float]:
     """What a run takes of a machine, in Ray's words; memory in bytes."""
     steps = min(config.replay.capacity, config.total_steps + 2 * config.num_envs * config.env.frame_stack)
     frame = config.env.screen_size**2 if config.env.kind == "atari" else 0
-    on_host = 0 if gpus else steps * (frame + BYTES_BESIDE_FRAME + 8 * config.replay.prioritized)
+    on_gpu = gpus and config.replay.device != "cpu"
+    on_host = 0 if on_gpu else steps * (frame + BYTES_BESIDE_FRAME + 8 * config.replay.prioritized)
     return {"num_cpus": sweep.cpus, "num_gpus": gpus, "memory": BESIDE_REPLAY_BYTES + on_host}
 
 

@@ -11,6 +11,7 @@ from atari_dqn.agent import Agent
 from atari_dqn.config import Exploration, TrainConfig
 from atari_dqn.emulators import Emulators, Game
 from atari_dqn.graphs import graphed
+from atari_dqn.host_replay import Courier, way
 from atari_dqn.optimizers import can_be_recorded
 from atari_dqn.replay import Batch, Replay
 from atari_dqn.stopwatch import Stopwatch
@@ -71,18 +72,21 @@ def play_and_learn(
     update, learner, watch = config.update, config.agent, watch or Stopwatch()
     cut_every_steps = (config.checkpoint.cut_every_turns or 0) * emulators.num_envs
     epsilon_tensor = torch.zeros((), device=agent.device)  # a graph would freeze a number
+    bring = way(replay.frames.device, agent.device)
+    choose, improve = agent.act, agent.learn  # what is left to record where the replay is not beside the agent
 
     def act(looking: bool) -> Tensor:
         if not looking:
             return agent.act_at_random(emulators.num_envs, explore)
-        return agent.act(replay.newest_stack(), epsilon_tensor, explore)
+        (states,) = bring(replay.newest_stack())
+        return choose(states, epsilon_tensor, explore)
 
     def learn(minibatches: int) -> tuple[Batch, list[Tensor]]:
         batch = replay.sample(
             minibatches, update.batch_size, draw, learner.discount, learner.n_step, learner.reward_clip
         )
         watch.lap("sample")
-        errors, gradients = agent.learn(batch, draw)
+        errors, gradients = improve(Batch(*bring(*batch)), draw)
         replay.learnt(batch, errors)
         return batch, gradients
 
@@ -91,7 +95,10 @@ def play_and_learn(
         replay.begin(torch.from_numpy(emulators.reset(seeds)))
 
     if config.compute.graphs and can_be_recorded(agent.optimizer):
-        act, learn = graphed(act, agent.device, [explore]), graphed(learn, agent.device, [draw])
+        if isinstance(bring, Courier):  # the host's part of a turn cannot be recorded
+            choose, improve = graphed(choose, agent.device, [explore]), graphed(improve, agent.device, [draw])
+        else:
+            act, learn = graphed(act, agent.device, [explore]), graphed(learn, agent.device, [draw])
 
     if not playing:
         begin()

@@ -83,16 +83,41 @@ def test_compiled_equals_eager_to_rounding(tmp_path, variant):
     assert apart < 0.05 * moved
 
 
-def test_a_run_saves_and_resumes_on_a_gpu(command, tmp_path):
+@pytest.mark.parametrize("graphs", ["false", "true"])
+@pytest.mark.parametrize("variant", ["nature", "rainbow"])
+def test_a_replay_in_host_memory_equals_one_on_the_gpu_to_rounding(tmp_path, variant, graphs):
+    """The dice are the same, and with an exponent of 0 all priorities are: the last bits of errors choose nothing."""
+    few = ["total_steps=300", "replay.priority_exponent=0", f"compute.graphs={graphs}"]
+    runs = {}
+    for place in ("cuda", "cpu"):
+        run = small_run(tmp_path / place, *WORDS, *VARIANTS[variant], *few, f"replay.device={place}")
+        start = flat(run.agent.online).clone()
+        list(play_and_learn(run.emulators, run.replay, run.agent, run.config, run.explore, run.draw))
+        run.emulators.close()
+        runs[place] = run
+        assert run.replay.frames.device.type == place
+    gpu, host = runs["cuda"], runs["cpu"]
+    moved = (flat(gpu.agent.online) - start).norm()
+    apart = (flat(gpu.agent.online) - flat(host.agent.online)).norm()
+    print(f"{variant}: moved {float(moved):.2e}, apart {float(apart):.2e}")
+    assert torch.equal(gpu.draw.get_state(), host.draw.get_state())
+    assert torch.equal(gpu.agent.batch.rows.cpu(), host.agent.batch.rows)
+    assert torch.equal(gpu.replay.actions.cpu(), host.replay.actions)
+    assert apart < 0.05 * moved
+
+
+@pytest.mark.parametrize("place", ["cuda", "cpu"])
+def test_a_run_saves_and_resumes_on_a_gpu(command, tmp_path, place):
     words = [
         "env.game=Pong", "preset=rainbow", "num_envs=10", "replay.warmup_steps=100", "replay.capacity=2000",
         "device=cuda", "logger.wandb=off", "evaluation.video_seconds=0", "evaluation.episodes=1",
         "evaluation.num_envs=1", "evaluation.every_steps=100_000", "env.max_frames=400", "protocol.max_frames=400",
         "evaluation.held_out_states=20", "checkpoint.every_steps=200", f"run_dir={tmp_path / 'run'}",
+        f"replay.device={place}",
     ]  # fmt: skip
     first = command("train", *words, "total_steps=600")
     print(first.stdout[-2000:], first.stderr[-2000:])
-    assert first.returncode == 0
+    assert first.returncode == 0 and ("updates are slower" in first.stdout) == (place == "cpu")
     second = command("train", f"resume={tmp_path / 'run'}", "total_steps=900")
     print(second.stdout[-2000:], second.stderr[-2000:])
     assert second.returncode == 0 and "not to the bit" not in second.stdout
@@ -102,8 +127,9 @@ def test_a_run_saves_and_resumes_on_a_gpu(command, tmp_path):
     assert played.returncode == 0, played.stderr
 
 
-def test_memory_does_not_grow_with_turns(tmp_path):
-    run = small_run(tmp_path / "run", *WORDS, "total_steps=2000", "preset=nature")
+@pytest.mark.parametrize("place", ["cuda", "cpu"])
+def test_memory_does_not_grow_with_turns(tmp_path, place):
+    run = small_run(tmp_path / "run", *WORDS, "total_steps=2000", "preset=nature", f"replay.device={place}")
     seen = []
     for _ in play_and_learn(run.emulators, run.replay, run.agent, run.config, run.explore, run.draw):
         seen.append(torch.cuda.memory_allocated())

@@ -122,6 +122,7 @@ def test_what_a_sweep_is_of():
     assert jobs[3].config.env.game == "MsPacman" and jobs[3].config.seed == 5 and jobs[3].typed == ["seed=4"]
     needs = sweep.needs(composed(), asked.sweep, 0)
     assert 8.0e9 < needs["memory"] < 8.2e9 and sweep.needs(composed(), asked.sweep, 0.25)["memory"] == 1e9
+    assert sweep.needs(composed("replay.device=cpu"), asked.sweep, 0.25)["memory"] == needs["memory"]
 
 
 def test_the_table_counts(tmp_path):
