@@ -147,8 +147,9 @@ class TensorBoard(Tracker):
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=frames + 1 if frames else None)
 
     def _scalars(self, group: str, row: Row) -> None:
+        beside = ("frames",) if group == "train" else wandb_client.BESIDE
         for key, value in row.items():
-            if isinstance(value, int | float) and key != "frames" and math.isfinite(value):
+            if isinstance(value, int | float) and key not in beside and math.isfinite(value):
                 self._writer.add_scalar(f"{group}/{key}", value, row["frames"])
 
     def metrics(self, row: Row) -> None:

@@ -66,7 +66,7 @@ train)
     timeout -k 30 "$3" python3 -m atari_dqn train env.game=Breakout preset=nature num_envs="$2" device="$DEVICE" \
         logger.wandb=off run_dir=/tmp/run "${@:4}" > "$OUT/train.txt" 2>&1 &
     training=$!
-    (tests 60; part doctor 30 python3 -m atari_dqn doctor; cat "$OUT/doctor.txt")
+    (tests 70; part doctor 30 python3 -m atari_dqn doctor; cat "$OUT/doctor.txt")
     wait $training
     tail -n 30 "$OUT/train.txt"
     (cd /tmp/run && tar czf "$OUT/run.tgz" ./*.csv ./*.yaml ./*.json $(ls -t videos/*.mp4 2> /dev/null | head -n 2) && cp checkpoints/best.pt "$OUT")

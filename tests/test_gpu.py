@@ -33,7 +33,7 @@ VARIANTS = {
 WORDS = [
     "env.game=Pong", "device=cuda", "num_envs=10", "total_steps=600", "replay.warmup_steps=100", "replay.capacity=2000",
     "update.target_period_steps=50", "exploration.start=0.9", "exploration.decay_steps=300", "compute.tf32=false",
-    "compute.deterministic=true",
+    "compute.deterministic=true", "compute.compile=false",
 ]  # fmt: skip
 
 
@@ -113,7 +113,7 @@ def test_a_run_saves_and_resumes_on_a_gpu(command, tmp_path, place):
         "device=cuda", "logger.wandb=off", "evaluation.video_seconds=0", "evaluation.episodes=1",
         "evaluation.num_envs=1", "evaluation.every_steps=100_000", "env.max_frames=400", "protocol.max_frames=400",
         "evaluation.held_out_states=20", "checkpoint.every_steps=200", f"run_dir={tmp_path / 'run'}",
-        f"replay.device={place}",
+        f"replay.device={place}", "compute.compile=false",
     ]  # fmt: skip
     first = command("train", *words, "total_steps=600")
     print(first.stdout[-2000:], first.stderr[-2000:])

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from wandb.proto import wandb_internal_pb2
-
 BLOCK, HEADER = 32768, 7
 
 
 def records(path: Path) -> Iterator[Any]:
+    from wandb.proto import wandb_internal_pb2  # not on each machine with a GPU, whose tests use some of test_saving.py
+
     data = path.read_bytes()
     assert data[:4] == b":W&B"
     position, parts = HEADER, b""
