@@ -8,6 +8,7 @@ emulators  alone: frames per second with random actions, by the number of games 
 updates    of a minibatch, in microseconds: eager, as a CUDA graph, and compiled as a whole in a graph; with TF32 and
            without; the kernels of one, and the longest of them.
 acting     for all games, from the replay to numbers on the host; and writing a turn to the replay.
+repeat     a short run again and again, eager and by graphs: how many different weights it ends with; 1 is right.
 loop       end to end with the first preset's schedule: frames and updates per second, by the number of games.
 
 Each figure is printed, and appended to --csv. `--device cpu` runs the same on a CPU, where a graph is the plain
@@ -19,6 +20,7 @@ import contextlib
 import csv
 import os
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -29,10 +31,11 @@ import numpy as np
 import torch
 from filelock import FileLock
 from race import machine, versions
+from rich.console import Console
 from speed import measure
 
 from atari_dqn import agent as agents
-from atari_dqn import emulators, prioritized, settings
+from atari_dqn import emulators, launch, prioritized, settings
 from atari_dqn import machine as machines
 from atari_dqn.agent import Agent
 from atari_dqn.config import TrainConfig
@@ -41,6 +44,7 @@ from atari_dqn.graphs import graphed
 from atari_dqn.layers import Convolution
 from atari_dqn.machine import wait
 from atari_dqn.replay import Replay
+from atari_dqn.training import play_and_learn
 
 ACTIONS = 4  # Breakout's
 COLUMNS = ("part", "preset", "kind", "games", "value", "unit", "machine", "versions")
@@ -217,6 +221,27 @@ def time_loop(num_envs: int, args: argparse.Namespace, figures: Figures) -> None
     figures.tell("loop alone", args.presets[0], " ".join(args.words), num_envs, frames, "frames/s", note)
 
 
+def repeat(args: argparse.Namespace, figures: Figures) -> None:
+    """A race between the device and the host shows as a run that ends otherwise, now and then."""
+    for words in (["compute.graphs=false"], [], ["replay.device=cpu"]):
+        ends = set()
+        for _ in range(args.repeats):
+            with tempfile.TemporaryDirectory() as folder:
+                all_words = [
+                    "env.game=Pong", "preset=nature", "num_envs=4", f"device={args.device}", "total_steps=600",
+                    "replay.warmup_steps=100", "replay.capacity=2000", "update.target_period_steps=50",
+                    "exploration.start=0.9", "exploration.decay_steps=300", "compute.tf32=false", "logger.wandb=off",
+                    "compute.deterministic=true", "compute.compile=false", f"run_dir={folder}/run", *words,
+                ]  # fmt: skip
+                config = settings.to_train_config(settings.compose("train", all_words))
+                run = launch.prepare(config, Console(quiet=True))
+                list(play_and_learn(run.emulators, run.replay, run.agent, config, run.explore, run.draw))
+                run.emulators.close()
+                ends.add(tuple(float(p.double().sum()) for p in run.agent.online.parameters()))
+        kind = " ".join(words) or "graphs"
+        figures.tell("repeat", "nature", kind, 4, len(ends), f"different ends of {args.repeats}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
@@ -229,6 +254,7 @@ def main() -> None:
     parser.add_argument("--loop", type=int, nargs="+", default=[80, 160], help="games of the loop")
     parser.add_argument("--seconds", type=float, default=3, help="of each part but the loop")
     parser.add_argument("--loop-seconds", type=float, default=60, help="for each number of games")
+    parser.add_argument("--repeats", type=int, default=8, help="of a short run")
     parser.add_argument("--replay", type=int, default=1_000_000, help="capacity in agent steps")
     parser.add_argument("--words", nargs="*", default=[], help="settings of the loop, e.g. compute.compile=true")
     parser.add_argument("--csv", type=Path, help="append the figures to this file")
@@ -253,6 +279,8 @@ def main() -> None:
             time_updates(preset, args, device, figures)
         if "acting" in args.parts:
             time_acting(preset, args, device, figures)
+    if "repeat" in args.parts:
+        repeat(args, figures)
     if "loop" in args.parts:
         for num_envs in args.loop:
             time_loop(num_envs, args, figures)

@@ -1,6 +1,6 @@
 #!/bin/bash
 # A quarter of an hour on a GPU machine without a network, in parts that end by themselves:
-#     gpu_quarter.sh check                             150 s: the tests, then how fast each piece is
+#     gpu_quarter.sh check                             300 s: the tests, then how fast each piece is
 #     gpu_quarter.sh train GAMES SECONDS [WORDS ...]   PRESET=nature on Breakout at the defaults; the tests while it starts
 #     gpu_quarter.sh more                              240 s: whole loops, float32, cuDNN by trying, Rainbow
 # Wheels of what the machine lacks are in .whl/; results go to $OUT. DEVICE=cpu tries the script without a GPU.
@@ -59,7 +59,7 @@ pieces() {  # starts overlap; what is timed waits for a lock, and the emulators 
 }
 
 case $1 in
-check) facts; tests 75; pieces ;;
+check) facts; tests 110; gpu repeat 60 --parts repeat; cat "$OUT/repeat.txt"; pieces ;;
 train)
     facts
     # It ends gracefully at the limit: with a last checkpoint, without a last evaluation.

@@ -60,9 +60,8 @@ def measure(code: Path, saving: bool) -> tuple[float, float]:
             f"checkpoint.every_steps={5_000 if saving else 1_000_000}", f"checkpoint.replay={str(saving).lower()}",
             f"run_dir={folder}/run",
         ]  # fmt: skip
-        done = subprocess.run(
-            [sys.executable, "-c", RUN, *words], env=os.environ | {"PYTHONPATH": str(code)}, capture_output=True, text=True
-        )
+        environment = os.environ | {"PYTHONPATH": str(code)}
+        done = subprocess.run([sys.executable, "-c", RUN, *words], env=environment, capture_output=True, text=True)
         if done.returncode:
             sys.exit(done.stderr[-2000:])
         seconds, spent = done.stdout.split()[-2:]
@@ -82,7 +81,7 @@ def main() -> None:
         seconds, saver = measure(args.code, True)
         with_saving.append(seconds)
         spent.append(saver)
-        print(f"round {number + 1}: {without[-1]:.2f} s without, {seconds:.2f} s with, {saver:.3f} s in the saver", flush=True)
+        print(f"round {number + 1}: {without[-1]:.2f} s without, {seconds:.2f} s with, {saver:.3f} s in the saver")
     off, on, own = map(statistics.median, (without, with_saving, spent))
     row = (args.name, args.rounds, f"{off:.2f}", f"{on:.2f}", f"{own:.3f}", f"{own / on:.4f}", f"{on / off - 1:.4f}")
     print(", ".join(f"{key} {value}" for key, value in zip(COLUMNS, row, strict=True)))

@@ -306,6 +306,29 @@ def test_a_failing_film_does_not_stop_a_run(tmp_path, monkeypatch):
     assert [row["network"] for row in rows(tmp_path / "run" / "evaluations.csv")] == ["current", "best"]
 
 
+@pytest.mark.parametrize(("share", "films"), [(0.001, ["step500", "step2000"]), (1, 4)], ids=str)
+def test_films_take_no_more_than_their_share_but_the_last(share, films, tmp_path, monkeypatch):
+    from atari_dqn import video
+
+    filmed = []
+
+    def film(player, env, epsilon, seed, path, seconds, stop):
+        time.sleep(0.02)
+        filmed.append(path.stem)
+
+    monkeypatch.setattr(video, "film", film)
+    words = [
+        "total_steps=2_000",
+        "evaluation.every_steps=500",
+        "evaluation.episodes=1",
+        f"evaluation.video_share={share}",
+    ]
+    run = small_run(tmp_path / "run", "env=cartpole", *words)
+    run.examiner._films = True
+    run.go()
+    assert films in (filmed, len(filmed))
+
+
 def test_divergence_ends_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
     run = small_run(
         tmp_path / "run", "env=cartpole", "total_steps=4_000", "optimizer.name=SGD", "optimizer.learning_rate=1e30",

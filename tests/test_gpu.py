@@ -31,7 +31,7 @@ VARIANTS = {
     "sgd": ["optimizer.name=SGD"],
 }
 WORDS = [
-    "env.game=Pong", "device=cuda", "num_envs=10", "total_steps=600", "replay.warmup_steps=100", "replay.capacity=2000",
+    "env.game=Pong", "device=cuda", "num_envs=6", "total_steps=600", "replay.warmup_steps=100", "replay.capacity=2000",
     "update.target_period_steps=50", "exploration.start=0.9", "exploration.decay_steps=300", "compute.tf32=false",
     "compute.deterministic=true", "compute.compile=false",
 ]  # fmt: skip
@@ -55,7 +55,7 @@ def play(folder, *words):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_graphs_equal_eager(tmp_path, variant):
-    """K is 2 and 3 by turns, so two graphs share an optimiser, a generator and the gradients' places."""
+    """K is 1 and 2 by turns, so two graphs share an optimiser, a generator and the gradients' places."""
     eager = play(tmp_path / "eager", *VARIANTS[variant], "compute.graphs=false")
     graphs = play(tmp_path / "graphs", *VARIANTS[variant], "compute.graphs=true")
     same = (eager.replay.actions == graphs.replay.actions).float().mean()
@@ -109,7 +109,7 @@ def test_a_replay_in_host_memory_equals_one_on_the_gpu_to_rounding(tmp_path, var
 @pytest.mark.parametrize("place", ["cuda", "cpu"])
 def test_a_run_saves_and_resumes_on_a_gpu(command, tmp_path, place):
     words = [
-        "env.game=Pong", "preset=rainbow", "num_envs=10", "replay.warmup_steps=100", "replay.capacity=2000",
+        "env.game=Pong", "preset=rainbow", "num_envs=6", "replay.warmup_steps=100", "replay.capacity=2000",
         "device=cuda", "logger.wandb=off", "evaluation.video_seconds=0", "evaluation.episodes=1",
         "evaluation.num_envs=1", "evaluation.every_steps=100_000", "env.max_frames=400", "protocol.max_frames=400",
         "evaluation.held_out_states=20", "checkpoint.every_steps=200", f"run_dir={tmp_path / 'run'}",

@@ -157,6 +157,19 @@ def test_every_emulator_has_its_quota_of_games(monkeypatch):
     assert sorted(g.length_frames for g in played) == [1, 1, 1, 1, 50, 50, 50]
 
 
+def test_games_that_begin_again_are_those_that_would_be_made_anew():
+    env = settings.to_train_config(settings.compose("train", ["env.game=Pong", "env.max_frames=240"])).env
+    torch.manual_seed(0)
+    player = evaluation.Player(networks.build(Network("nature_cnn"), (84, 84), 4, 6), range(6), range(6))
+    found = []
+    for seeds in ([1, 2], [2]):
+        with contextlib.closing(evaluation.Games(env, 2, player.device)) as games:
+            for seed in seeds:
+                played = evaluation.play(player, games, 0.3, episodes=3, seed=seed)
+        found.append((played, games.states(games.all)))
+    assert found[0][0] == found[1][0] and torch.equal(found[0][1], found[1][1])
+
+
 def q_table(run, states: np.ndarray) -> np.ndarray:
     return run.agent.online.q_values(torch.from_numpy(states)).detach().numpy()
 

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -24,7 +25,18 @@ import zstandard
 from conftest import QUIET, ROOT, sealed, small_run
 from rich.console import Console
 
-from atari_dqn import checkpoints, emulators, files, folders, launch, machine, replay_files, seeding, settings
+from atari_dqn import (
+    background,
+    checkpoints,
+    emulators,
+    files,
+    folders,
+    launch,
+    machine,
+    replay_files,
+    seeding,
+    settings,
+)
 from atari_dqn.display import Tracker
 from atari_dqn.errors import RunFailed, UserError
 from atari_dqn.replay import CUT, ORDINARY, Replay
@@ -732,6 +744,47 @@ def test_the_batch_that_broke_learning_is_kept(fault, culprit, tmp_path):
     assert not torch.stack([part.isfinite().all() for part in dumped["batch"].values()]).all()
     good = checkpoints.Checkpoint(tmp_path / "run" / "checkpoints" / "latest.pt")
     assert good.agent_steps == 600 < dumped["agent_steps"] < 700
+
+
+def test_a_worker_does_one_thing_after_another_and_tells_its_failure_once():
+    worker, done = background.Worker("test"), []
+
+    def work(number: int) -> None:
+        time.sleep(0.02)
+        done.append(number)
+        if number == 2:
+            raise OSError(28, "No space left on device")
+
+    for number in range(3):
+        worker.do(work, number)
+    assert len(done) < 3
+    with pytest.raises(OSError, match="No space"):
+        worker.do(work, 3)
+    worker.wait()
+    worker.do(work, 4)
+    worker.close()
+    assert done == [0, 1, 2, 4]
+
+
+def test_a_snapshot_is_of_its_moment_and_what_was_asked_to_be_saved(tmp_path):
+    """The loop goes on while a checkpoint is written: it holds the weights of its step, not later ones."""
+    run = small_run(tmp_path / "run", *CARTPOLE)
+    before = {key: value.clone() for key, value in run.agent.online.state_dict().items()}
+    held = threading.Event()
+    run.saver._worker.do(held.wait)  # the disk is slow
+    write = threading.Thread(target=run.saver.save)
+    write.start()
+    time.sleep(0.1)
+    with torch.no_grad():
+        for parameter in run.agent.online.parameters():
+            parameter.add_(1)
+    held.set()
+    write.join()
+    run.saver.wait()
+    saved = checkpoints.Checkpoint(tmp_path / "run" / "checkpoints" / "latest.pt").content["online"]
+    assert all(torch.equal(saved[key], before[key]) for key in before)
+    run.saver.close()
+    run.emulators.close()
 
 
 def test_a_game_that_breaks_ends_the_run_in_a_sentence(tmp_path):
