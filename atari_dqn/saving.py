@@ -1,6 +1,7 @@
 """What a checkpoint holds of a run, and back: all that a resumed run needs to go on to the bit."""
 
 import dataclasses
+import functools
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -149,11 +150,14 @@ class Saver:
 
     def save_ahead(self) -> None:
         """Write the next of the replay's files if it is full, so that no save takes long."""
-        replay = self._run.replay
-        upto = self._handed_rows + self.files.rows(replay) - 1
-        if self._run.config.checkpoint.replay and upto < replay.written:
+        upto = self._handed_rows + self._file_rows - 1
+        if self._run.config.checkpoint.replay and upto < self._run.replay.written:
             self._handed_rows = upto
             self._worker.do(self._write_ahead, upto)
+
+    @functools.cached_property
+    def _file_rows(self) -> int:
+        return self.files.rows(self._run.replay)
 
     def _write_ahead(self, upto: int) -> None:
         self.files.write(self._run.replay, upto)

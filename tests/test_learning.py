@@ -158,9 +158,9 @@ def test_every_emulator_has_its_quota_of_games(monkeypatch):
 
 
 def test_games_that_begin_again_are_those_that_would_be_made_anew():
-    env = settings.to_train_config(settings.compose("train", ["env.game=Pong", "env.max_frames=240"])).env
+    env = settings.to_train_config(settings.compose("train", ["env.game=Pong", "env.max_frames=60"])).env
     torch.manual_seed(0)
-    player = evaluation.Player(networks.build(Network("nature_cnn"), (84, 84), 4, 6), range(6), range(6))
+    player = evaluation.Player(networks.build(Network("small_cnn"), (84, 84), 4, 6), range(6), range(6))
     found = []
     for seeds in ([1, 2], [2]):
         with contextlib.closing(evaluation.Games(env, 2, player.device)) as games:
