@@ -15,6 +15,7 @@ from rich.text import Text
 
 from atari_dqn import scores
 from atari_dqn.curves import Pace
+from atari_dqn.machine import CpuShare
 from atari_dqn.training import Record
 
 Row = dict[str, Any]
@@ -77,6 +78,8 @@ class Display(Tracker):
             TimeRemainingColumn(elapsed_when_finished=True), console=console, expand=True,
         )  # fmt: skip
         self._task = self._bar.add_task(game, total=total_steps, completed=agent_steps)
+        self._share = CpuShare()
+        self._busy = ""
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=True)
         if console.is_terminal:
             self._live.start()
@@ -93,6 +96,7 @@ class Display(Tracker):
             f"{row.get('frames_per_second', 0):,.0f} frames/s  ε {self._epsilon:.2f}",
             ("return: no game ended yet" if math.isnan(shown) else score) + (pace and f"  {pace}"),
             self._best + "time: " + " ".join(f"{stage} {share:.0%}" for stage, share in self._largest()),
+            *([self._busy] if self._busy else []),
         ]
 
     def _largest(self) -> list[tuple[str, float]]:
@@ -109,7 +113,7 @@ class Display(Tracker):
         self._updates, self._epsilon = record.updates, record.epsilon
 
     def metrics(self, row: Row) -> None:
-        self._row = row
+        self._row, self._busy = row, self._share.word()
         now = time.perf_counter()
         if not self._console.is_terminal and now - self._spoke >= self.PLAIN_SECONDS:
             self._spoke = now

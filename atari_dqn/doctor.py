@@ -62,10 +62,10 @@ def python() -> Finding:
 def torch() -> Finding:
     import torch
 
-    from atari_dqn.machine import cpus
+    from atari_dqn.machine import cpus, spinning
 
     (torch.ones(2, 2) @ torch.ones(2, 2)).sum().item()
-    return GOOD, f"{torch.__version__} on {cpus()} CPU cores"
+    return GOOD, f"{torch.__version__} on {cpus()} CPU cores; how its idle threads wait: {spinning()}"
 
 
 class GPU(NamedTuple):

@@ -5,6 +5,7 @@ import ctypes
 import os
 import platform
 import sys
+import time
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from atari_dqn import SPIN
 from atari_dqn.errors import UserError
 
 # Numbers below 1e-38 count as 0, as on a GPU: squares of small gradients are full of them, and a CPU takes twenty times
@@ -127,6 +129,38 @@ def keep_freed_memory() -> bool:
         and mallopt(trim_threshold, 2**31 - 1)
         and (mallopt(mmap_threshold, 2**30) or mallopt(mmap_threshold, 2**25))  # older versions take no more
     )
+
+
+def spinning() -> str:
+    """How OpenMP's idle threads wait, as the environment says."""
+    chosen = [f"{key}={os.environ[key]}" for key in ("OMP_WAIT_POLICY", *SPIN) if key in os.environ]
+    return ", ".join(chosen) or "they spin: nothing is set"
+
+
+class CpuShare:
+    """Tells when other programs take the CPUs that this process has threads for."""
+
+    FEW = 0.7  # of its threads; alone it uses 0.75 to 0.9
+    NO_IDLE = 0.1  # of the machine's time: else the process has not asked for more
+    SECONDS = 5.0  # over which is measured at least
+
+    def __init__(self) -> None:
+        self._then, self._word = self._now(), ""
+
+    @staticmethod
+    def _now() -> tuple[float, float, float, float]:
+        times = psutil.cpu_times()
+        return time.perf_counter(), time.process_time(), sum(times), times.idle
+
+    def word(self) -> str:
+        """A clause on the last seconds; empty where nothing is in the way."""
+        now = self._now()
+        seconds, own, total, idle = (after - before for after, before in zip(now, self._then, strict=True))
+        if seconds >= self.SECONDS:
+            self._then, threads = now, torch.get_num_threads()
+            short = own / seconds < self.FEW * threads and idle < self.NO_IDLE * total
+            self._word = f"busy machine: this run gets {own / seconds:.1f} of {threads} CPUs" if short else ""
+        return self._word
 
 
 def wait(device: torch.device) -> None:

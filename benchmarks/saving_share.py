@@ -61,7 +61,8 @@ def measure(code: Path, saving: bool) -> tuple[float, float]:
             f"run_dir={folder}/run",
         ]  # fmt: skip
         environment = os.environ | {"PYTHONPATH": str(code)}
-        done = subprocess.run([sys.executable, "-c", RUN, *words], env=environment, capture_output=True, text=True)
+        program = [sys.executable, "-c", RUN, *words]
+        done = subprocess.run(program, env=environment, cwd=code, capture_output=True, text=True)
         if done.returncode:
             sys.exit(done.stderr[-2000:])
         seconds, spent = done.stdout.split()[-2:]

@@ -23,7 +23,8 @@ from atari_dqn.config import ReportConfig
 from atari_dqn.errors import RunFailed, UserError
 
 SHORT = [
-    "logger.wandb=off", "logger.tensorboard=false", "evaluation.episodes=2", "checkpoint.every_steps=100k",
+    "logger.wandb=off", "logger.tensorboard=false", "evaluation.episodes=2", "evaluation.video_share=1",
+    "checkpoint.every_steps=100k",
 ]  # fmt: skip
 CARTPOLE = [
     "env=cartpole", "total_steps=3000", "logger.every_steps=200", "evaluation.every_steps=1000",
