@@ -21,10 +21,9 @@ def replay_room(
     Args:
         device: the run's.
     """
-    # A run shorter than its capacity never fills more than its length, and a row more whenever games begin; and
-    # what its checkpoint holds, where it has been made shorter.
-    turns = config.total_steps // config.num_envs + 1
-    needed = turns + turns // (config.checkpoint.cut_every_turns or turns) + config.env.frame_stack + 1
+    # A run shorter than its capacity never fills more than its length, and the first states' row; and what its
+    # checkpoint holds, where it has been made shorter.
+    needed = config.total_steps // config.num_envs + config.env.frame_stack + 3
     if resumed and resumed.files.segments:
         needed = max(needed, resumed.files.segments[-1].last - resumed.files.segments[0].first)
     rows = min(-(-config.replay.capacity // config.num_envs) + 1, needed)
@@ -38,11 +37,5 @@ def replay_room(
         say(
             f"note: nothing will be learnt, for total_steps={config.total_steps} ends before "
             f"replay.warmup_steps={config.replay.warmup_steps}"
-        )
-    frames = (config.checkpoint.cut_every_turns or turns) * config.env.frame_skip
-    if frames < config.env.max_frames and config.checkpoint.cut_every_turns and config.env.kind == "atari":
-        say(
-            f"note: no game lasts longer than {frames / 3600:.2g} minutes of play, for "
-            f"checkpoint.cut_every_turns={config.checkpoint.cut_every_turns} cuts it off"
         )
     return rows, place

@@ -21,8 +21,8 @@ class Player:
     def __init__(self, env: config.Env, num_envs: int) -> None:
         self._envs = emulators.make(env, num_envs)
 
-    def reset(self, seeds: list[int]) -> NDArray[Any]:
-        return self._envs.reset(seeds)
+    def reset(self, seeds: list[int], which: NDArray[np.bool_] | None = None) -> NDArray[Any]:
+        return self._envs.reset(seeds, which)
 
     def step(self, actions: NDArray[np.int64]) -> Turn:
         self._envs.send(actions)
@@ -58,8 +58,10 @@ class RemoteEmulators(Emulators):
         player = self._ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(Player)
         return player.remote(self._env, share.stop - share.start)
 
-    def reset(self, seeds: list[int]) -> NDArray[Any]:
+    def reset(self, seeds: list[int], which: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         self._seeds = seeds
+        if which is not None:
+            return self._reset_some(which)
         self._fresh: dict[int, NDArray[Any]] = {}  # of shares whose games begin: what they show first
         asked = [player.reset.remote(seeds[share]) for share, player in zip(self._shares, self._players, strict=True)]
         first = [self._get(answer) for answer in asked]
@@ -67,6 +69,19 @@ class RemoteEmulators(Emulators):
             if first[i] is None:  # nothing was played yet, so nothing is lost
                 first[i] = self._again(i, seeds[share])
         self._frames: NDArray[Any] = np.concatenate(first)
+        return self._frames
+
+    def _reset_some(self, which: NDArray[np.bool_]) -> NDArray[Any]:
+        """Start some games afresh; where an actor is lost, the next turn says so of all its games."""
+        asked = {
+            i: self._players[i].reset.remote(self._seeds[share], which[share])
+            for i, share in enumerate(self._shares)
+            if which[share].any() and i not in self._fresh
+        }
+        for i, answer in asked.items():
+            if (frames := self._get(answer)) is not None:
+                share, started = self._shares[i], which[self._shares[i]]
+                self._frames[share][started] = frames[started]
         return self._frames
 
     def send(self, actions: NDArray[np.int64]) -> None:

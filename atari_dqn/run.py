@@ -32,7 +32,7 @@ from atari_dqn.replay import Replay, torch_dtype
 from atari_dqn.saving import Saver
 from atari_dqn.signals import stop_signals
 from atari_dqn.stopwatch import Stopwatch
-from atari_dqn.training import STAGES, NotFinite, Record, due, play_and_learn
+from atari_dqn.training import STAGES, NotFinite, Record, due, game_seeds, play_and_learn
 
 MOST_ROWS = 10_000  # of metrics.csv, where its interval is not given: about so many are seen in a picture
 
@@ -237,6 +237,9 @@ class Run:
                     f"after {self.agent_steps:,} agent steps, {hours(self.seconds)}"
                 )
                 self.over = self.over or goal.stop
+        renew_every_steps = (config.checkpoint.cut_every_turns or 0) * config.num_envs
+        if renew_every_steps and due(renew_every_steps, before, self.agent_steps):
+            self.emulators.renew(game_seeds(config, self.agent_steps))
         if due(self._measure_every_steps, before, self.agent_steps):
             self._measure(record.epsilon)
         if self.over:

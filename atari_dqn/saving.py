@@ -235,6 +235,11 @@ class Saver:
             if not journal:
                 run.say("checkpoint.cut_every_turns=null: new games are begun, so it goes on not to the bit")
                 return False
+            if "starts" not in journal:
+                run.say(
+                    "begun by an older version, which cut off all games every "
+                    f"{run.config.checkpoint.cut_every_turns:,} turns; from here on each is played to its own end"
+                )
             run.say(f"bringing the games back: {journal['actions'].numel():,} agent steps are played again")
             there = run.emulators.rewind(journal, run.stopped.is_set)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:

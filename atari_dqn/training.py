@@ -44,6 +44,11 @@ def due(every: int, before: int, after: int) -> int:
     return after // every - before // every
 
 
+def game_seeds(config: TrainConfig, agent_steps: int) -> list[int]:
+    """Of games that begin at an agent step, in a run and a resumed one alike."""
+    return seeding.derive(config.seed, "games", agent_steps, count=config.num_envs)
+
+
 def play_and_learn(
     emulators: Emulators,
     replay: Replay,
@@ -70,7 +75,6 @@ def play_and_learn(
     Raises NotFinite.
     """
     update, learner, watch = config.update, config.agent, watch or Stopwatch()
-    cut_every_steps = (config.checkpoint.cut_every_turns or 0) * emulators.num_envs
     epsilon_tensor = torch.zeros((), device=agent.device)  # a graph would freeze a number
     bring = way(replay.frames.device, agent.device)
     choose, improve = agent.act, agent.learn  # what is left to record where the replay is not beside the agent
@@ -90,10 +94,6 @@ def play_and_learn(
         replay.learnt(batch, errors)
         return batch, gradients
 
-    def begin() -> None:
-        seeds = seeding.derive(config.seed, "games", agent_steps, count=emulators.num_envs)
-        replay.begin(torch.from_numpy(emulators.reset(seeds)))
-
     if config.compute.graphs and can_be_recorded(agent.optimizer):
         if isinstance(bring, Courier):  # the host's part of a turn cannot be recorded
             choose, improve = graphed(choose, agent.device, [explore]), graphed(improve, agent.device, [draw])
@@ -101,7 +101,7 @@ def play_and_learn(
             act, learn = graphed(act, agent.device, [explore]), graphed(learn, agent.device, [draw])
 
     if not playing:
-        begin()
+        replay.begin(torch.from_numpy(emulators.reset(game_seeds(config, agent_steps))))
     watch.skip()
     while agent_steps < config.total_steps:
         epsilon = epsilon_at(agent_steps, config.replay.warmup_steps, config.exploration)
@@ -131,8 +131,6 @@ def play_and_learn(
         replay.write(
             actions, torch.from_numpy(turn.rewards), torch.from_numpy(turn.frames), torch.from_numpy(turn.flags)
         )
-        if cut_every_steps and due(cut_every_steps, before, agent_steps):
-            begin()  # from seeds alone, so that a resumed run can bring its games back to where they were
         watch.lap("write")
         yield Record(agent_steps, updates, epsilon, turn.games)
         watch.lap("logging")

@@ -185,52 +185,101 @@ def test_a_run_without_a_checkpoint_starts_again(cartpole, tmp_path):
     assert_equal_runs(cartpole, folder)
 
 
-def test_cut_games_are_bootstrapped_from_and_not_counted(tmp_path):
-    """At a cut every game gets a flag, none a row in episodes.csv; without the option there is neither."""
-    cut, free = (
-        small_run(tmp_path / name, "env.game=Pong", "num_envs=2", "total_steps=60", "replay.warmup_steps=1000",
-        f"checkpoint.cut_every_turns={every}", "evaluation.episodes=1", "protocol.max_frames=40")
-        for name, every in (("cut", 10), ("free", "null"))
+def test_every_game_is_played_to_its_end_and_begins_again_from_a_new_seed(tmp_path):
+    """Games of 9 turns, which take new seeds every 20: nothing is cut off or left out."""
+    renewed, free = (
+        small_run(tmp_path / name, "env.game=Pong", "num_envs=2", "total_steps=120", "replay.warmup_steps=1000",
+        f"checkpoint.cut_every_turns={every}", "env.max_frames=36", "evaluation.episodes=1", "protocol.max_frames=40")
+        for name, every in (("renewed", 20), ("free", "null"))
     )  # fmt: skip
-    cut.go()
-    free.go()
-    cuts = (cut.replay.flags[: cut.replay.written] == CUT).nonzero()[:, 0].tolist()
-    assert cuts == [10, 10, 21, 21, 32, 32]  # 10 turns after the first states, then 10 after each new ones
-    assert (free.replay.flags[: free.replay.written] == ORDINARY).all()
-    for run in (cut, free):
-        assert len((run.folder / "episodes.csv").read_text().splitlines()) == 1
-    assert cut.emulators.state()["seeds"] == seeding.derive(1, "games", 60, count=2) != seeding.derive(1, "games", 0)
-    assert len(cut.emulators.state()["actions"]) == 0 and free.emulators.state() is None
+    for run in (renewed, free):
+        run.go()
+        ends = (run.replay.flags[: run.replay.written] == CUT).nonzero()[:, 0].tolist()
+        assert ends == [end for end in range(9, 61, 10) for _ in range(2)]  # of their own, by max_frames
+        assert len((run.folder / "episodes.csv").read_text().splitlines()) == 1 + len(ends)
+    state = renewed.emulators.state()
+    assert state["seeds"] == seeding.derive(1, "games", 80, count=2) and state["waiting"] == [True, True]
+    assert state["next_seeds"] == seeding.derive(1, "games", 120, count=2)
+    assert len(state["actions"]) == 60 - 50 and free.emulators.state() is None
 
 
-@pytest.mark.parametrize("kind", ["atari", "gymnasium"])
-def test_emulators_come_back_to_where_they_were(kind):
-    words = ["env.game=Seaquest", "env.repeat_action_probability=0.25", "env.max_frames=200"]
-    config = settings.to_train_config(settings.compose("train", words if kind == "atari" else ["env=cartpole"]))
-    one, other = (emulators.Journal(emulators.make(config.env, 3), keep=True) for _ in range(2))
-    choose = np.random.default_rng(1)
-    one.reset([1, 2, 3])
-    for _ in range(150):
-        one.send(choose.integers(len(one.actions), size=3))
-        one.recv()
-    other.reset([7, 8, 9])
-    assert other.rewind(one.state())
-    for _ in range(100):
+def uneven(kind: str, seeds: list[int]) -> emulators.Journal:
+    """Games that end at different times, just begun."""
+    words = {"atari": ["env.game=Breakout", "env.repeat_action_probability=0.25"], "gymnasium": ["env=cartpole"]}
+    config = settings.to_train_config(settings.compose("train", words[kind]))
+    games = emulators.Journal(emulators.make(config.env, 3), keep=True)
+    games.reset(seeds)
+    return games
+
+
+@pytest.mark.parametrize(("kind", "scale"), [("atari", 8), ("gymnasium", 1)])
+def test_emulators_come_back_to_where_they_were(kind, scale):
+    one, other, choose = uneven(kind, [1, 2, 3]), uneven(kind, [7, 8, 9]), np.random.default_rng(1)
+    played, waiting = 0, set()
+
+    def go_on(*journals: emulators.Journal) -> list[emulators.Turn]:
+        nonlocal played
+        if played in (30 * scale, 90 * scale, 93 * scale):
+            for games in journals:
+                games.renew([played, played + 1, played + 2])
+        played += 1
         actions = choose.integers(len(one.actions), size=3)
-        turns = []
-        for games in (one, other):
+        for games in journals:
             games.send(actions)
-            turns.append(games.recv())
+        return [games.recv() for games in journals]
+
+    for stop in (20, 40, 55, 91, 104, 130):  # before new seeds, while games wait for their ends, after
+        while played < stop * scale:
+            go_on(one)
+        waiting.add(sum(one.state()["waiting"]))
+        assert other.rewind(one.state())
+        assert other.state()["actions"].equal(one.state()["actions"])
+        assert {**other.state(), "actions": 0} == {**one.state(), "actions": 0}
+    for _ in range(100):
+        turns = go_on(one, other)
         assert all(np.array_equal(a, b) for a, b in zip(turns[0][:3], turns[1][:3], strict=True))
         assert turns[0].games == turns[1].games
+    assert waiting > {0, 3} and len(one.state()["actions"]) < played - 30 * scale
     assert not other.rewind(one.state() | {"seeds": [4, 5, 6], "frames_crc": 0})
     for wrong in (
         {"seeds": [1, 2]},
-        {"actions": torch.full((4, 3), 99, dtype=torch.uint8)},
+        {"starts": [0, 0, 9999]},
+        {"starts": [0, 0]},
+        {"waiting": [True] * 3, "next_seeds": [1]},
+        {"actions": torch.full((4, 3), 99, dtype=torch.uint8), "starts": [0, 0, 0]},
         {"actions": torch.ones(4)},
     ):
-        with pytest.raises(ValueError, match="actions"):
+        with pytest.raises(ValueError, match=r"actions|begins|seeds"):
             other.rewind(one.state() | wrong)
+
+
+def test_new_seeds_lose_no_turn_of_any_game():
+    """Each game's turns are in games that were counted, or in the one in play."""
+    games, choose = uneven("gymnasium", [1, 2, 3]), np.random.default_rng(1)
+    counted, last = np.zeros(3, int), np.zeros(3, int)
+    for turn in range(1, 601):
+        if turn % 40 == 0:
+            games.renew([turn] * 3)
+        games.send(choose.integers(2, size=3))
+        for game in games.recv().games:
+            assert game.length_frames == turn - last[game.env] - (last[game.env] > 0)  # a turn shows the first frame
+            counted[game.env], last[game.env] = counted[game.env] + 1, turn
+    assert (counted > 15).all()
+
+
+def test_a_run_of_an_older_version_goes_on_and_says_what_changed(cartpole, tmp_path, monkeypatch):
+    """It kept no starts, for all games began together."""
+    folder = tmp_path / "run"
+    state = emulators.Journal.state
+    monkeypatch.setattr(
+        emulators.Journal, "state",
+        lambda self: {key: state(self)[key] for key in ("seeds", "actions", "frames_crc")},
+    )  # fmt: skip
+    run = small_run(folder, *CARTPOLE)
+    run.go(Stop(run, 500))
+    monkeypatch.undo()
+    assert "from here on each is played to its own end" in " ".join(go_on(folder).split())
+    assert_equal_runs(cartpole, folder)
 
 
 # --------------------------------------------------------------------------------------------------- the replay's files
