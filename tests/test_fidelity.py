@@ -269,6 +269,24 @@ def test_long_gradients_are_shortened_where_it_is_asked():
     assert torch.linalg.norm(flat(learner.online) - start).item() == pytest.approx(1e-3, rel=1e-2)
 
 
+@pytest.mark.parametrize("graphs", ["true", "false"])
+@pytest.mark.parametrize("preset", ["c51", "qr_dqn", "rainbow"])
+def test_a_shortened_update_equals_torchs_own_shortening(preset, graphs):
+    """The preset's limit, put below the gradient's norm, against the same update without one."""
+    words = [f"preset={preset}", "network=small_cnn", f"compute.graphs={graphs}"]
+    free, limited = (made(*words, f"optimizer.max_grad_norm={limit}") for limit in ("null", "1e-3"))
+    (batch,), seed = random_batches(1, 4), 3
+    _, long = free.learn(batch, torch.Generator().manual_seed(seed))
+    _, short = limited.learn(batch, torch.Generator().manual_seed(seed))
+    twins = [torch.nn.Parameter(torch.zeros_like(gradient)) for gradient in long]
+    for twin, gradient in zip(twins, long, strict=True):
+        twin.grad = gradient.clone()
+    assert torch.nn.utils.clip_grad_norm_(twins, 1e-3, foreach=False) > 2e-3
+    for twin, parameter, gradient in zip(twins, limited.online.parameters(), short, strict=True):
+        assert parameter.grad is gradient and gradient.dtype == torch.float32
+        torch.testing.assert_close(gradient, twin.grad)
+
+
 def test_dopamines_network_pads_like_flax_and_starts_like_it():
     network = networks.build(composed("preset=dopamine").network, (84, 84), 4, 6)
     shapes = [tuple(p.shape) for p in network.parameters() if p.ndim > 1]
@@ -371,7 +389,55 @@ def test_a_variants_preset_has_its_papers_constants(preset):
     assert (h.atoms, h.v_min, h.v_max, h.quantiles) == (51, -10, 10, 200)
     assert (h.samples, h.target_samples, h.policy_samples, h.cosines) == (64, 64, 32, 64)
     assert (a.munchausen_alpha, a.munchausen_temperature, a.munchausen_floor) == (0.9, 0.03, -1)
-    assert (o.max_grad_norm, a.dueling_gradient_scale) == ((10, 0.70710678) if preset == "dueling" else (None, 1))
+    assert a.dueling_gradient_scale == (0.70710678 if preset == "dueling" else 1)
+
+
+# preset: epsilon of its evaluation, stickiness, most no-ops, FIRE, frames until a game is cut off (or which training
+# games count); the norm that gradients are shortened to. Where no source is named it is DQN Zoo at 45061f4.
+EVALUATED = {
+    "nature": (0.05, 0, 30, False, 18_000, None),  # Extended Data Table 2; train_agent.lua:117
+    "double_dqn": (0.05, 0, 30, False, 18_000, None),  # van Hasselt et al. 2016, table 1
+    "dqn_zoo": (0.05, 0, 30, False, 108_000, None),  # dqn/run_atari.py:74, 120, 60
+    "dueling": (0.05, 0, 30, False, 108_000, 10),  # Wang et al. 2016, section 4.2; epsilon as Nature's
+    "per": (0.01, 0, 30, False, 108_000, None),  # prioritized/run_atari.py:79, 142, 65
+    "c51": (0.001, 0, 30, False, 108_000, 10),  # c51/run_atari.py:75, 124, 61, 84
+    "qr_dqn": (0.001, 0, 30, False, 108_000, 10),  # qrdqn/run_atari.py:75, 126, 61, 85
+    "iqn": (0.001, 0, 30, False, 108_000, None),  # iqn/run_atari.py:74, 125, 60, 213: no clipping
+    "rainbow": (0, 0, 30, False, 108_000, 10),  # rainbow/run_atari.py:256, 136, 70, 81; Kaixhin/Rainbow's main.py:47
+    "cleanrl": (0.01, 0, 30, True, 108_000, None),  # dqn_atari.py:72, 258, 91, 95
+    "sb3_zoo": (0.01, 0, 30, True, 108_000, 10),  # dqn.yml, exp_manager.py:184; atari_wrappers.py:303; dqn.py's default
+    "dopamine": ("training", 1_000_000, None),  # jax/agents/dqn/configs/dqn.gin: create_runner.schedule
+    "munchausen": ("training", 1_000_000, None),  # munchausen_rl/train.py: TrainRunner
+    "keras_rl_cartpole": (0, 0, 0, False, 200, None),  # rl/agents/dqn.py:148: GreedyQPolicy; CartPole-v0's limit
+    "laptop": (0.05, 0, 30, False, 18_000, None),
+    "default": (0.05, 0, 30, False, 18_000, None),
+}
+
+
+def test_all_presets_evaluations_are_known():
+    assert {*EVALUATED} == {path.stem for path in (config.conf_dir() / "preset").glob("*.yaml")}
+
+
+@pytest.mark.parametrize("preset", EVALUATED)
+def test_a_preset_evaluates_and_shortens_gradients_as_its_source_does(preset):
+    game = ["env=cartpole"] if preset == "keras_rl_cartpole" else ["env.game=Breakout"]
+    c = composed(*game, f"preset={preset}")
+    *expected, max_grad_norm = EVALUATED[preset]
+    if expected[0] == "training":
+        assert expected == [c.protocol.source, c.protocol.window_frames]
+    else:
+        env = evaluation.environment(c.env, c.protocol, None)
+        assert c.protocol.source == "games" and expected == [
+            c.protocol.epsilon, env.repeat_action_probability, env.noop_max, env.fire_reset, env.max_frames
+        ]  # fmt: skip
+        assert not env.terminal_on_life_loss and not env.full_action_space
+    frame = (84, 84) if c.env.kind == "atari" else (4,)
+    assert agent.make(c, frame, 4, torch.device("cpu")).max_grad_norm == c.optimizer.max_grad_norm == max_grad_norm
+
+
+def test_a_protocol_that_is_typed_takes_the_place_of_the_presets():
+    """All of it, its epsilon too."""
+    assert composed("preset=rainbow", "protocol=nature").protocol == composed("preset=nature").protocol
 
 
 def test_keras_rls_agent_has_its_constants():
@@ -406,6 +472,10 @@ PROTOCOLS = {
     "nature": (0.05, 0.0, 30, 18_000, False),
     "dqn_zoo": (0.05, 0.0, 30, 108_000, False),
     "dopamine": (0.001, 0.25, 0, 108_000, False),
+    "per": (0.01, 0.0, 30, 108_000, False),
+    "c51": (0.001, 0.0, 30, 108_000, False),
+    "rainbow": (0.0, 0.0, 30, 108_000, False),
+    "sb3": (0.01, 0.0, 30, 108_000, False),
 }
 
 
@@ -419,7 +489,7 @@ def test_a_protocol_says_how_games_are_played_whatever_was_trained(name, preset)
     assert (
         protocol.epsilon, env.repeat_action_probability, env.noop_max, env.max_frames, env.full_action_space
     ) == PROTOCOLS[name]  # fmt: skip
-    assert not env.fire_reset and not env.terminal_on_life_loss
+    assert env.fire_reset == (name == "sb3") and not env.terminal_on_life_loss
 
 
 def test_all_18_actions_are_played_by_their_meanings(monkeypatch):
