@@ -162,7 +162,7 @@ def test_a_curve_of_evaluations_is_not_for_runs_that_their_training_games_score(
     assert refused.returncode == 2 and "choose a curve of training returns" in refused.stderr
 
 
-def test_the_display_fits_80_columns_and_names_the_pace(breakout):
+def test_the_display_fits_80_columns_and_names_the_pace(breakout, monkeypatch):
     console = Console(width=80, record=True, force_terminal=False)
     pace = curves.Pace(scores.curve("dopamine_jax_2024", "Breakout"))
     shown = display.Display(console, "Breakout", 750_000, 4, 500_000, pace)
@@ -170,6 +170,11 @@ def test_the_display_fits_80_columns_and_names_the_pace(breakout):
     shown.evaluation({"frames": 1_990_000, "mean": 9.0, "best": 1, "network": "current"})
     shown.metrics({"agent_steps": 500_000, "return_mean": 7.3, "frames_per_second": 400.0, "time_update": 0.9})
     console.print(shown._render())
+    assert "CPUs" not in console.export_text(clear=False)
+    monkeypatch.setattr(shown._share, "word", lambda: "busy machine: this run gets 1.0 of 2 CPUs")
+    shown.metrics(shown._row)
+    console.print(shown._render())
     text = console.export_text()
+    assert text.splitlines()[-1] == "busy machine: this run gets 1.0 of 2 CPUs"
     assert "return 7.3 (19% of a human)  on track (7.3, expected 7.11)\nbest 9.0 (25% of a human)" in text
     assert max(map(len, text.splitlines())) <= 80

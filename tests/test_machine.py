@@ -2,12 +2,14 @@
 
 import os
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
-from conftest import small_run
+from conftest import ROOT, small_run
 
-from atari_dqn import machine, scores, trackers
+from atari_dqn import SPIN, machine, scores, trackers
 from atari_dqn.config import Goal
 from atari_dqn.display import Tracker
 from atari_dqn.emulators import Game
@@ -141,3 +143,37 @@ def test_a_failing_tracker_is_told_once_and_stops_nothing():
         tracker.metrics({})
     tracker.close()
     assert len(said) == 1 and "W&B failed" in said[0] and "no network" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "spins", "said"),
+    [
+        ({}, "'3000'", "GOMP_SPINCOUNT=3000, KMP_BLOCKTIME=0"),
+        ({"GOMP_SPINCOUNT": "17"}, "'17'", "GOMP_SPINCOUNT=17"),
+        ({"OMP_WAIT_POLICY": "passive"}, "'0'", "OMP_WAIT_POLICY=passive"),
+        ({"KMP_BLOCKTIME": "5"}, "'300000'", "KMP_BLOCKTIME=5"),
+    ],
+    ids=["ours", "theirs", "policy", "another library's"],
+)
+def test_idle_threads_sleep_unless_a_person_chose_otherwise(chosen, spins, said):
+    """What OpenMP's library itself says that it read, when torch loads it after us."""
+    clean = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", *SPIN)}
+    code = "import sys, atari_dqn\nassert 'torch' not in sys.modules\n"
+    code += "from atari_dqn import machine\nprint(machine.spinning())"
+    environment = clean | {"OMP_DISPLAY_ENV": "verbose", "PYTHONPATH": str(ROOT)} | chosen
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    if "GOMP_SPINCOUNT" not in done.stderr:
+        pytest.skip("torch uses another OpenMP library than GOMP here")
+    assert f"GOMP_SPINCOUNT = {spins}" in done.stderr and done.stdout.strip() == said
+
+
+def test_a_busy_machine_is_told_of(monkeypatch):
+    """Wall clock, own CPU time, and the machine's total and idle time, of 2 CPUs."""
+    now = iter([(0, 0, 0, 0), (2, 1, 4, 0), (6, 6, 12, 0.3), (16, 24, 32, 2), (26, 34, 52, 8)])
+    monkeypatch.setattr(machine.CpuShare, "_now", staticmethod(lambda: next(now)))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    share = machine.CpuShare()
+    assert share.word() == ""  # too short to tell
+    assert share.word() == "busy machine: this run gets 1.0 of 2 CPUs"
+    assert share.word() == ""  # 1.8 of 2
+    assert share.word() == ""  # 1 of 2, but it asked for no more: the machine was idle
