@@ -183,6 +183,8 @@ def make_single(env: config.Env, on_frame: Callable[[], None] | None = None, **k
     single = gymnasium.wrappers.TimeLimit(single, env.max_frames)
     if len(space.shape) == 3:
         return wrappers.pixels(single, env.frame_skip, env.screen_size, on_frame)
+    if space.dtype == np.uint8 and not wrappers.is_screen(space) and (space.high < 255).all():
+        single = gymnasium.wrappers.DtypeObservation(single, np.float32)  # counts and flags: no bytes to be scaled
     return wrappers.FrameSkip(single, env.frame_skip, on_frame) if env.frame_skip > 1 or on_frame else single
 
 
