@@ -21,6 +21,7 @@ Commands:
 """
 
 import atexit
+import dataclasses
 import os
 import sys
 import traceback
@@ -63,14 +64,20 @@ def profile(composed: Any) -> None:
 
 
 def _asked(composed: Any) -> "tuple[config.PlayConfig, Checkpoint, config.Protocol]":
-    """What evaluate, video and watch share: the checked request, its checkpoint, its protocol."""
-    from atari_dqn import checkpoints, machine, networks, settings
+    """What evaluate, video and watch share: the checked request, its checkpoint, its protocol.
+
+    Tells what the environment does by itself.
+    """
+    from atari_dqn import checkpoints, checks, machine, networks, settings
 
     asked = settings.to_play_config(composed)
     device = machine.choose_device(asked.device)
     checkpoint = checkpoints.Checkpoint(checkpoints.find(asked.checkpoint), device)
     networks.set_threads(checkpoint.config.network.name, device)
-    return asked, checkpoint, settings.merge_protocol(asked.protocol, checkpoint.config.protocol)
+    protocol = settings.merge_protocol(asked.protocol, checkpoint.config.protocol)
+    for note in checks.own_notes(checkpoint.config.env):
+        print(f"note: {note}")
+    return asked, checkpoint, protocol
 
 
 def _output(asked: str | None, default: Path) -> Path:
@@ -107,7 +114,7 @@ def evaluate(composed: Any) -> None:
             asked.seed,
             lambda games: status.update(
                 f"{len(games)} of {episodes} games played, the last one {games[-1].score:.10g}"
-                f"{scores.human(env.game, games[-1].score)}"
+                f"{scores.human(env.game, games[-1].score, games[-1].whole)}"
             ),
         )
     evaluation.report(result, output, console)
@@ -121,7 +128,7 @@ def _dress(asked: Any, env: Any, player: Any) -> Any:
 
 
 def video(composed: Any) -> None:
-    from atari_dqn import evaluation, scores
+    from atari_dqn import evaluation
     from atari_dqn import video as videos
 
     asked, checkpoint, protocol = _asked(composed)
@@ -131,9 +138,8 @@ def video(composed: Any) -> None:
     name = f"{checkpoint.path.stem}-{env.game.replace('/', '-')}-seed{asked.seed}.mp4"
     output = _output(asked.output, folder / name)
     dress = _dress(asked, env, player)
-    score, seconds = videos.film(player, env, protocol.epsilon, asked.seed, output, asked.max_seconds, dress=dress)
-    human = scores.human(env.game, score)
-    print(f"{env.game}: score {score:.10g}{human} in {seconds:.1f} seconds of play; written: {output}")
+    game, seconds = videos.film(player, env, protocol.epsilon, asked.seed, output, asked.max_seconds, dress=dress)
+    print(f"{env.game}: score {videos.score(env, game)} in {seconds:.1f} seconds of play; written: {output}")
 
 
 def watch(composed: Any) -> None:
@@ -162,6 +168,11 @@ def play(composed: Any) -> None:
         player, name = None, ""
     else:
         raise UserError("which game? set env.game (GAME=Pong), or checkpoint (CKPT=runs/...)")
+    if env.kind == "atari" and "NOOP" not in emulators.atari_actions(env.game, env.full_action_space):
+        env = dataclasses.replace(env, full_action_space=True)  # else no key would mean FIRE
+        if player:
+            names = emulators.atari_actions(env.game, True)
+            player = evaluation.Player(player.network, player.learnt, names)
     envs = emulators.make(env, 1)
     envs.close()
     screens.check_display(play.REMEDY)

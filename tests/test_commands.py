@@ -93,7 +93,8 @@ def test_wandb_wrote_metrics_config_and_videos(breakout):
         max(float(row["mean"]) for row in rows(breakout / "evaluations.csv")[:2]),
     )
     assert (final["final/agent_steps"], final["final/frames"]) == (600, 2400)
-    assert final["final/best_return"] == best and "final/best_human_normalised" in final
+    assert final["final/best_return"] == best
+    assert "final/best_human_normalised" not in final  # its games were cut off after 20 seconds
 
 
 def test_tensorboard_wrote_the_same(breakout):
@@ -141,6 +142,8 @@ def test_another_game_is_played_by_the_actions_meanings(breakout, command, tmp_p
     result = json.loads((tmp_path / "e.json").read_text())
     assert result["game"] == "Freeway" and result["trained_on"] == "Breakout"
     assert result["lengths_frames"] == [400] and result["cut_off"] == 1 and result["returns"] == [0.0]
+    assert result["summary"]["human_normalised"] is None and "1 game was cut off at 400 frames" in done.stdout
+    assert "not human-normalised: games were cut off at 400 frames, and a human's lasted up to 18,000" in done.stdout
     assert result["protocol"]["name"] == "nature-changed" and result["protocol"]["epsilon"] == 0
 
 
@@ -172,6 +175,7 @@ def test_video_of_a_checkpoint_and_of_another_game(breakout, command, tmp_path):
             "max_seconds=3",
         )
         assert done.returncode == 0, done.stderr
+        assert re.search(r"score -?\d+ \(stopped\) in 3\.0 seconds", done.stdout)  # no human plays for 3 seconds
         with av.open(str(tmp_path / name)) as film:
             assert sum(1 for _ in film.decode(video=0)) == 180
 
