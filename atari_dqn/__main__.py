@@ -58,24 +58,28 @@ def demo(composed: Any) -> None:
 
 def profile(composed: Any) -> None:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # before torch is loaded; its profiler talks
-    from atari_dqn import profiling, settings
+    from atari_dqn import profiling, settings, unread
 
-    profiling.profile(settings.to_train_config(composed))
+    config = settings.to_train_config(composed)
+    unread.refuse(config, settings.task_overrides())
+    profiling.profile(config)
 
 
 def _asked(composed: Any) -> "tuple[config.PlayConfig, Checkpoint, config.Protocol]":
     """What evaluate, video and watch share: the checked request, its checkpoint, its protocol.
 
-    Tells what the environment does by itself.
+    Tells what the protocol asks for in vain, and what the environment does by itself.
     """
-    from atari_dqn import checkpoints, checks, machine, networks, settings
+    from atari_dqn import checkpoints, checks, machine, networks, settings, unread
 
     asked = settings.to_play_config(composed)
     device = machine.choose_device(asked.device)
     checkpoint = checkpoints.Checkpoint(checkpoints.find(asked.checkpoint), device)
     networks.set_threads(checkpoint.config.network.name, device)
     protocol = settings.merge_protocol(asked.protocol, checkpoint.config.protocol)
-    for note in checks.own_notes(checkpoint.config.env):
+    played = dataclasses.replace(checkpoint.config, protocol=protocol)
+    unread.refuse(played, settings.task_overrides(), "protocol.")
+    for note in (*unread.notes(played, "protocol."), *checks.own_notes(played.env)):
         print(f"note: {note}")
     return asked, checkpoint, protocol
 

@@ -189,7 +189,9 @@ def check_agent(config: TrainConfig) -> None:
 
 def notes(config: TrainConfig) -> list[str]:
     """What is not wrong, but worth telling before a run starts."""
-    head, found = config.head, own_notes(config.env)
+    from atari_dqn import unread  # which composes settings, and settings are checked here
+
+    head, found = config.head, [*unread.notes(config), *own_notes(config.env)]
     if head.name == "c51" and config.agent.reward_clip is None:
         found.append(
             f"rewards are not clipped, and head=c51 knows of returns from head.v_min={head.v_min:g} to "

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from atari_dqn import checks, cluster, folders, launch, scores, settings
+from atari_dqn import checks, cluster, folders, launch, scores, settings, unread
 from atari_dqn.config import Sweep, TrainConfig
 from atari_dqn.display import Row, Tracker
 from atari_dqn.errors import RunFailed, UserError
@@ -70,6 +70,8 @@ def plan(config: TrainConfig, sweep: Sweep, typed: list[str]) -> list[Job]:
         for game in games:
             own = copy.deepcopy(config)
             own.env.game, own.seed, own.resume = game, seed, "auto"
+            if not jobs:  # the others are told the same
+                unread.refuse(own, words)
             jobs.append(Job(f"{game.replace('/', '-')}-seed{seed}", own, words))
     return jobs
 
