@@ -21,6 +21,7 @@ Commands:
 """
 
 import atexit
+import dataclasses
 import os
 import sys
 import traceback
@@ -57,20 +58,30 @@ def demo(composed: Any) -> None:
 
 def profile(composed: Any) -> None:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # before torch is loaded; its profiler talks
-    from atari_dqn import profiling, settings
+    from atari_dqn import profiling, settings, unread
 
-    profiling.profile(settings.to_train_config(composed))
+    config = settings.to_train_config(composed)
+    unread.refuse(config, settings.task_overrides())
+    profiling.profile(config)
 
 
 def _asked(composed: Any) -> "tuple[config.PlayConfig, Checkpoint, config.Protocol]":
-    """What evaluate, video and watch share: the checked request, its checkpoint, its protocol."""
-    from atari_dqn import checkpoints, machine, networks, settings
+    """What evaluate, video and watch share: the checked request, its checkpoint, its protocol.
+
+    Tells what the protocol asks for in vain, and what the environment does by itself.
+    """
+    from atari_dqn import checkpoints, checks, machine, networks, settings, unread
 
     asked = settings.to_play_config(composed)
     device = machine.choose_device(asked.device)
     checkpoint = checkpoints.Checkpoint(checkpoints.find(asked.checkpoint), device)
     networks.set_threads(checkpoint.config.network.name, device)
-    return asked, checkpoint, settings.merge_protocol(asked.protocol, checkpoint.config.protocol)
+    protocol = settings.merge_protocol(asked.protocol, checkpoint.config.protocol)
+    played = dataclasses.replace(checkpoint.config, protocol=protocol)
+    unread.refuse(played, settings.task_overrides(), "protocol.")
+    for note in (*unread.notes(played, "protocol."), *checks.own_notes(played.env)):
+        print(f"note: {note}")
+    return asked, checkpoint, protocol
 
 
 def _output(asked: str | None, default: Path) -> Path:
@@ -107,7 +118,7 @@ def evaluate(composed: Any) -> None:
             asked.seed,
             lambda games: status.update(
                 f"{len(games)} of {episodes} games played, the last one {games[-1].score:.10g}"
-                f"{scores.human(env.game, games[-1].score)}"
+                f"{scores.human(env.game, games[-1].score, games[-1].whole)}"
             ),
         )
     evaluation.report(result, output, console)
@@ -121,7 +132,7 @@ def _dress(asked: Any, env: Any, player: Any) -> Any:
 
 
 def video(composed: Any) -> None:
-    from atari_dqn import evaluation, scores
+    from atari_dqn import evaluation
     from atari_dqn import video as videos
 
     asked, checkpoint, protocol = _asked(composed)
@@ -131,9 +142,8 @@ def video(composed: Any) -> None:
     name = f"{checkpoint.path.stem}-{env.game.replace('/', '-')}-seed{asked.seed}.mp4"
     output = _output(asked.output, folder / name)
     dress = _dress(asked, env, player)
-    score, seconds = videos.film(player, env, protocol.epsilon, asked.seed, output, asked.max_seconds, dress=dress)
-    human = scores.human(env.game, score)
-    print(f"{env.game}: score {score:.10g}{human} in {seconds:.1f} seconds of play; written: {output}")
+    game, seconds = videos.film(player, env, protocol.epsilon, asked.seed, output, asked.max_seconds, dress=dress)
+    print(f"{env.game}: score {videos.score(env, game)} in {seconds:.1f} seconds of play; written: {output}")
 
 
 def watch(composed: Any) -> None:
@@ -162,6 +172,11 @@ def play(composed: Any) -> None:
         player, name = None, ""
     else:
         raise UserError("which game? set env.game (GAME=Pong), or checkpoint (CKPT=runs/...)")
+    if env.kind == "atari" and "NOOP" not in emulators.atari_actions(env.game, env.full_action_space):
+        env = dataclasses.replace(env, full_action_space=True)  # else no key would mean FIRE
+        if player:
+            names = emulators.atari_actions(env.game, True)
+            player = evaluation.Player(player.network, player.learnt, names)
     envs = emulators.make(env, 1)
     envs.close()
     screens.check_display(play.REMEDY)

@@ -5,7 +5,7 @@ import math
 from atari_dqn import scores
 from atari_dqn.config import Env, Head, PlayProtocol, Protocol, TrainConfig
 from atari_dqn.errors import UserError
-from atari_dqn.games import suggest
+from atari_dqn.games import own_of, suggest
 
 
 def check_protocol(protocol: Protocol | PlayProtocol) -> None:
@@ -26,13 +26,18 @@ PLAYED = (
 )  # fmt: skip
 
 
+def played_by(env: Env) -> tuple[str, ...]:
+    """Those of PLAYED that an environment reads: Gymnasium's know neither stickiness nor no-op starts."""
+    return PLAYED if env.kind == "atari" else ("max_frames",)
+
+
 def check_training(protocol: Protocol, env: Env) -> None:
     """Raise UserError where a protocol scores the training games, and these are not played as it says."""
     if protocol.source != "training":
         return
     if (protocol.window_frames is None) == (protocol.window_games is None):
         raise UserError("protocol.source=training needs protocol.window_frames or protocol.window_games, and not both")
-    wanted = {f"env.{key}": getattr(protocol, key) for key in PLAYED if getattr(protocol, key) is not None}
+    wanted = {f"env.{key}": getattr(protocol, key) for key in played_by(env) if getattr(protocol, key) is not None}
     if any(value != getattr(env, key.removeprefix("env.")) for key, value in wanted.items()):
         words = " ".join(f"{key}={str(value).lower()}" for key, value in wanted.items())
         raise UserError(f"protocol={protocol.name} scores the training games, so they must be trained with {words}")
@@ -184,10 +189,21 @@ def check_agent(config: TrainConfig) -> None:
 
 def notes(config: TrainConfig) -> list[str]:
     """What is not wrong, but worth telling before a run starts."""
-    head = config.head
+    from atari_dqn import unread  # which composes settings, and settings are checked here
+
+    head, found = config.head, [*unread.notes(config), *own_notes(config.env)]
     if head.name == "c51" and config.agent.reward_clip is None:
-        return [
+        found.append(
             f"rewards are not clipped, and head=c51 knows of returns from head.v_min={head.v_min:g} to "
             f"head.v_max={head.v_max:g} only"
-        ]
-    return []
+        )
+    return found
+
+
+def own_notes(env: Env) -> list[str]:
+    """What a Gymnasium environment does by itself, where it may not be expected."""
+    own = own_of(env.game) if env.kind == "gymnasium" else None
+    if own is None or not own.note:
+        return []
+    remedy = f"; env=atari env.game={own.atari} has settings for it" if own.atari else ""
+    return [f"{env.game} {own.note}, by itself{remedy}"]

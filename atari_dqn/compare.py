@@ -10,7 +10,7 @@ from rich.table import Table
 
 from atari_dqn import checks, presets, scores
 from atari_dqn.config import CompareConfig, TrainConfig
-from atari_dqn.curves import Point, by_value, evaluations, has_measure, read, training, verdict
+from atari_dqn.curves import Point, by_value, evaluations, has_measure, is_whole, read, training, verdict
 from atari_dqn.display import compact
 from atari_dqn.errors import UserError
 from atari_dqn.files import replacing
@@ -22,8 +22,12 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def rows(curve: Curve, points: dict[int, Point]) -> list[dict[str, Any]]:
-    """For each value of the curve ours, the published mean and sd, and the verdict."""
+def rows(curve: Curve, points: dict[int, Point], whole: bool = True) -> list[dict[str, Any]]:
+    """For each value of the curve ours, the published mean and sd, and the verdict.
+
+    Args:
+        whole: whether ours can be compared with a human's.
+    """
     found = []
     for value, p in sorted(points.items()):
         here = p.frames / MILLION
@@ -36,7 +40,7 @@ def rows(curve: Curve, points: dict[int, Point]) -> list[dict[str, Any]]:
                 "ours": p.mean,
                 "sd": p.sd,
                 "games": p.games,
-                "human_normalised": scores.human_normalised(curve.game, p.mean),
+                "human_normalised": scores.human_normalised(curve.game, p.mean) if whole else None,
                 "published": published if known else None,
                 "published_sd": sd if known else None,
                 "low": low if known else None,
@@ -153,7 +157,8 @@ def compare(asked: CompareConfig, console: Console) -> None:
         points, fine, frames = own_curve(folder, curve, config.env.frame_skip)
     except ValueError as error:
         raise UserError(f"the CSV files in {folder} are not as a run writes them: {str(error)[:100]}") from None
-    found = rows(curve, by_value(points, frames, curve.every_frames))
+    whole = is_whole(config, curve.by.measure == "training")
+    found = rows(curve, by_value(points, frames, curve.every_frames), whole)
     if not found:
         raise UserError(
             f"{folder} has no {curve.by.measure} returns to compare yet: the curve begins at "

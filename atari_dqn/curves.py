@@ -137,6 +137,16 @@ def has_measure(config: TrainConfig, curve: Curve) -> bool:
     return curve.by.measure == "training" or config.protocol.source == "games"
 
 
+def is_whole(config: TrainConfig, training: bool = False) -> bool:
+    """Whether the games that score a run may last as long as a human's, so that a mean can be compared with a human's.
+
+    Args:
+        training: of the training games, and not of the evaluations.
+    """
+    apart = not training and config.protocol.source == "games" and config.protocol.max_frames
+    return (apart or config.env.max_frames) >= scores.HUMAN_FRAMES
+
+
 def pace(config: TrainConfig, folder: Path, agent_steps: int) -> Pace | None:
     """The pace of a run from `agent_steps` on; None where its curve has not got its game."""
     curve = scores.curve(config.published, config.env.game) if config.published else None

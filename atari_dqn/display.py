@@ -65,12 +65,18 @@ class Display(Tracker):
         agent_steps: int = 0,
         pace: Pace | None = None,
         best: float | None = None,
+        whole: tuple[bool, bool] = (True, True),
     ) -> None:
+        """
+        Args:
+            whole: whether the mean return of training games, and `best`, can be compared with a human's.
+        """
         self._console, self._game, self._total, self._skip = console, game, total_steps, frame_skip
         self._first, self._started, self._spoke = agent_steps, time.perf_counter(), time.perf_counter()
         self._row: Row = {}
         self._pace = pace
-        self._best = "" if best is None else self._word(best)
+        self._whole = whole[0]
+        self._best = "" if best is None else self._word(best, whole[1])
         self._updates = 0
         self._epsilon = 1.0
         self._bar = Progress(
@@ -90,7 +96,7 @@ class Display(Tracker):
         row = self._row
         shown = row.get("return_mean", math.nan)
         pace = self._pace.word(steps * self._skip) if self._pace else ""
-        score = f"return {shown:.1f}{scores.human(self._game, shown)}"
+        score = f"return {shown:.1f}{scores.human(self._game, shown, self._whole)}"
         return [
             f"{compact(steps)} steps {compact(steps * self._skip)} frames {compact(self._updates)} updates  "
             f"{row.get('frames_per_second', 0):,.0f} frames/s  ε {self._epsilon:.2f}",
@@ -130,10 +136,10 @@ class Display(Tracker):
         if self._pace and row["network"] == "current":
             self._pace.evaluation(row["frames"], row["mean"])
         if row["best"]:
-            self._best = self._word(row["mean"])
+            self._best = self._word(row["mean"], row.get("human_normalised", 0.0) is not None)
 
-    def _word(self, best: float) -> str:
-        return f"best {best:.1f}{scores.human(self._game, best)}  "
+    def _word(self, best: float, whole: bool) -> str:
+        return f"best {best:.1f}{scores.human(self._game, best, whole)}  "
 
     def close(self) -> None:
         self._live.stop()

@@ -16,9 +16,9 @@ from ale_py.vector_env import AtariVectorEnv
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 
-from atari_dqn import config, wrappers
+from atari_dqn import config, games, scores, wrappers
 from atari_dqn.errors import UserError
-from atari_dqn.games import atari_games, suggest
+from atari_dqn.games import atari_games
 from atari_dqn.machine import cpus
 from atari_dqn.replay import CUT, ORDINARY, TERMINAL
 
@@ -29,7 +29,13 @@ class Game(NamedTuple):
     env: int
     score: float
     length_frames: int  # agent steps * frame skip; the no-op start not counted
-    cut: bool  # by a time limit
+    cut: bool  # by env.max_frames, and not by a limit of its own
+    stopped: bool = False  # by a person, or where a film ends
+
+    @property
+    def whole(self) -> bool:
+        """Whether its score can be compared with a human's: it was played to its end, or for as long as a human's."""
+        return not self.stopped and (not self.cut or self.length_frames >= scores.HUMAN_FRAMES)
 
 
 NEVER = 2**31 - 1  # frames
@@ -178,15 +184,13 @@ class AtariEmulators(Emulators):
 
 
 def make_single(env: config.Env, on_frame: Callable[[], None] | None = None, **kwargs: Any) -> gymnasium.Env:
-    """One Gymnasium environment whose frames a network can see. Raises UserError where it has none, or no actions."""
-    try:
-        single = gymnasium.make(env.game, disable_env_checker=True, **kwargs)
-    except gymnasium.error.Error as error:
-        hint = suggest(env.game, gymnasium.registry)
-        raise UserError(f"no Gymnasium environment {env.game!r}{hint}: {str(error).splitlines()[0]}") from None
-    except ImportError as error:
-        raise UserError(f"{env.game} needs a package that is not installed: {error}") from None
+    """One Gymnasium environment whose frames a network can see.
+
+    Raises UserError where it has none, or no actions, or skips frames by itself and is to skip them once more.
+    """
+    single = games.make(env.game, **kwargs)
     space = single.observation_space
+    games.own(single).check(env.game, env.frame_skip)
     if not isinstance(single.action_space, gymnasium.spaces.Discrete):
         raise UserError(f"{env.game} has actions of kind {single.action_space}; DQN needs discrete ones")
     if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) > 3:
@@ -194,7 +198,22 @@ def make_single(env: config.Env, on_frame: Callable[[], None] | None = None, **k
     single = gymnasium.wrappers.TimeLimit(single, env.max_frames)
     if len(space.shape) == 3:
         return wrappers.pixels(single, env.frame_skip, env.screen_size, on_frame)
+    if space.dtype == np.uint8 and not wrappers.is_screen(space) and (space.high < 255).all():
+        single = gymnasium.wrappers.DtypeObservation(single, np.float32)  # counts and flags: no bytes to be scaled
     return wrappers.FrameSkip(single, env.frame_skip, on_frame) if env.frame_skip > 1 or on_frame else single
+
+
+def cut_after(env: config.Env, single: gymnasium.Env) -> int:
+    """Frames after which a game is cut off; NEVER where its own time limit comes first.
+
+    Args:
+        single: as make_single or wrappers.atari makes it.
+    """
+    limits = []
+    while isinstance(single, gymnasium.Wrapper):
+        limits += [single._max_episode_steps] if isinstance(single, gymnasium.wrappers.TimeLimit) else []
+        single = single.env
+    return NEVER if any(own <= env.max_frames for own in limits[1:]) else env.max_frames  # the outermost is ours
 
 
 class GymnasiumEmulators(Emulators):
@@ -215,6 +234,7 @@ class GymnasiumEmulators(Emulators):
         self.actions = tuple(f"ACTION{i}" for i in range(int(self._envs.single_action_space.n)))
         self._first_action = int(self._envs.single_action_space.start)
         self._scoreboard = Scoreboard(num_envs, env.frame_skip)
+        self._cut_after = cut_after(env, self._envs.envs[0])
 
     def reset(self, seeds: list[int], which: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         which = np.ones(self.num_envs, bool) if which is None else which
@@ -227,8 +247,8 @@ class GymnasiumEmulators(Emulators):
 
     def recv(self) -> Turn:
         frames, rewards, terminated, truncated, _ = self._envs.step(self._actions)
-        self._scoreboard.step(rewards)
-        games = self._scoreboard.end(terminated | truncated, truncated)
+        cut = truncated & ~terminated & (self._scoreboard.step(rewards) >= self._cut_after)
+        games = self._scoreboard.end(terminated | truncated, cut)
         return Turn(frames.astype(self.frame_dtype), rewards.astype(np.float32), _flags(terminated, truncated), games)
 
     def close(self) -> None:

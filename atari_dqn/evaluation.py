@@ -22,11 +22,11 @@ from torch import Tensor
 import atari_dqn
 from atari_dqn import curves, emulators, scores, seeding
 from atari_dqn.checkpoints import Checkpoint
-from atari_dqn.checks import PLAYED, check_training
+from atari_dqn.checks import PLAYED, check_training, played_by
 from atari_dqn.config import Env, Protocol
 from atari_dqn.emulators import Emulators, Game
 from atari_dqn.errors import UserError
-from atari_dqn.games import atari_name
+from atari_dqn.games import atari_name, own_of
 from atari_dqn.graphs import graphed
 from atari_dqn.machine import cpus
 from atari_dqn.networks import QNetwork
@@ -192,9 +192,7 @@ def mean_max_q(network: QNetwork, states: Tensor) -> float:
 def environment(trained: Env, protocol: Protocol, game: str | None) -> Env:
     """The games to evaluate on: preprocessing as trained, starts and ends as the protocol says, lives ignored."""
     changes: dict[str, Any] = {"terminal_on_life_loss": False, "goals": []}
-    # Gymnasium's own environments know neither stickiness nor no-op starts.
-    keys = PLAYED if trained.kind == "atari" else ("max_frames",)
-    for key in keys:
+    for key in played_by(trained):
         if getattr(protocol, key) is not None:
             changes[key] = getattr(protocol, key)
     if game is not None:
@@ -217,8 +215,9 @@ def seat(checkpoint: Checkpoint, protocol: Protocol, game: str | None) -> tuple[
     return env, Player(checkpoint.network, checkpoint.actions, envs.actions)
 
 
-def summary(game: str, results: Sequence[float]) -> dict[str, Any]:
-    """Mean, sd, median, min and max of raw scores, and the mean in terms of a human's where the game has numbers."""
+def summary(game: str, played: Sequence[Game]) -> dict[str, Any]:
+    """Mean, sd, median, min and max of raw scores, and the mean in terms of a human's where they can be compared."""
+    results = [one.score for one in played]
     mean = statistics.fmean(results)
     return {
         "episodes": len(results),
@@ -227,8 +226,17 @@ def summary(game: str, results: Sequence[float]) -> dict[str, Any]:
         "median": statistics.median(results),
         "min": min(results),
         "max": max(results),
-        "human_normalised": scores.human_normalised(game, mean),
+        "human_normalised": scores.human_normalised(game, mean) if all(one.whole for one in played) else None,
     }
+
+
+def counted(rows: Sequence[dict[str, str]], trained: Env) -> list[Game]:
+    """The games that some rows of a run's episodes.csv are of."""
+    lengths = [int(row["length_frames"]) for row in rows]
+    return [
+        Game(int(row["env"]), float(row["return"]), length, length >= trained.max_frames)
+        for row, length in zip(rows, lengths, strict=True)
+    ]
 
 
 def training_games(checkpoint: Checkpoint, protocol: Protocol, env: Env) -> list[Game]:
@@ -240,7 +248,16 @@ def training_games(checkpoint: Checkpoint, protocol: Protocol, env: Env) -> list
     rows = curves.window(curves.read(path), protocol, checkpoint.agent_steps * trained.frame_skip)
     if not rows:
         raise UserError(f"protocol={protocol.name} scores training games, and there are none for it in {path}")
-    return [Game(int(row["env"]), float(row["return"]), int(row["length_frames"]), False) for row in rows]
+    return counted(rows, trained)
+
+
+def played_as(env: Env) -> dict[str, Any]:
+    """How games are played, for the record: what `env` asks for, or what the game does by itself."""
+    found = {key: getattr(env, key) if key in played_by(env) else None for key in PLAYED}
+    if env.kind != "atari":
+        own = own_of(env.game)
+        found |= {"repeat_action_probability": own.stickiness, "own_frame_skip": list(own.frame_skip)}
+    return found | {key: getattr(env, key) for key in ("frame_skip", "frame_stack", "screen_size")}
 
 
 def evaluate(
@@ -267,16 +284,16 @@ def evaluate(
         "trained_agent_steps": checkpoint.agent_steps,
         "trained_frames": checkpoint.agent_steps * env.frame_skip,
         "preset": checkpoint.config.preset,
-        "protocol": dataclasses.asdict(protocol) | {
-            key: getattr(env, key) for key in (*PLAYED, "frame_skip", "frame_stack", "screen_size")
-        } | {"terminal_on_life_loss": False, "seed": seed, "num_envs": min(num_envs, episodes)},
+        "protocol": dataclasses.asdict(protocol) | played_as(env) | {
+            "terminal_on_life_loss": False, "seed": seed, "num_envs": min(num_envs, episodes)
+        },
         "actions": list(checkpoint.actions),
         "actions_not_in_game": list(player.unmatched),
         "actions_never_learnt": list(player.unknown),
         "returns": [g.score for g in played],
         "lengths_frames": [g.length_frames for g in played],
         "cut_off": sum(g.cut for g in played),
-        "summary": summary(env.game, [g.score for g in played]),
+        "summary": summary(env.game, played),
         "human_normalised_source": scores.SOURCE,
         "seconds": round(time.perf_counter() - started, 3),
         "versions": {
@@ -297,7 +314,7 @@ def table(result: dict[str, Any]) -> Table:
     normalised = numbers["human_normalised"]
     view.add_row(
         *(f"{numbers[key]:,.1f}" for key in ("mean", "sd", "median", "min", "max")),
-        "no numbers" if normalised is None else f"{normalised:.1%}",
+        "-" if normalised is None else f"{normalised:.1%}",
     )
     return view
 
@@ -305,17 +322,24 @@ def table(result: dict[str, Any]) -> Table:
 def report(result: dict[str, Any], output: Path, console: Console) -> None:
     """Print the table and what a reader must know beside it; write the JSON."""
     console.print(table(result))
+    game, frames = result["game"], result["protocol"]["max_frames"]
     if result["summary"]["human_normalised"] is not None:
         console.print(f"human-normalised by {scores.SOURCE}", soft_wrap=True)
+    elif scores.human_normalised(game, 0) is not None:
+        console.print(
+            f"not human-normalised: games were cut off at {frames:,} frames, and a human's lasted up to "
+            f"{scores.HUMAN_FRAMES:,}",
+            soft_wrap=True,
+        )
     for key, text in (
         ("actions_not_in_game", "learnt actions that this game has not, never chosen"),
         ("actions_never_learnt", "actions of this game that were never learnt, never played"),
     ):
         if result[key]:
             console.print(f"{text}: {', '.join(result[key])}", soft_wrap=True)
-    if result["cut_off"]:
-        frames = result["protocol"]["max_frames"]
-        console.print(f"{result['cut_off']} games were cut off at {frames:,} frames and count with their score so far")
+    if cut := result["cut_off"]:
+        text = "1 game was cut off" if cut == 1 else f"{cut} games were cut off"
+        console.print(f"{text} at {frames:,} frames; the score up to then counts", soft_wrap=True)
     temporary = output.with_name(f".{output.name}.tmp")
     temporary.write_text(json.dumps(result, indent=1) + "\n")
     temporary.replace(output)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from atari_dqn import curves, emulators, evaluation, seeding, video
 from atari_dqn.config import TrainConfig
+from atari_dqn.emulators import Game
 from atari_dqn.evaluation import Games, Player
 from atari_dqn.networks import QNetwork
 from atari_dqn.training import due
@@ -63,23 +64,22 @@ class Examiner:
         asked = self._config.evaluation
         return Games(self._env, min(asked.num_envs, asked.episodes), self._player.device)
 
-    def _play(self, player: Player, seed: int) -> list[float]:
+    def _play(self, player: Player, seed: int) -> list[Game]:
         epsilon, episodes = self._config.protocol.epsilon, self._config.evaluation.episodes
-        played = evaluation.play(player, self._games, epsilon, episodes, seed, stop=self._stop)
-        return [game.score for game in played]
+        return evaluation.play(player, self._games, epsilon, episodes, seed, stop=self._stop)
 
     def close(self) -> None:
         """End the games that evaluations play."""
         if "_games" in vars(self):
             self._games.close()
 
-    def _row(self, returns: list[float], network: str, best: bool, held_out_q: float) -> dict[str, Any]:
+    def _row(self, played: list[Game], network: str, best: bool, held_out_q: float) -> dict[str, Any]:
         return {
             "protocol": self._config.protocol.name,
             "network": network,
             "best": int(best),
             "held_out_q": held_out_q,
-        } | evaluation.summary(self._env.game, returns)
+        } | evaluation.summary(self._env.game, played)
 
     def examine(self, agent_steps: int, episodes: Path) -> dict[str, Any] | None:
         """Score the online network by the protocol; a row for evaluations.csv.
@@ -92,21 +92,21 @@ class Examiner:
         protocol = self._config.protocol
         if protocol.source == "training":
             rows = curves.window(curves.read(episodes), protocol, agent_steps * self._config.env.frame_skip)
-            returns = [float(row["return"]) for row in rows]
+            played = evaluation.counted(rows, self._config.env)
         else:
-            returns = self._play(self._player, self._seed(agent_steps))
+            played = self._play(self._player, self._seed(agent_steps))
             if self._stop():  # a part of the games would favour short ones
                 return None
         self.examined_steps = agent_steps
-        if not returns:
+        if not played:
             return None
-        mean = sum(returns) / len(returns)
+        mean = sum(game.score for game in played) / len(played)
         best = self.best_score is None or mean > self.best_score
         if best:
             self.best_score = mean
         states = self._held_out
         held_out_q = math.nan if states is None else evaluation.mean_max_q(self._player.network, states)
-        self.last = self._row(returns, "current", best, held_out_q)
+        self.last = self._row(played, "current", best, held_out_q)
         return self.last
 
     def confirm(self, best: QNetwork, agent_steps: int) -> dict[str, Any] | None:
@@ -116,8 +116,8 @@ class Examiner:
         """
         if self._config.protocol.source == "training":
             return None
-        returns = self._play(Player(best, self._learnt, self._actions), self._seed(agent_steps, "fresh evaluation"))
-        return None if self._stop() else self._row(returns, "best", False, math.nan)
+        played = self._play(Player(best, self._learnt, self._actions), self._seed(agent_steps, "fresh evaluation"))
+        return None if self._stop() else self._row(played, "best", False, math.nan)
 
     def film(self, agent_steps: int, path: Path, last: bool, say: Callable[[str], None]) -> bool:
         """A film of one more game, if films are wanted; whether there is one now.

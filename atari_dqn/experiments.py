@@ -84,6 +84,8 @@ def gather(folders: Iterable[Path], score: str, say: Callable[[str], None]) -> l
             continue
         if frames < 0.99 * config.total_steps * config.env.frame_skip:
             say(f"note: {folder} counts as it is, after {compact(frames)} frames")
+        if not curves.is_whole(config, score == "training"):
+            say(f"note: {folder} counts as it is, though its games were cut off sooner than a human's, at 5 minutes")
         key = (config.preset, *logbook.changes(departures))
         seeds = found.setdefault(key, {}).setdefault(config.env.game, {})
         if config.seed not in seeds or seeds[config.seed].frames < frames:  # a seed that was run twice counts once

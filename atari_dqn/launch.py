@@ -8,13 +8,13 @@ import yaml  # type: ignore[import-untyped]
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from rich.console import Console
 
-from atari_dqn import checkpoints, folders, machine, presets
+from atari_dqn import checkpoints, folders, machine, presets, unread
 from atari_dqn.config import TrainConfig
 from atari_dqn.display import Terminal, Tracker
 from atari_dqn.errors import UserError
 from atari_dqn.files import replacing
 from atari_dqn.run import Run
-from atari_dqn.settings import known_keys, plain, to_train_config, to_yaml
+from atari_dqn.settings import is_multirun, known_keys, plain, to_train_config, to_yaml
 
 _select = omegaconf.OmegaConf.select
 
@@ -141,6 +141,8 @@ def train(
     if folder:
         return resume(folder, config, overrides, console, watchers)
     config.resume = None
+    if not is_multirun():  # whose words are for all its runs
+        unread.refuse(config, overrides)
     departures = presets.departures(config)
     run = prepare(config, console)
     presets.tell(config.preset, departures, console)

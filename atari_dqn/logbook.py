@@ -190,6 +190,7 @@ def _progress(folder: Path, stamp: object) -> tuple[Data, bool]:
     best = max((point.mean for point in curves.evaluations(evaluations)), default=math.nan)
     now = float(last.get("return_mean") or "nan")
     pace = curves.pace(config, folder, steps)
+    training = math.isnan(best)  # no evaluation yet
     again = any(row.get("network") == "best" for row in evaluations)  # the last thing that a run does
     return {
         "game": game,
@@ -205,7 +206,7 @@ def _progress(folder: Path, stamp: object) -> tuple[Data, bool]:
         "frames_per_second": number(last.get("frames_per_second")),
         "score": number(now),
         "best": number(best),
-        "human_normalised": _human(game, now if math.isnan(best) else best),
+        "human_normalised": _human(game, now if training else best) if curves.is_whole(config, training) else None,
         "pace": pace.word(steps * skip) if pace else "",
     }, again or steps >= config.total_steps
 

@@ -176,7 +176,7 @@ class CNN(QNetwork):
 
 
 class MLP(QNetwork):
-    """A multi-layer perceptron on vector observations [B, stack, features]."""
+    """A multi-layer perceptron on vector observations [B, stack, features]; bytes become numbers from 0 to 1."""
 
     def __init__(
         self,
@@ -196,7 +196,8 @@ class MLP(QNetwork):
         self._finish(network, sizes[-2:], num_actions, values, agent)
 
     def prepare(self, states: Tensor) -> Tensor:
-        return states.flatten(1).to(torch.float32)
+        x = states.flatten(1).to(torch.float32)
+        return x.mul_(1 / 255) if states.dtype == torch.uint8 else x
 
     def features(self, states: Tensor) -> Tensor:
         return self.layers(states)

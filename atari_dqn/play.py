@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from atari_dqn import inspector, scores, video
+from atari_dqn import inspector, video
 from atari_dqn.config import Env
 from atari_dqn.emulators import Game
 from atari_dqn.errors import UserError
@@ -117,22 +117,22 @@ def play(player: Player | None, env: Env, names: Sequence[str], seed: int, outpu
     keyboard = Keyboard()
     window = Window(env.game, REMEDY, keyboard.hear)
     meant = inspector.KNOWN.get(env.game, (names,))[0]
-    best: float | None = None
+    best: Game | None = None
 
     def hand() -> int:
         return action(keyboard.pressed(), meant)
 
     while not window.closed:
-        strip = Strip(window, best)
+        strip = Strip(window, best.score if best else None)
         screen = inspector.Inspected(strip, player, env.game) if player else strip
         game = video.play_one(player, env, 0.0, seed, screen, hand)
-        video.tell(env, game, window.closed)
-        if not window.closed:
-            best = game.score if best is None else max(best, game.score)
+        print(f"{env.game}: {video.score(env, game)}", flush=True)
+        if not game.stopped:
+            best = game if best is None or game.score > best.score else best
             try:
                 keep(output, env, game, checkpoint)
             except OSError as error:
                 raise UserError(f"cannot write {output}: {error.strerror}; set output=PATH") from None
         seed += 1
     if best is not None:
-        print(f"best of this session: {best:.10g}{scores.human(env.game, best)}; all games are in {os.fspath(output)}")
+        print(f"best of this session: {video.score(env, best)}; all games are in {os.fspath(output)}")

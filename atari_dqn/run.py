@@ -25,6 +25,7 @@ from atari_dqn import (
 )
 from atari_dqn.checkpoints import Resumed
 from atari_dqn.config import TrainConfig
+from atari_dqn.curves import is_whole
 from atari_dqn.display import Row, Tracker, compact, hours
 from atari_dqn.errors import DIVERGED, RunFailed, UserError
 from atari_dqn.examiner import Examiner
@@ -351,11 +352,11 @@ class Run:
             self.say(f"last network: {self._score(self.examiner.last)}")
         chosen = self.examiner.best_score or 0.0
         again = f"; {self._score(row)}, from fresh seeds" if row else ""
+        human = scores.human(game, chosen, is_whole(self.config))
         self.say(
-            f"best network, of {best.agent_steps:,} agent steps: mean {chosen:.1f}{scores.human(game, chosen)} when it "
-            f"was chosen{again}"
+            f"best network, of {best.agent_steps:,} agent steps: mean {chosen:.1f}{human} when it was chosen{again}"
         )
 
     def _score(self, row: Row) -> str:
-        human = scores.human(self.config.env.game, row["mean"])
+        human = scores.human(self.config.env.game, row["mean"], row["human_normalised"] is not None)
         return f"mean {row['mean']:.1f}{human}, sd {row['sd']:.1f}, {row['episodes']} games"

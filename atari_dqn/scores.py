@@ -7,6 +7,7 @@ import math
 from typing import NamedTuple
 
 SOURCE = "Wang et al. 2016, Table 2 (57 games, no-op starts)"
+HUMAN_FRAMES = 18_000  # of a human's game, at most: 5 minutes (Mnih et al. 2015, Methods)
 MILLION = 1_000_000  # frames
 
 
@@ -34,10 +35,14 @@ def percent(share: float) -> str:
     return f"{round(100 * share) + 0:d}%"
 
 
-def human(game: str, score: float) -> str:
-    """`" (27% of a human)"`, or nothing where the game has no numbers or the score is none."""
+def human(game: str, score: float, whole: bool = True) -> str:
+    """`" (27% of a human)"`, or nothing where the game has no numbers or the score is none.
+
+    Args:
+        whole: whether the score is of games that can be compared with a human's; see emulators.Game.
+    """
     normalised = human_normalised(game, score)
-    return "" if normalised is None or math.isnan(score) else f" ({percent(normalised)} of a human)"
+    return f" ({percent(normalised)} of a human)" if whole and normalised is not None and not math.isnan(score) else ""
 
 
 class Published(NamedTuple):

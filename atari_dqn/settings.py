@@ -180,7 +180,7 @@ def check_plugins(words: list[str]) -> None:
 
 def is_multirun() -> bool:
     """Whether the running Hydra job is one of several (-m)."""
-    return HydraConfig.get().mode == RunMode.MULTIRUN
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def leaves(node: Any, prefix: str = "") -> Iterator[str]:

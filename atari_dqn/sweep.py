@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from atari_dqn import checks, cluster, folders, launch, scores, settings
+from atari_dqn import checks, cluster, folders, launch, scores, settings, unread
 from atari_dqn.config import Sweep, TrainConfig
 from atari_dqn.display import Row, Tracker
 from atari_dqn.errors import RunFailed, UserError
-from atari_dqn.games import ATARI_26
+from atari_dqn.games import ATARI_26, own_of
 from atari_dqn.machine import memory_size
 from atari_dqn.replay import BYTES_BESIDE_FRAME
 from atari_dqn.signals import stop_signals
@@ -62,11 +62,16 @@ def plan(config: TrainConfig, sweep: Sweep, typed: list[str]) -> list[Job]:
     checks.between("sweep.gpus", sweep.gpus or 0, 0)
     checks.between("sweep.retries", sweep.retries, 0)
     words = [word for word in typed if not word.lstrip("+").startswith("sweep.")]
-    jobs, games = [], games_of(sweep.games, config.env.kind)
+    jobs: list[Job] = []
+    games = games_of(sweep.games, config.env.kind)
+    for game in games if config.env.kind == "gymnasium" else []:  # before all its runs fail
+        own_of(game).check(game, config.env.frame_skip)
     for seed in range(config.seed, config.seed + sweep.seeds):
         for game in games:
             own = copy.deepcopy(config)
             own.env.game, own.seed, own.resume = game, seed, "auto"
+            if not jobs:  # the others are told the same
+                unread.refuse(own, words)
             jobs.append(Job(f"{game.replace('/', '-')}-seed{seed}", own, words))
     return jobs
 

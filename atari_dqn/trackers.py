@@ -224,8 +224,10 @@ def build(
     if mode != "off":
         plain, known = dataclasses.asdict(config), {}
         if best is not None:
-            known = {"best_return": best, "best_human_normalised": scores.human_normalised(config.env.game, best)}
+            share = scores.human_normalised(config.env.game, best) if curves.is_whole(config) else None
+            known = {"best_return": best, "best_human_normalised": share}
         made = functools.partial(wandb_client.WandB, folder, mode, logger.project, plain, events, known, say)
         chosen.append(Guarded("W&B", made, say))
     pace = curves.pace(config, folder, agent_steps)
-    return [*chosen, Display(console, config.env.game, config.total_steps, skip, agent_steps, pace, best)]
+    whole = curves.is_whole(config, training=True), curves.is_whole(config)
+    return [*chosen, Display(console, config.env.game, config.total_steps, skip, agent_steps, pace, best, whole)]

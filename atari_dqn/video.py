@@ -87,7 +87,8 @@ def play_one(
             score += float(reward)
             agent_steps += 1
             over = terminated or cut
-        return Game(0, score, frames, cut and not terminated)
+        cut = cut and not terminated and frames >= emulators.cut_after(env, game)
+        return Game(0, score, frames, cut, stopped=not over)
     finally:
         game.close()
 
@@ -101,28 +102,26 @@ def film(
     max_seconds: int = 0,
     stop: Callable[[], bool] = lambda: False,
     dress: Dress = plain,
-) -> tuple[float, float]:
-    """Film one game to `path` at its native speed, at most max_seconds of it (0: all). Returns (score, seconds).
+) -> tuple[Game, float]:
+    """Film one game to `path` at its native speed, at most max_seconds of it (0: all). Returns it and its seconds.
 
     Args:
         dress: what is put around the pictures; see inspector.Inspected.
     """
     with Mp4(path, max_seconds, stop) as mp4:
-        score = play_one(player, env, epsilon, seed, dress(mp4)).score
-    return score, mp4.frames / mp4.fps
+        game = play_one(player, env, epsilon, seed, dress(mp4))
+    return game, mp4.frames / mp4.fps
 
 
 def watch(player: Player, env: Env, epsilon: float, seed: int, dress: Dress = plain) -> None:
     """Show games in a window, one after another, until it is closed."""
     window = Window(env.game)
     while not window.closed:
-        tell(env, play_one(player, env, epsilon, seed, dress(window)), window.closed)
+        print(f"{env.game}: {score(env, play_one(player, env, epsilon, seed, dress(window)))}", flush=True)
         seed += 1
 
 
-def tell(env: Env, game: Game, stopped: bool) -> None:
-    """Print a game's score."""
-    print(
-        f"{env.game}: {game.score:.10g}{scores.human(env.game, game.score)}{' (stopped)' if stopped else ''}",
-        flush=True,
-    )
+def score(env: Env, game: Game) -> str:
+    """A game's score for a person: `12 (27% of a human)`, `12 (stopped)`, `12 (cut off at 1,200 frames)`."""
+    why = " (stopped)" if game.stopped else f" (cut off at {game.length_frames:,} frames)" if game.cut else ""
+    return f"{game.score:.10g}{scores.human(env.game, game.score, game.whole)}{why}"

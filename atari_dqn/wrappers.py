@@ -9,13 +9,28 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.wrappers import FrameStackObservation, GrayscaleObservation, ResizeObservation, TimeLimit
+from ale_py import Action
+from gymnasium.spaces import Box, Discrete, Space
+from gymnasium.wrappers import (
+    FrameStackObservation,
+    GrayscaleObservation,
+    ResizeObservation,
+    TimeLimit,
+    TransformAction,
+)
+
+
+def is_screen(space: Space) -> bool:
+    """Whether observations are pictures. Vectors of bytes, as an Atari's RAM, are not."""
+    return isinstance(space, Box) and space.dtype == np.uint8 and len(space.shape) > 1
 
 
 class FrameSkip(gymnasium.Wrapper):
-    """Repeat each action for `skip` frames; observe the pixel-wise maximum of the last two, sum the rewards.
+    """Repeat each action for `skip` frames and sum the rewards; observe the last frame, or of screens the pixel-wise
+    maximum of the last two.
 
     Sprites that an Atari draws on alternate frames only would flicker without the maximum. (Mnih et al. 2015, Methods.)
+    Of two vectors it would be a state that never was.
 
     Args:
         on_frame: called after every single frame, e.g. to film it.
@@ -24,6 +39,7 @@ class FrameSkip(gymnasium.Wrapper):
     def __init__(self, env: gymnasium.Env, skip: int, on_frame: Callable[[], None] | None = None) -> None:
         super().__init__(env)
         self.skip, self.on_frame = skip, on_frame
+        self._pooled = 2 if is_screen(env.observation_space) else 1  # frames
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         frames: list[Any] = []
@@ -36,42 +52,37 @@ class FrameSkip(gymnasium.Wrapper):
                 self.on_frame()
             if terminated or truncated:
                 break
-        return np.max(frames[-2:], axis=0), total, terminated, truncated, info
-
-
-def fire(env: gymnasium.Env) -> int | None:
-    """The number of the action FIRE; None where a game has none."""
-    meanings = env.unwrapped.get_action_meanings()  # type: ignore[attr-defined]
-    return meanings.index("FIRE") if "FIRE" in meanings else None
+        return np.max(frames[-self._pooled :], axis=0), total, terminated, truncated, info
 
 
 class NoopStart(gymnasium.Wrapper):
     """Begin each game with 0 to noop_max frames of doing nothing, drawn from the environment's own generator.
 
     Args:
-        fire_reset: press FIRE for a frame first, in place of one of them; some games wait for it.
+        env: a game with all 18 actions.
+        fire: press FIRE for a frame first, in place of one of them; some games wait for it.
     """
 
-    def __init__(self, env: gymnasium.Env, noop_max: int, fire_reset: bool = False) -> None:
+    def __init__(self, env: gymnasium.Env, noop_max: int, fire: bool = False) -> None:
         super().__init__(env)
-        self.noop_max, self.fire = noop_max, fire(env) if fire_reset else None
+        self.noop_max, self.fire = noop_max, fire
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         frame, info = self.env.reset(**kwargs)
         noops = int(self.np_random.integers(self.noop_max + 1))
-        for action in ([] if self.fire is None else [self.fire]) + [0] * (noops - (self.fire is not None)):
-            frame, _, terminated, truncated, info = self.env.step(action)
+        for action in [Action.FIRE] * self.fire + [Action.NOOP] * (noops - self.fire):
+            frame, _, terminated, truncated, info = self.env.step(action.value)
             if terminated or truncated:
                 frame, info = self.env.reset()
         return frame, info
 
 
 class FireOnLifeLoss(gymnasium.Wrapper):
-    """Press FIRE in place of the first action after a lost life."""
+    """Press FIRE in place of the first action after a lost life. `env` is a game with all 18 actions."""
 
     def __init__(self, env: gymnasium.Env) -> None:
         super().__init__(env)
-        self.fire, self.lives, self.lost = fire(env), 0, False
+        self.lives, self.lost = 0, False
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         frame, info = self.env.reset(**kwargs)
@@ -79,8 +90,7 @@ class FireOnLifeLoss(gymnasium.Wrapper):
         return frame, info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        pressed = self.fire if self.lost and self.fire is not None else action
-        frame, reward, terminated, truncated, info = self.env.step(pressed)
+        frame, reward, terminated, truncated, info = self.env.step(Action.FIRE.value if self.lost else action)
         self.lost, self.lives = 0 < info["lives"] < self.lives, info["lives"]
         return frame, float(reward), terminated, truncated, info
 
@@ -108,16 +118,20 @@ def atari(
         obs_type="grayscale",  # the ALE's own palette of luminances
         frameskip=1,  # v5 would skip 4 by itself, without the maximum
         repeat_action_probability=repeat_action_probability,
-        full_action_space=full_action_space,
+        full_action_space=True,  # NOOP among them, which Backgammon's own set lacks; its own are chosen below
         max_num_frames_per_episode=0,  # no limit: it would count the no-ops
         render_mode=render_mode,
         disable_env_checker=True,
     )
-    env = NoopStart(env, noop_max, fire_reset)
+    ale = env.unwrapped.ale  # type: ignore[attr-defined]
+    actions = ale.getLegalActionSet() if full_action_space else ale.getMinimalActionSet()
+    fire = fire_reset and Action.FIRE in actions
+    env = NoopStart(env, noop_max, fire)
     env = TimeLimit(env, max_frames)
     env = FrameSkip(env, frame_skip, on_frame)
-    if fire_reset:
+    if fire:
         env = FireOnLifeLoss(env)
+    env = TransformAction(env, lambda action: actions[action].value, Discrete(len(actions)))
     env = ResizeObservation(env, (screen_size, screen_size))  # OpenCV's INTER_AREA
     return FrameStackObservation(env, frame_stack, padding_type="zero")
 

@@ -24,6 +24,13 @@ QUIET = [
 gymnasium.register("Probe/Chain-v0", entry_point="probes:Chain")
 gymnasium.register("Probe/Memory-v0", entry_point="probes:Memory")
 gymnasium.register("Probe/Uneven-v0", entry_point="probes:Uneven")
+for name, what in {
+    "Vector": {},
+    "Ram": {"dtype": "uint8"},
+    "Counts": {"dtype": "uint8", "high": 100},
+    "Screen": {"dtype": "uint8", "shape": (2, 36)},
+}.items():
+    gymnasium.register(f"Probe/{name}-v0", entry_point="probes:Clock", kwargs=what, max_episode_steps=12)
 
 
 def pytest_configure(config: pytest.Config) -> None:

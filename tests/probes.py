@@ -94,3 +94,33 @@ class Uneven(gymnasium.Env):
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
         self.steps += 1
         return np.zeros(1, np.float32), 0.0, self.steps == self.length, False, {}
+
+
+class Clock(gymnasium.Env):
+    """Shows how many steps were taken and how many are left, which together are always `high`."""
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(
+        self, dtype: str = "float32", shape: tuple[int, ...] = (2,), high: int = 255, render_mode: str | None = None
+    ) -> None:
+        self.observation_space = gymnasium.spaces.Box(0, high, shape, np.dtype(dtype).type)
+        self.render_mode = render_mode
+
+    def _see(self) -> np.ndarray:
+        seen = np.zeros(self.observation_space.shape, self.observation_space.dtype)
+        seen[0], seen[1] = self.steps, self.observation_space.high.flat[0] - self.steps
+        return seen
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.steps = 0
+        return self._see(), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.steps += 1
+        return self._see(), 1.0, False, False, {}
+
+    def render(self) -> np.ndarray:
+        return np.zeros((40, 40, 3), np.uint8)

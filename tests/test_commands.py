@@ -21,7 +21,7 @@ import wandb_reader
 from conftest import ROOT, small_run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from atari_dqn import __main__, checkpoints, settings
+from atari_dqn import __main__, checkpoints, checks, settings, unread
 from atari_dqn.config import PlayProtocol, Protocol
 from atari_dqn.errors import RunFailed, UserError
 
@@ -93,7 +93,8 @@ def test_wandb_wrote_metrics_config_and_videos(breakout):
         max(float(row["mean"]) for row in rows(breakout / "evaluations.csv")[:2]),
     )
     assert (final["final/agent_steps"], final["final/frames"]) == (600, 2400)
-    assert final["final/best_return"] == best and "final/best_human_normalised" in final
+    assert final["final/best_return"] == best
+    assert "final/best_human_normalised" not in final  # its games were cut off after 20 seconds
 
 
 def test_tensorboard_wrote_the_same(breakout):
@@ -141,6 +142,8 @@ def test_another_game_is_played_by_the_actions_meanings(breakout, command, tmp_p
     result = json.loads((tmp_path / "e.json").read_text())
     assert result["game"] == "Freeway" and result["trained_on"] == "Breakout"
     assert result["lengths_frames"] == [400] and result["cut_off"] == 1 and result["returns"] == [0.0]
+    assert result["summary"]["human_normalised"] is None and "1 game was cut off at 400 frames" in done.stdout
+    assert "not human-normalised: games were cut off at 400 frames, and a human's lasted up to 18,000" in done.stdout
     assert result["protocol"]["name"] == "nature-changed" and result["protocol"]["epsilon"] == 0
 
 
@@ -172,6 +175,7 @@ def test_video_of_a_checkpoint_and_of_another_game(breakout, command, tmp_path):
             "max_seconds=3",
         )
         assert done.returncode == 0, done.stderr
+        assert re.search(r"score -?\d+ \(stopped\) in 3\.0 seconds", done.stdout)  # no human plays for 3 seconds
         with av.open(str(tmp_path / name)) as film:
             assert sum(1 for _ in film.decode(video=0)) == 180
 
@@ -372,6 +376,64 @@ def test_every_config_composes_and_learns_a_few_steps(env, preset, tmp_path):
     run.go()
     assert run.agent_steps == 160 and run.updates > 0
     assert checkpoints.Checkpoint(tmp_path / "run" / "checkpoints" / "latest.pt").config.preset == preset
+
+
+def notes(*words: str) -> str:
+    return "\n".join(checks.notes(settings.to_train_config(settings.compose("train", list(words)))))
+
+
+def test_a_note_names_what_nothing_reads():
+    dopamine = (
+        "env.repeat_action_probability=0.25 (for env=atari); network.padding=same (for a network with convolutions)"
+    )
+    per = "replay.priority_exponent=0.5, replay.importance_steps=50,000,000 (for replay.prioritized=true)"
+    for words, said in (
+        (["env=cartpole", "preset=dopamine"], dopamine),
+        (["env=gymnasium", "env.game=Acrobot-v1", "preset=dopamine"], dopamine),
+        (["preset=keras_rl_cartpole"], "network.hidden=[16] (for network=mlp)"),
+        (["preset=rainbow", "replay.prioritized=false"], per),
+        (["preset=dueling", "agent.dueling=false"], "agent.dueling_gradient_scale=0.70710678 (for agent.dueling=true)"),
+        (["env=cartpole", "protocol=nature"], "protocol.noop_max=30 (for env=atari)"),
+        (["env=cartpole", "protocol=machado"], "protocol.repeat_action_probability=0.25"),
+        (["env=cartpole", "head.v_max=7"], "head.v_max=7.0 (for head=c51)"),
+        (["agent.noisy=true", "exploration.start=0", "exploration.end=0", "exploration.persistence=2"], "persistence"),
+        (["exploration.end=1", "exploration.decay_steps=5"], "exploration.decay_steps=5 (for an epsilon that falls"),
+    ):
+        assert said in notes(*words), notes(*words)
+
+
+def test_what_a_run_reads_or_leaves_as_it_is_by_default_is_not_noted():
+    own = [["env=cartpole", "preset=keras_rl_cartpole"], ["env=gymnasium", "env.game=CartPole-v1"]]
+    own += [[f"preset={preset}"] for preset in PRESETS if preset != "keras_rl_cartpole"]
+    own += [[f"env={env}"] for env in ENVS]
+    own += [["env=cartpole", "env.noop_max=0", "protocol=dopamine", "protocol.repeat_action_probability=0"]]
+    own += [["env=cartpole", "head=c51", "agent.reward_clip=1"], ["env=cartpole", "preset=laptop", "network=mlp"]]
+    own[-1] += ["network.standardize=false"]
+    for words in own:
+        assert "without effect" not in notes(*words), notes(*words)
+
+
+def test_every_setting_that_may_be_unread_is_one():
+    keys = [key for reader in unread.READERS for key in reader.keys.split()]
+    assert len({*keys}) == len(keys) and {*keys} <= settings.known_keys("train")[0]
+
+
+def test_in_a_multirun_words_are_for_all_runs(command, tmp_path):
+    short = ["env=cartpole", "total_steps=80", "num_envs=2", "evaluation.episodes=1", "logger.wandb=off"]
+    done = command("train", "-m", "head=scalar,c51", "head.v_max=50", "evaluation.video_seconds=0", *short)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("without effect in this run: head.v_max=50.0 (for head=c51)") == 1
+
+
+def test_an_evaluation_says_what_its_environment_does_not_read(tmp_path, capsys):
+    small_run(tmp_path / "run", "env=cartpole", "num_envs=2", "total_steps=40", "evaluation.episodes=1").go()
+    words = [f"checkpoint={tmp_path}/run", "evaluation.episodes=2", f"output={tmp_path}/e.json"]
+    assert __main__.main(["evaluate", *words, "protocol=dopamine"]) == 0
+    said, result = capsys.readouterr().out, json.loads((tmp_path / "e.json").read_text())
+    assert "note: without effect in this run: protocol.repeat_action_probability=0.25 (for env=atari)" in said
+    played = result["protocol"]
+    assert (played["repeat_action_probability"], played["own_frame_skip"], played["noop_max"]) == (0, [1, 1], None)
+    assert __main__.main(["evaluate", *words]) == 0 and "note" not in capsys.readouterr().out
 
 
 def test_a_protocol_by_name_is_played_whole_and_a_changed_one_is_renamed():

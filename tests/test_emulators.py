@@ -1,10 +1,12 @@
 """The ALE's C++ path against the readable wrappers; lives, cuts, ends and scores."""
 
+import dataclasses
+
 import gymnasium
 import numpy as np
 import pytest
 
-from atari_dqn import config, emulators, settings, wrappers
+from atari_dqn import checks, config, emulators, games, settings, video, wrappers
 from atari_dqn.errors import UserError
 from atari_dqn.games import atari_games, atari_name
 from atari_dqn.replay import CUT, ORDINARY, TERMINAL
@@ -246,3 +248,115 @@ def test_any_case_of_any_game_is_understood():
 def test_action_meanings():
     assert emulators.atari_actions("Breakout", False) == ("NOOP", "FIRE", "RIGHT", "LEFT")
     assert len(emulators.atari_actions("Breakout", True)) == 18
+
+
+# ------------------------------------------------------------------------------------- environments of Gymnasium's own
+
+
+@pytest.mark.parametrize(
+    ("probe", "left"), [("Vector", 252), ("Ram", 252), ("Counts", 97), ("Screen", 253)], ids=lambda word: str(word)
+)
+def test_only_screens_are_pooled_over_skipped_frames(probe, left):
+    """After three steps: of a vector the state as it is, bytes or not; of a screen the brightest of the last two."""
+    env = atari("env=gymnasium", f"env.game=Probe/{probe}-v0", "env.frame_skip=3", "env.max_frames=9")
+    envs = emulators.make(env, 2)
+    envs.reset([1, 2])
+    envs.send(np.zeros(2, np.int64))
+    seen = envs.recv().frames[0].reshape(2, -1)[:, 0].tolist()
+    filmed = video.single_game(env, lambda: None)
+    filmed.reset()
+    assert seen == [3, left] == np.asarray(filmed.step(0)[0])[-1].reshape(2, -1)[:, 0].tolist()
+    assert envs.frame_dtype == (np.uint8 if probe in ("Ram", "Screen") else np.float32) == filmed.step(0)[0].dtype
+    envs.close()
+
+
+@pytest.mark.parametrize("game", ["Backgammon", "VideoCheckers", "Breakout"])
+def test_a_film_starts_with_the_no_ops_of_the_emulators(game):
+    """Where a game's own actions have no NOOP, too: equal pictures after equally many frames."""
+    assert ("NOOP" in emulators.atari_actions(game, False)) == (game == "Breakout")
+    envs, oracle = emulators.make(atari(f"env.game={game}"), 16), wrappers.atari(game)
+    pictures, compared = {}, set()
+    for first in range(0, 64, 16):
+        frames, info = envs._envs.reset(seed=np.arange(first, first + 16))
+        pictures |= {int(n): frame[0] for n, frame in zip(info["episode_frame_number"], frames, strict=True)}
+    for seed in range(60):
+        stack, info = oracle.reset(seed=seed)
+        number = info["episode_frame_number"]
+        if number in pictures:
+            assert (stack[-1] == pictures[number]).all()
+            compared.add(number)
+    assert len(compared) > 15
+    envs.close()
+    oracle.close()
+
+
+def test_no_frames_are_skipped_twice():
+    """Frames that an environment skips by itself: as it was registered, by default, in a wrapper, under other names."""
+    preprocessing = gymnasium.wrappers.AtariPreprocessing.wrapper_spec(frame_skip=4, noop_max=0)
+    atari_env, pong = "ale_py.env:AtariEnv", {"game": "pong"}
+    gymnasium.register("Probe/Default-v0", entry_point=atari_env, kwargs=pong)
+    gymnasium.register(
+        "Probe/Wrapped-v0", entry_point=atari_env, kwargs=pong | {"frameskip": 1, "repeat_action_probability": 0.0},
+        additional_wrappers=(preprocessing,),
+    )  # fmt: skip
+    for game, frames, sticky in (
+        ("ALE/Pong-v5", (4, 4), 0.25), ("Pong-v4", (2, 4), 0), ("Pong-v0", (2, 4), 0.25), ("CartPole-v1", (1, 1), 0),
+        ("Probe/Default-v0", (4, 4), 0.25), ("Probe/Wrapped-v0", (4, 4), 0),
+        ("PongNoFrameskip-v0", (1, 1), 0.25), ("PongNoFrameskip-v4", (1, 1), 0),
+    ):  # fmt: skip
+        own = games.own_of(game)
+        assert (own.frame_skip, own.stickiness) == (frames, sticky)
+        once, again = (atari("env=gymnasium", f"env.game={game}", f"env.frame_skip={skip}") for skip in (1, 4))
+        emulators.make_single(once).close()
+        notes = checks.own_notes(once)
+        assert len(notes) == (own.note != "") == (frames != (1, 1) or sticky > 0)
+        for note in notes:
+            assert ("0.25" in note) == (sticky > 0) and ("frames a step" in note) == (frames != (1, 1))
+        if frames == (1, 1):
+            emulators.make_single(again).close()
+            continue
+        for make in (emulators.make_single, video.single_game, lambda env: emulators.make(env, 1)):
+            with pytest.raises(UserError, match=r"frames a step by itself.* env\.frame_skip=1"):
+                make(again, *[None] * (make is video.single_game))
+
+
+@pytest.mark.parametrize(("limit", "cut"), [(12, False), (108_000, False), (9, True)], ids=str)
+def test_a_games_own_limit_does_not_cut_it_off(limit, cut):
+    """Its last state is bootstrapped from in either case; it is our limit only that ends a game too early."""
+    env = atari("env=gymnasium", "env.game=Probe/Vector-v0", "env.frame_skip=3", f"env.max_frames={limit}")
+    envs, found, flags = emulators.make(env, 1), [], []
+    envs.reset([1])
+    while not found:
+        envs.send(np.zeros(1, np.int64))
+        turn = envs.recv()
+        found, flags = turn.games, [*flags, int(turn.flags[0])]
+    length = min(limit, 12)
+    assert found == [emulators.Game(0, length, length, cut)] and flags == [*[ORDINARY] * (length // 3 - 1), CUT]
+    film = video.play_one(None, env, 0.0, 1, Screens(100))
+    assert film == found[0] and film.whole != cut and not film.stopped
+    stopped = video.play_one(None, env, 0.0, 1, Screens(2))
+    assert stopped.stopped and not stopped.whole
+    envs.close()
+
+
+class Screens(video.Screen):
+    """Wants so many pictures."""
+
+    def __init__(self, pictures: int) -> None:
+        self.left = pictures
+
+    def show(self, picture: np.ndarray) -> bool:
+        self.left -= 1
+        return self.left > 0
+
+
+def test_a_human_is_compared_with_whole_games_only():
+    game = emulators.Game(0, 20.0, 18_000, False)
+    for one, said in (
+        (game, "20 (64% of a human)"),
+        (game._replace(cut=True), "20 (64% of a human) (cut off at 18,000 frames)"),
+        (game._replace(cut=True, length_frames=17_996), "20 (cut off at 17,996 frames)"),
+        (game._replace(length_frames=400), "20 (64% of a human)"),
+        (game._replace(stopped=True), "20 (stopped)"),
+    ):
+        assert video.score(dataclasses.replace(atari(), game="Breakout"), one) == said

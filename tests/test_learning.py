@@ -70,6 +70,17 @@ def test_scaled_states_are_the_plain_ones(stack):
     assert torch.equal(scaled, states.float() * (1 / 255))
 
 
+def test_an_mlp_sees_bytes_as_shares_and_numbers_as_they_are():
+    network = networks.build(Network("mlp", hidden=[16]), (128,), 2, 3)
+    states = torch.randint(0, 256, (5, 2, 128), dtype=torch.uint8)
+    shares = network.prepare(states)
+    torch.testing.assert_close(shares, states.flatten(1) / 255)
+    assert network.prepare(shares) is not states and torch.equal(network.prepare(shares), shares)
+    numbers = torch.randn(5, 2, 128) * 100
+    assert torch.equal(network.prepare(numbers), numbers.flatten(1))
+    torch.testing.assert_close(network.q_values(states), network.q_values(states / 255))
+
+
 def test_standardized_states_are_the_plain_ones():
     frames = (torch.rand(40, 36, 36).add_(torch.rand(36, 36)) * 127).to(torch.uint8)
     standard = pictures.Standardize(3, (36, 36)).to(memory_format=torch.channels_last)

@@ -33,6 +33,8 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         run, "env.game=Breakout", "num_envs=2", "total_steps=80", "replay.warmup_steps=40", "evaluation.episodes=1",
         "protocol.max_frames=40",
     ).go()  # fmt: skip
+    pole = small_run(folder / "pole", "env=cartpole", "num_envs=2", "total_steps=40", "evaluation.episodes=1")
+    pole.go()
     good = run / "checkpoints" / "best.pt"
     whole, content = good.read_bytes(), dict(checkpoints.Checkpoint(good).content)
     flipped = bytearray(whole)
@@ -57,7 +59,8 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     (folder / "secret" / "config.yaml").write_text(text.replace("project: atari_dqn", "project: ${oc.env:HOME}"))
     (folder / "empty").mkdir()
     (folder / "busy" / "process.json").write_text('{"pid": 1, "host": "here", "since": "today"}')
-    files = {path.stem: path for path in folder.iterdir()} | {"good": good}
+    cartpole = folder / "pole" / "checkpoints" / "latest.pt"
+    files = {path.stem: path for path in folder.iterdir()} | {"good": good, "cartpole": cartpole}
     return {name: str(path) for name, path in files.items()}
 
 
