@@ -24,6 +24,7 @@ QUIET = [
 gymnasium.register("Probe/Chain-v0", entry_point="probes:Chain")
 gymnasium.register("Probe/Memory-v0", entry_point="probes:Memory")
 gymnasium.register("Probe/Uneven-v0", entry_point="probes:Uneven")
+gymnasium.register("Probe/Dice-v0", entry_point="probes:Dice")
 
 
 def pytest_configure(config: pytest.Config) -> None:
