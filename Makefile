@@ -26,7 +26,7 @@ PLAY = $(if $(CKPT),'checkpoint=$(CKPT)',$(error CKPT=... is missing: a .pt file
 	$(if $(filter command line environment,$(origin GAME)),'env.game=$(GAME)') $(if $(PROTOCOL),'protocol=$(PROTOCOL)') \
 	$(if $(SEED),'seed=$(SEED)') $(if $(EPISODES),'evaluation.episodes=$(EPISODES)')
 
-.PHONY: help setup doctor games train sweep aggregate demo resume evaluate compare video watch play report dashboard profile bench family laptop scaling saving cluster torture fuzz bench-gpu test check clean lock
+.PHONY: help setup doctor games train sweep aggregate demo resume evaluate compare video watch play report dashboard profile bench family laptop scaling saving cluster torture fuzz mutants bench-gpu test check clean lock
 
 help:  ## this list
 	@echo 'make TARGET VARIABLE=value ...'
@@ -161,6 +161,9 @@ torture: $(READY)  ## kill runs 50 times each, resume them, compare them with un
 
 fuzz: $(READY)  ## feed broken and cheating files to the readers (5 minutes); ARGS="--minutes 20"
 	@$(BIN)/python tests/fuzz.py $(ARGS)
+
+mutants: $(READY)  ## break the program in 175 places, one at a time: do the tests notice? (10 minutes); ARGS="--only agent.py"
+	@$(BIN)/python tests/mutants.py $(ARGS)
 
 bench-gpu: $(READY)  ## all figures of a CUDA machine, 5 minutes of training among them
 	@$(BIN)/python benchmarks/gpu.py $(ARGS)

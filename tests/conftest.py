@@ -31,6 +31,7 @@ for name, what in {
     "Screen": {"dtype": "uint8", "shape": (2, 36)},
 }.items():
     gymnasium.register(f"Probe/{name}-v0", entry_point="probes:Clock", kwargs=what, max_episode_steps=12)
+gymnasium.register("Probe/Dice-v0", entry_point="probes:Dice")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -124,3 +124,23 @@ class Clock(gymnasium.Env):
 
     def render(self) -> np.ndarray:
         return np.zeros((40, 40, 3), np.uint8)
+
+
+class Dice(gymnasium.Env):
+    """Three random numbers are seen, one of which the action takes as its reward beside a large random one; games end
+    by chance. Actions count from 5. What one game shows depends on its seed and its length alone."""
+
+    observation_space = gymnasium.spaces.Box(0, 1, (3,), np.float32)
+    action_space = gymnasium.spaces.Discrete(3, start=5)
+
+    def _see(self) -> np.ndarray:
+        self.seen = self.np_random.random(3, np.float32)
+        return self.seen
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        return self._see(), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        reward = 3 * float(self.seen[int(action) - 5]) - 1 + float(self.np_random.normal())
+        return self._see(), reward, bool(self.np_random.random() < 0.08), False, {}
