@@ -23,7 +23,7 @@ def replay_room(
     """
     # A run shorter than its capacity never fills more than its length, and the first states' row; and what its
     # checkpoint holds, where it has been made shorter.
-    needed = config.total_steps // config.num_envs + config.env.frame_stack + 3
+    needed = config.total_steps // config.num_envs + config.env.frame_stack + 2
     if resumed and resumed.files.segments:
         needed = max(needed, resumed.files.segments[-1].last - resumed.files.segments[0].first)
     rows = min(-(-config.replay.capacity // config.num_envs) + 1, needed)
