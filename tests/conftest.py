@@ -13,7 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from atari_dqn import checkpoints, launch, settings
+from atari_dqn import __main__, checkpoints, launch, settings
 from atari_dqn.run import Run
 
 ROOT = Path(__file__).parent.parent
@@ -63,6 +63,22 @@ def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
             text=True,
             timeout=timeout,
         )
+
+    return run_command
+
+
+@pytest.fixture
+def inside(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The same in this process, where a process of its own would prove nothing more and take seconds to begin."""
+
+    def run_command(*words: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("COLUMNS", "80")
+        capsys.readouterr()
+        code = __main__.main([*words])
+        return subprocess.CompletedProcess(words, code, *capsys.readouterr())
 
     return run_command
 

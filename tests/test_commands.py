@@ -115,10 +115,8 @@ def test_videos_are_h264_at_native_speed(breakout):
     assert any((a != b).any() for a, b in itertools.pairwise(pictures))
 
 
-def test_evaluate_prints_a_table_and_writes_json(breakout, command, tmp_path):
-    done = command(
-        "evaluate", f"checkpoint={breakout}", "evaluation.episodes=3", "protocol=nature", "output=out/e.json"
-    )
+def test_evaluate_prints_a_table_and_writes_json(breakout, inside, tmp_path):
+    done = inside("evaluate", f"checkpoint={breakout}", "evaluation.episodes=3", "protocol=nature", "output=out/e.json")
     assert done.returncode == 0, done.stderr
     for column in ("mean", "sd", "median", "min", "max", "human"):
         assert column in done.stdout
@@ -131,8 +129,8 @@ def test_evaluate_prints_a_table_and_writes_json(breakout, command, tmp_path):
     assert result["protocol"]["noop_max"] == 30 and result["protocol"]["repeat_action_probability"] == 0
 
 
-def test_another_game_is_played_by_the_actions_meanings(breakout, command, tmp_path):
-    done = command(
+def test_another_game_is_played_by_the_actions_meanings(breakout, inside, tmp_path):
+    done = inside(
         "evaluate", f"checkpoint={breakout}", "env.game=freeway", "evaluation.episodes=1",
         "protocol.epsilon=0", "protocol.max_frames=400", "output=e.json",
     )  # fmt: skip
@@ -147,7 +145,7 @@ def test_another_game_is_played_by_the_actions_meanings(breakout, command, tmp_p
     assert result["protocol"]["name"] == "nature-changed" and result["protocol"]["epsilon"] == 0
 
 
-def test_preprocessing_comes_from_the_checkpoint(command, tmp_path):
+def test_preprocessing_comes_from_the_checkpoint(inside, tmp_path):
     """A network trained on 2-frame skips of 60x60 pictures can only be played like that."""
     run = small_run(
         tmp_path / "run", "env.game=Pong", "env.frame_skip=2", "env.screen_size=60", "env.frame_stack=3", "num_envs=2",
@@ -155,7 +153,7 @@ def test_preprocessing_comes_from_the_checkpoint(command, tmp_path):
     )  # fmt: skip
     run.go()
     for name, words in (("evaluate", ["evaluation.episodes=1", "output=e.json"]), ("video", ["output=v.mp4"])):
-        done = command(name, f"checkpoint={tmp_path}/run", *words)
+        done = inside(name, f"checkpoint={tmp_path}/run", *words)
         assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "e.json").read_text())
     assert (result["protocol"]["frame_skip"], result["protocol"]["screen_size"]) == (2, 60)
@@ -164,10 +162,10 @@ def test_preprocessing_comes_from_the_checkpoint(command, tmp_path):
         assert sum(1 for _ in film.decode(video=0)) == 100
 
 
-def test_video_of_a_checkpoint_and_of_another_game(breakout, command, tmp_path):
+def test_video_of_a_checkpoint_and_of_another_game(breakout, inside, tmp_path):
     for game in ("Breakout", "Pong"):
         name = f"{game}.mp4"
-        done = command(
+        done = inside(
             "video",
             f"checkpoint={breakout}/checkpoints/latest.pt",
             f"env.game={game}",
@@ -180,8 +178,8 @@ def test_video_of_a_checkpoint_and_of_another_game(breakout, command, tmp_path):
             assert sum(1 for _ in film.decode(video=0)) == 180
 
 
-def test_watch_without_a_display_says_so(breakout, command):
-    done = command("watch", f"checkpoint={breakout}")
+def test_watch_without_a_display_says_so(breakout, inside):
+    done = inside("watch", f"checkpoint={breakout}")
     assert done.returncode == 2
     assert "no display" in done.stderr and "make video" in done.stderr and "Traceback" not in done.stderr
 
@@ -227,7 +225,7 @@ def test_a_checkpoint_plays_as_it_did_in_training(breakout):
     )
 
 
-def test_resume_goes_on_where_it_stopped(breakout, command, tmp_path):
+def test_resume_goes_on_where_it_stopped(breakout, command, inside, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(breakout, run)
     with open(run / "metrics.csv", "a") as file:  # as a run that was killed after its last checkpoint leaves it
@@ -244,15 +242,15 @@ def test_resume_goes_on_where_it_stopped(breakout, command, tmp_path):
     assert (before["updates"], after["updates"], after["agent_steps"]) == (100, 200, 1000)
     step = lambda content: next(iter(content["optimizer"]["state"].values()))["step"].item()  # noqa: E731
     assert (step(before), step(after)) == (100, 200)
-    again = command("train", f"resume={run}", "logger.wandb=off")
+    again = inside("train", f"resume={run}", "logger.wandb=off")
     assert again.returncode == 0 and "is finished" in again.stdout
-    same = command("train", f"resume={run}", "agent.discount=0.99", "logger.wandb=off")
+    same = inside("train", f"resume={run}", "agent.discount=0.99", "logger.wandb=off")
     assert same.returncode == 0 and "is finished" in same.stdout
-    same = command("train", "resume=auto", f"run_dir={run}", "env.game=breakout", "seed=1", "logger.wandb=off")
+    same = inside("train", "resume=auto", f"run_dir={run}", "env.game=breakout", "seed=1", "logger.wandb=off")
     assert same.returncode == 0 and "is finished" in same.stdout
-    other = command("train", "resume=auto", f"run_dir={run}", "preset=nature")
+    other = inside("train", "resume=auto", f"run_dir={run}", "preset=nature")
     assert other.returncode == 2 and "is a run of preset=default, not nature" in other.stderr
-    refused = command("train", f"resume={run}", "agent.discount=0.5")
+    refused = inside("train", f"resume={run}", "agent.discount=0.5")
     assert refused.returncode == 2 and "cannot be changed" in refused.stderr
 
 
@@ -365,8 +363,8 @@ ENVS = sorted(path.stem for path in (ROOT / "conf" / "env").glob("*.yaml"))
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_config_composes_and_learns_a_few_steps(env, preset, tmp_path):
     words = [
-        f"env={env}", f"preset={preset}", "total_steps=160", "replay.warmup_steps=80", "evaluation.episodes=1",
-        "protocol.max_frames=100", "env.max_frames=100",
+        f"env={env}", f"preset={preset}", "num_envs=4", "total_steps=120", "replay.warmup_steps=80",
+        "evaluation.episodes=1", "protocol.max_frames=100", "env.max_frames=100",
     ]  # fmt: skip
     if preset == "laptop" and env != "atari":  # it is for pictures; what it says then is a remedy
         with pytest.raises(UserError, match=r"use network=mlp network\.standardize=false"):
@@ -374,7 +372,7 @@ def test_every_config_composes_and_learns_a_few_steps(env, preset, tmp_path):
         words += ["network=mlp", "network.standardize=false"]
     run = small_run(tmp_path / "run", *words)
     run.go()
-    assert run.agent_steps == 160 and run.updates > 0
+    assert run.agent_steps == 120 and run.updates > 0
     assert checkpoints.Checkpoint(tmp_path / "run" / "checkpoints" / "latest.pt").config.preset == preset
 
 
@@ -494,15 +492,15 @@ def test_make_help_lists_every_target():
         assert re.search(rf"^  {target} ", done.stdout, re.MULTILINE)
 
 
-def test_profile_says_where_the_time_goes_and_leaves_nothing(command, tmp_path):
-    result = command("profile", "env=cartpole", "total_steps=2_500")
+def test_profile_says_where_the_time_goes_and_leaves_nothing(inside, tmp_path):
+    result = inside("profile", "env=cartpole", "total_steps=2_500")
     assert result.returncode == 0, result.stderr
     shares = [float(share) for share in re.findall(r"│ +([\d.]+)% │", result.stdout)]
     assert len(shares) == 7 and sum(shares) == pytest.approx(100, abs=1)
     assert re.search(r"[\d,]+ agent steps/s, [\d,]+ frames/s, [\d,.]+ updates/s", result.stdout)
     assert "torch operator" in result.stdout and max(map(len, result.stdout.splitlines())) <= 80
     assert not list(tmp_path.glob("runs*"))
-    short = command("profile", "env=cartpole", "total_steps=1_010")
+    short = inside("profile", "env=cartpole", "total_steps=1_010")
     assert short.returncode == 2 and "too short to measure" in short.stderr and len(short.stderr.splitlines()) == 1
 
 
