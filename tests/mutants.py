@@ -37,6 +37,10 @@ TOLD_ONCE = "tests/test_machine.py::test_goals_need_consecutive_games_and_are_to
 RESUMED = f"{WIRING}::test_a_resumed_run_goes_on_with_its_counts"
 ATARI = f"{WIRING}::test_ataris_settings_reach_the_emulators_and_its_flags_the_replay"
 CUT_GAME = f"{WIRING}::test_a_cut_game_leaves_nothing_to_the_next"
+SEEDS = "tests/test_saving.py::test_every_game_is_played_to_its_end_and_begins_again_from_a_new_seed"
+UNCUT = "tests/test_saving.py::test_new_seeds_lose_no_turn_of_any_game"
+BACK = "tests/test_saving.py::test_emulators_come_back_to_where_they_were[gymnasium-1]"
+POOLED = "tests/test_emulators.py::test_only_screens_are_pooled_over_skipped_frames"
 SHOWN = "tests/test_learning.py::test_networks_are_shown_the_warmups_pictures_once"
 EXACT_STEP = "tests/test_learning.py::test_the_target_network_is_copied_on_the_exact_step"
 PADDED = "tests/test_fidelity.py::test_dopamines_network_pads_like_flax_and_starts_like_it"
@@ -195,7 +199,7 @@ TABLE: dict[str, list[tuple[str, str, str, str]]] = {
          EVALUATIONS),
         ("a protocol's zeros are ignored", "if getattr(protocol, key) is not None:", "if getattr(protocol, key):",
          ATARI),
-        ("time limits as trained", 'else ("max_frames",)', "else ()", EVALUATIONS),
+        ("time limits as trained", "for key in played_by(trained)", "for key in ()", EVALUATIONS),
         ("evaluation's lives are games", 'changes: dict[str, Any] = {"terminal_on_life_loss": False, ',
          "changes: dict[str, Any] = {", ATARI),
         ("a later evaluation is greedy", "play(player, games, protocol.epsilon,", "play(player, games, 0.0,",
@@ -219,7 +223,7 @@ TABLE: dict[str, list[tuple[str, str, str, str]]] = {
         ("rewards clipped by the emulator", "reward_clipping=False", "reward_clipping=True", ATARI),
         ("no FIRE at the start", "use_fire_reset=env.fire_reset", "use_fire_reset=False", ATARI),
         ("no FIRE after a life", "actions = np.where(self._lost, self._fire, actions)", "pass", ATARI),
-        ("games of half an hour", "env.frame_skip, env.max_frames\n", "env.frame_skip, 108_000\n", ATARI),
+        ("games of half an hour", "num_envs, env.max_frames\n", "num_envs, 108_000\n", ATARI),
         ("a life is a game", "over = terminated & ((lives == 0) | (lives >= self._lives))", "over = terminated", ATARI),
         ("a cut game's reward goes on",
          "rewards, terminated = np.where(self._cut, 0, rewards), terminated & ~self._cut",
@@ -229,16 +233,28 @@ TABLE: dict[str, list[tuple[str, str, str, str]]] = {
         ("actions count from 0", "actions + self._first_action", "actions", NATURE),
         ("numbers' frames are not skipped", "if env.frame_skip > 1 or on_frame else single", "if on_frame else single",
          NATURE),
-        ("lengths in agent steps", "self._frame_skip = env.frame_skip\n", "self._frame_skip = 1\n", NATURE),
+        ("lengths in agent steps", "self._scoreboard = Scoreboard(num_envs, env.frame_skip)\n        self._cut_after",
+         "self._scoreboard = Scoreboard(num_envs, 1)\n        self._cut_after", NATURE),
+        ("new seeds are never taken", "fresh := self._ended & self._wait", "fresh := self._ended & False", SEEDS),
+        ("games are cut off for new seeds", "fresh := self._ended & self._wait", "fresh := self._wait & True", UNCUT),
+        ("a new seed is taken again and again", "self._wait &= ~fresh", "pass", SEEDS),
+        ("games begin again from their first seeds", "for new, old, is_new in zip(self._next,",
+         "for old, new, is_new in zip(self._next,", SEEDS),
+        ("a rewound game forgets its new seed", "self._starts, self._wait = starts, waiting", "self._starts = starts",
+         BACK),
+        ("a rewound game starts a turn late", "(fresh := starts == turn).any()", "(fresh := starts == turn - 1).any()",
+         BACK),
         ("ends and cuts are one", "np.where(truncated, CUT, ORDINARY)", "np.where(truncated, TERMINAL, ORDINARY)",
          NATURE),
         ("scores go on", "np.where(self._ended, 0, self._scores + rewards)", "self._scores + rewards", NATURE),
     ],
     "wrappers.py": [
-        ("the last frame alone", "np.max(frames[-2:], axis=0)", "frames[-1]", NATURE),
+        ("vectors are pooled", "else 1  # frames", "else 2  # frames", NATURE),
+        ("screens are not pooled", "self._pooled = 2 if", "self._pooled = 1 if", POOLED),
         ("the last frame's reward", "total += float(reward)", "total = float(reward)", NATURE),
     ],
     "run.py": [
+        ("new seeds are never due", "self.emulators.renew(game_seeds(config, self.agent_steps))", "pass", SEEDS),
         ("one exploration for all seeds", 'config.seed, "exploration")', '1, "exploration")', NATURE),
         ("one stream for both", 'config.seed, "replay")', 'config.seed, "exploration")', NATURE),
         ("another stack in the replay", "self.emulators, self.config.env.frame_stack", "self.emulators, 1", NATURE),
