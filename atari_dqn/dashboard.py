@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 import sys
+import threading
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +19,7 @@ from atari_dqn import logbook, report
 from atari_dqn.config import DashboardConfig
 from atari_dqn.errors import UserError
 from atari_dqn.logbook import Data
+from atari_dqn.signals import stop_signals
 
 HOST = "127.0.0.1"
 POLICY = (
@@ -186,7 +188,14 @@ def serve(asked: DashboardConfig, console: Console) -> None:
     with make(root, asked.port) as server:
         address = f"http://localhost:{server.server_address[1]}/"
         console.print(f"dashboard of {root}: {address} (Ctrl-C ends it)", soft_wrap=True, highlight=False, markup=False)
-        try:
+        # Not by KeyboardInterrupt, which is lost where it is raised in a callback that Python guards.
+        stopped = threading.Event()
+
+        def end() -> None:
+            stopped.wait()
+            server.shutdown()
+
+        threading.Thread(target=end, daemon=True).start()
+        with stop_signals(stopped):
             server.serve_forever()
-        except KeyboardInterrupt:
-            console.print("dashboard ended")
+        console.print("dashboard ended")

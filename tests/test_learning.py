@@ -217,7 +217,7 @@ def test_memory_probe_is_learnt_from_pixels(tmp_path):
 
 def weights(folder, *overrides: str) -> torch.Tensor:
     run = small_run(
-        folder, "env.game=Pong", "total_steps=1_600", "replay.warmup_steps=800", "evaluation.episodes=1",
+        folder, "env.game=Pong", "num_envs=4", "total_steps=1_000", "replay.warmup_steps=700", "evaluation.episodes=1",
         "protocol.max_frames=400", *overrides,
     )  # fmt: skip
     run.go()
