@@ -162,7 +162,7 @@ torture: $(READY)  ## kill runs 50 times each, resume them, compare them with un
 fuzz: $(READY)  ## feed broken and cheating files to the readers (5 minutes); ARGS="--minutes 20"
 	@$(BIN)/python tests/fuzz.py $(ARGS)
 
-mutants: $(READY)  ## break the program in 175 places, one at a time: do the tests notice? (10 minutes); ARGS="--only agent.py"
+mutants: $(READY)  ## break the program in 183 places, one at a time: do the tests notice? (10 minutes); ARGS="--only agent.py"
 	@$(BIN)/python tests/mutants.py $(ARGS)
 
 bench-gpu: $(READY)  ## all figures of a CUDA machine, 5 minutes of training among them

@@ -328,7 +328,7 @@ TABLE: dict[str, list[tuple[str, str, str, str]]] = {
         ("bootstraps from the policy's quantiles", "return z_t[..., : self._target_samples]", "return z_t", IQN),
         ("as many samples in a target", "self._target_samples if target else self._samples", "self._target_samples",
          IQN),
-        ("32 quantiles to choose by", "head.policy_samples, head.samples,", "32, head.samples,", IQN),
+        ("32 quantiles to choose by", "head.policy_samples, head.samples,", "32, head.samples,", f"{IQN} {MUNCHAUSEN}"),
     ],
     "seeding.py": [
         ("one seed for all", "SeedSequence([seed, key])", "SeedSequence([1, key])", FIRST),
