@@ -237,7 +237,7 @@ def repeat(args: argparse.Namespace, figures: Figures) -> None:
                 run = launch.prepare(config, Console(quiet=True))
                 list(play_and_learn(run.emulators, run.replay, run.agent, config, run.explore, run.draw))
                 run.emulators.close()
-                ends.add(tuple(float(p.double().sum()) for p in run.agent.online.parameters()))
+                ends.add(tuple(float(p.detach().double().sum()) for p in run.agent.online.parameters()))
         kind = " ".join(words) or "graphs"
         figures.tell("repeat", "nature", kind, 4, len(ends), f"different ends of {args.repeats}")
 
