@@ -159,7 +159,8 @@ class CpuShare:
         if seconds >= self.SECONDS:
             self._then, threads = now, torch.get_num_threads()
             short = own / seconds < self.FEW * threads and idle < self.NO_IDLE * total
-            self._word = f"busy machine: this run gets {own / seconds:.1f} of {threads} CPUs" if short else ""
+            count = f"{threads} CPU{'s' * (threads > 1)}"
+            self._word = f"busy machine: this run gets {own / seconds:.1f} of {count}" if short else ""
         return self._word
 
 
