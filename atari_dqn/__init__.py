@@ -5,7 +5,8 @@ import os
 __version__ = "0.1.0"
 
 # Between two parallel regions OpenMP's threads wait by spinning: GOMP's up to 300,000 times, KMP's for 200 ms. That
-# gains 1% on an idle machine, and costs nine tenths where anything else wants the same cores (benchmarks/busy.py). The
+# gains little on an idle machine, and costs up to nine tenths where anything else wants the same cores: see
+# benchmarks/busy.py. The
 # libraries read this when torch loads them, so it stands here, and only where a person has chosen nothing.
 SPIN = {"GOMP_SPINCOUNT": "3000", "KMP_BLOCKTIME": "0"}
 if not os.environ.keys() & {"OMP_WAIT_POLICY", *SPIN}:

@@ -278,10 +278,8 @@ class Journal(Emulators):
         self._begin([0] * inner.num_envs)
 
     def _begin(self, seeds: list[int]) -> None:
-        self._seeds, self._starts = (
-            list(seeds),
-            np.zeros(self.num_envs, np.int64),
-        )  # turns told before a game's seed
+        self._seeds = list(seeds)
+        self._starts = np.zeros(self.num_envs, np.int64)  # turns told before a game began from its seed
         self._next: list[int] | None = None  # seeds that are waiting for a game's end,
         self._wait = np.zeros(self.num_envs, bool)  # and the games that still wait
         self._ended = np.zeros(self.num_envs, bool)  # with the last turn
