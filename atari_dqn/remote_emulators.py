@@ -1,6 +1,7 @@
 """Games on other machines: Ray's actors, each of which steps a share of them."""
 
 import itertools
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from atari_dqn.errors import RunFailed, UserError
 from atari_dqn.replay import CUT
 
 ROOM_SECONDS = 300.0  # that an actor may wait for a CPU
+RETURN_SECONDS = 5.0  # within which the CPUs of an ended actor are free again
 
 
 class Player:
@@ -43,9 +45,8 @@ class RemoteEmulators(Emulators):
         self.frame_shape, self.frame_dtype, self.actions = one.frame_shape, one.frame_dtype, one.actions
         one.close()
         self._ray, self._env, self._say, self.num_envs = cluster.join(where.address), env, say, num_envs
-        free = int(self._ray.available_resources().get("CPU", 0))
-        count = min(num_envs, where.actors or max(1, free))
-        if count > max(1, free):
+        count = min(num_envs, where.actors or max(1, self._free_cpus(num_envs)))
+        if count > max(1, free := self._free_cpus(count)):
             raise UserError(f"emulators.actors={count}: Ray has {free} free CPUs; set fewer, or join a larger cluster")
         ends = [num_envs * i // count for i in range(count + 1)]
         self._shares = [slice(first, last) for first, last in itertools.pairwise(ends)]
@@ -53,6 +54,15 @@ class RemoteEmulators(Emulators):
         self._answers: list[Any] = []
         self._losses = 0
         say(f"emulators: {num_envs} games in {count} {'actor' if count == 1 else 'actors'} of Ray")
+
+    def _free_cpus(self, wanted: int) -> int:
+        """CPUs that Ray has free. Actors that have just ended give theirs back a moment later."""
+        until, there = time.monotonic() + RETURN_SECONDS, int(self._ray.cluster_resources().get("CPU", 0))
+        while (free := int(self._ray.available_resources().get("CPU", 0))) < min(wanted, there):
+            if time.monotonic() > until:
+                break
+            time.sleep(0.05)
+        return free
 
     def _begin(self, share: slice) -> Any:
         player = self._ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(Player)

@@ -8,9 +8,11 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import filelock
 import gymnasium
 import pytest
 import torch
+import zygote
 from rich.console import Console
 
 from atari_dqn import __main__, checkpoints, launch, settings
@@ -35,7 +37,8 @@ gymnasium.register("Probe/Dice-v0", entry_point="probes:Dice")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Where tests run side by side, each worker has its share of the cores to itself."""
+    """Where tests run side by side, each worker has its share of the cores to itself. Commands start fast."""
+    zygote.install()
     worker, workers = os.environ.get("PYTEST_XDIST_WORKER", ""), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     if worker and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
@@ -48,6 +51,24 @@ def _no_accounts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     for name in ("WANDB_API_KEY", "WANDB_MODE", "DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """A folder that is filled once for all workers; whoever changes what is in it changes a copy."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+    def get(name: str, build: Callable[[Path], object]) -> Path:
+        folder = root / f"shared-{name}"
+        with filelock.FileLock(f"{folder}.lock"):
+            if not (folder / ".built").exists():
+                folder.mkdir(exist_ok=True)
+                build(folder)
+                (folder / ".built").touch()
+        return folder
+
+    return get
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import flat, small_run
-from probes import Chain, Memory, Uneven
+from probes import Uneven
 
 from atari_dqn import evaluation, networks, pictures, settings
 from atari_dqn.checkpoints import Checkpoint
@@ -181,44 +181,10 @@ def test_games_that_begin_again_are_those_that_would_be_made_anew():
     assert found[0][0] == found[1][0] and torch.equal(found[0][1], found[1][1])
 
 
-def q_table(run, states: np.ndarray) -> np.ndarray:
-    return run.agent.online.q_values(torch.from_numpy(states)).detach().numpy()
-
-
-def test_chain_values_equal_the_table(tmp_path):
-    discount = 0.8
-    run = small_run(
-        tmp_path / "run", "env=gymnasium", "env.game=Probe/Chain-v0", "num_envs=4", "total_steps=16_000",
-        "replay.warmup_steps=500", "replay.capacity=8_000", "update.period_steps=4", "update.target_period_steps=100",
-        f"agent.discount={discount}", "exploration.end=0.6", "exploration.decay_steps=1_000",
-        "optimizer.learning_rate=2e-3", "network.hidden=[32]", "evaluation.episodes=2", "seed=3",
-    )  # fmt: skip
-    run.go()
-    learnt = q_table(run, np.eye(Chain.ROOMS, dtype=np.float32)[:, None])
-    optimal = Chain.optimal_values(discount)
-    np.testing.assert_allclose(learnt, optimal, atol=0.04)
-
-
-def test_memory_probe_is_learnt_from_pixels(tmp_path):
-    run = small_run(
-        tmp_path / "run", "env=gymnasium", "env.game=Probe/Memory-v0", "network=nature_cnn", "env.frame_stack=2",
-        "num_envs=4", "total_steps=3_000", "replay.warmup_steps=200", "replay.capacity=4_000", "agent.discount=0.9",
-        "update.target_period_steps=100", "exploration.decay_steps=500", "exploration.end=0.5",
-        "optimizer.learning_rate=3e-4", "evaluation.episodes=20",
-    )  # fmt: skip
-    run.go()
-    blank, left, right = (Memory.picture(side) for side in (None, 0, 1))
-    empty = np.zeros_like(blank)
-    values = q_table(run, np.array([[left, blank], [right, blank], [empty, left], [empty, right]]))
-    # The optimum: the right answer is worth 1, the wrong one -1; the bar before it 0.9, whatever is pressed.
-    np.testing.assert_allclose(values, [[1, -1], [-1, 1], [0.9, 0.9], [0.9, 0.9]], atol=0.15)
-    assert run.examiner.best_score == 1.0  # all games of the evaluation
-
-
 def weights(folder, *overrides: str) -> torch.Tensor:
     run = small_run(
-        folder, "env.game=Pong", "num_envs=4", "total_steps=1_000", "replay.warmup_steps=700", "evaluation.episodes=1",
-        "protocol.max_frames=400", *overrides,
+        folder, "env.game=Pong", "num_envs=4", "total_steps=360", "replay.warmup_steps=280", "evaluation.episodes=1",
+        "protocol.max_frames=100", *overrides,
     )  # fmt: skip
     run.go()
     return flat(run.agent.online)

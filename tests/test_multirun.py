@@ -59,7 +59,7 @@ def test_a_job_that_must_give_way_is_queued_again_and_ends_as_an_untouched_run(t
     """submitit's own processes; SIGUSR2 is what Slurm sends before a job's time is over, or another one's begins."""
     process = subprocess.Popen(
         command(
-            "train", "-m", *SHORT, "total_steps=9000", "hydra/launcher=submitit_local",
+            "train", "-m", *SHORT, "total_steps=6000", "hydra/launcher=submitit_local",
         ),
         cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
@@ -74,7 +74,7 @@ def test_a_job_that_must_give_way_is_queued_again_and_ends_as_an_untouched_run(t
     log = "".join(path.read_text() for path in tmp_path.glob("runs/multirun/*/jobs/*/*_log.out"))
     assert "stopped on request" in log and f"going on in {folder.relative_to(tmp_path)}" in log
     assert [path.name for path in tmp_path.glob("runs/CartPole*")] == [folder.name]
-    small_run(tmp_path / "untouched", *torture.GAMES["CartPole"], "total_steps=9000").go()
+    small_run(tmp_path / "untouched", *torture.GAMES["CartPole"], "total_steps=6000").go()
     expected, found = torture.left_behind(tmp_path / "untouched"), torture.left_behind(folder)
     assert [key for key in expected if expected[key] != found[key]] == []
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import browser
 import numpy as np
+import psutil
 import pytest
 from conftest import ROOT
 from rich.console import Console
@@ -45,9 +46,12 @@ def train(folder: Path, *words: str) -> subprocess.Popen[str]:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(shared) -> Path:
     """A folder of three finished runs, two of them seeds of one experiment."""
-    folder = tmp_path_factory.mktemp("report")
+    return shared("report", train_three) / "runs"
+
+
+def train_three(folder: Path) -> None:
     started = [
         train(folder, *CARTPOLE, "seed=1", "run_dir=runs/cart1"),
         train(folder, *CARTPOLE, "seed=2", "run_dir=runs/cart2"),
@@ -55,12 +59,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     for process in started:
         assert process.wait(timeout=200) == 0, process.stderr and process.stderr.read()
-    return folder / "runs"
 
 
 @pytest.fixture(scope="module")
-def written(runs: Path) -> Path:
-    output = runs.parent / "report.html"
+def written(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("report") / "report.html"
     report.write(ReportConfig(str(runs), 3, str(output)), Console(quiet=True))
     return output
 
@@ -438,6 +441,7 @@ def test_the_dashboard_follows_a_run_until_it_dies(runs, tmp_path):
         "run_dir=runs/live",
         "evaluation.every_steps=3M",
     )
+    psutil.Process(run.pid).nice(19)  # it is to last, and leave the browser its time
     server = subprocess.Popen(
         [sys.executable, "-m", "atari_dqn", "dashboard", "port=0"], cwd=tmp_path, stdout=subprocess.PIPE, text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},

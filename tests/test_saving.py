@@ -49,9 +49,9 @@ CARTPOLE = [
     "evaluation.episodes=2",
 ]  # fmt: skip
 PONG = [
-    "env.game=Pong", "num_envs=2", "total_steps=600", "replay.capacity=300", "replay.warmup_steps=100",
-    "update.target_period_steps=100", "exploration.decay_steps=300", "checkpoint.every_steps=100",
-    "checkpoint.cut_every_turns=125", "logger.every_steps=100", "evaluation.every_steps=400", "evaluation.episodes=1",
+    "env.game=Pong", "network=small_cnn", "num_envs=2", "total_steps=600", "replay.capacity=300",
+    "replay.warmup_steps=100", "update.target_period_steps=100", "exploration.decay_steps=300",
+    "checkpoint.every_steps=100", "checkpoint.cut_every_turns=125", "logger.every_steps=100", "evaluation.every_steps=400", "evaluation.episodes=1",
     "protocol.max_frames=100", "env.max_frames=300",
 ]  # fmt: skip
 
@@ -76,20 +76,26 @@ def go_on(folder: Path, *overrides: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def cartpole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cartpole(shared) -> Path:
     """The folder of a whole, untouched CartPole run."""
-    folder = tmp_path_factory.mktemp("cartpole") / "run"
-    small_run(folder, *CARTPOLE).go()
-    return folder
+    return shared("cartpole", lambda folder: small_run(folder / "run", *CARTPOLE).go()) / "run"
+
+
+@pytest.fixture(scope="module")
+def half(shared) -> Path:
+    """The same run stopped in its middle, with two checkpoints."""
+
+    def build(folder: Path) -> None:
+        run = small_run(folder / "run", *CARTPOLE)
+        run.go(Stop(run, 2_300))
+
+    return shared("cartpole-half", build) / "run"
 
 
 @pytest.fixture
-def stopped(cartpole: Path, tmp_path: Path) -> Path:
-    """The same run stopped in its middle, with two checkpoints."""
-    folder = tmp_path / "stopped"
-    run = small_run(folder, *CARTPOLE)
-    run.go(Stop(run, 2_300))
-    return folder
+def stopped(half: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(half, tmp_path / "stopped")
 
 
 def assert_equal_runs(one: Path, other: Path) -> None:
@@ -103,8 +109,8 @@ def assert_equal_runs(one: Path, other: Path) -> None:
 @pytest.mark.parametrize("game", ["CartPole", "Pong"])
 def test_a_killed_run_ends_as_an_untouched_one(game, tmp_path):
     """The short form of `make torture`: whole processes, SIGKILL at random and in the middle of saving."""
-    steps = {"CartPole": 25_000, "Pong": 2_600}[game]
-    torture.torture(game, steps, kills=3, seed=1, parent=tmp_path)
+    steps = {"CartPole": 15_000, "Pong": 2_600}[game]
+    torture.torture(game, steps, 3, 1, tmp_path, *(["network=small_cnn"] if game == "Pong" else []))
 
 
 @pytest.mark.parametrize("words", [CARTPOLE, PONG], ids=["CartPole", "Pong"])
@@ -492,7 +498,7 @@ def test_a_full_disk_costs_nothing_that_was_saved(cartpole, tmp_path, monkeypatc
         disk = Disk(patch, 0)
         small_run(tmp_path / "counted", *CARTPOLE).go()
     assert disk.writes > 15
-    for fails_at in range(1, disk.writes + 1, 3):
+    for fails_at in range(1, disk.writes + 1, 4):
         folder = tmp_path / f"run{fails_at}"
         with monkeypatch.context() as patch:
             Disk(patch, fails_at)

@@ -8,6 +8,7 @@ checkpoint or a replay file is being written, a third right after one got its na
 """
 
 import argparse
+import contextlib
 import csv
 import hashlib
 import os
@@ -53,10 +54,10 @@ class Outcome(NamedTuple):
     seconds: float
 
 
-def command(game: str, folder: Path, steps: int) -> list[str]:
+def command(game: str, folder: Path, steps: int, *more: str) -> list[str]:
     return [
         sys.executable, "-m", "atari_dqn", "train", *GAMES[game], f"total_steps={steps}", f"run_dir={folder}",
-        "resume=auto", "logger.wandb=off", "logger.tensorboard=false", "evaluation.video_seconds=0",
+        "resume=auto", "logger.wandb=off", "logger.tensorboard=false", "evaluation.video_seconds=0", *more,
     ]  # fmt: skip
 
 
@@ -79,7 +80,11 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 def saving(folder: Path) -> bool:
-    return any(True for part in ("checkpoints", "replay") for _ in (folder / part).glob(".*.tmp*"))
+    for part in ("checkpoints", "replay"):
+        with contextlib.suppress(FileNotFoundError):
+            if any(name.startswith(".") and ".tmp" in name for name in os.listdir(folder / part)):
+                return True
+    return False
 
 
 def digest(node: Any, into: Any) -> None:
@@ -134,15 +139,15 @@ def left_behind(folder: Path) -> dict[str, Any]:
     return hashes
 
 
-def torture(game: str, steps: int, kills: int, seed: int, parent: Path) -> Outcome:
-    """Raises SystemExit where the killed run is not equal to the untouched one."""
+def torture(game: str, steps: int, kills: int, seed: int, parent: Path, *more: str) -> Outcome:
+    """Raises SystemExit where the killed run is not equal to the untouched one. `more` are further settings."""
     began, chance = time.time(), random.Random(seed)
     untouched, tortured = parent / f"{game}-untouched", parent / f"{game}-tortured"
-    finish(start(command(game, untouched, steps)))
+    finish(start(command(game, untouched, steps, *more)))
     lived = time.time() - began
     while_saving = done = 0
     while done < kills:
-        process = start(command(game, tortured, steps))
+        process = start(command(game, tortured, steps, *more))
         way, patience = done % 3, chance.uniform(0, 2)
         if way == 0:  # at any moment
             time.sleep(chance.uniform(0, 8))
@@ -156,7 +161,7 @@ def torture(game: str, steps: int, kills: int, seed: int, parent: Path) -> Outco
                     else:
                         time.sleep(chance.uniform(0, 0.002))
                     break
-                time.sleep(0.0002)
+                time.sleep(0.001)
         if process.poll() is not None:
             finish(process)
             raise SystemExit(f"{game}: finished after {done} kills; give more --steps")
@@ -167,7 +172,7 @@ def torture(game: str, steps: int, kills: int, seed: int, parent: Path) -> Outco
         done += 1
         print(f"\r{game}: killed {done} times, {while_saving} of them while saving ", end="", flush=True)
     print()
-    finish(start(command(game, tortured, steps)))
+    finish(start(command(game, tortured, steps, *more)))
     expected, found = left_behind(untouched), left_behind(tortured)
     different = [key for key in expected if expected[key] != found[key]]
     outcome = Outcome(game, steps, kills, while_saving, found["online"][:16], not different, round(time.time() - began))
