@@ -51,8 +51,8 @@ CARTPOLE = [
 PONG = [
     "env.game=Pong", "network=small_cnn", "num_envs=2", "total_steps=600", "replay.capacity=300",
     "replay.warmup_steps=100", "update.target_period_steps=100", "exploration.decay_steps=300",
-    "checkpoint.every_steps=100", "checkpoint.cut_every_turns=125", "logger.every_steps=100", "evaluation.every_steps=400", "evaluation.episodes=1",
-    "protocol.max_frames=100", "env.max_frames=300",
+    "checkpoint.every_steps=100", "checkpoint.cut_every_turns=125", "logger.every_steps=100",
+    "evaluation.every_steps=400", "evaluation.episodes=1", "protocol.max_frames=100", "env.max_frames=300",
 ]  # fmt: skip
 
 
