@@ -23,7 +23,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             return text
 
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         return [{key: number(value) for key, value in row.items()} for row in csv.DictReader(file)]
 
 

@@ -5,11 +5,11 @@ import math
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from atari_dqn import checks, presets, scores
 from atari_dqn.config import CompareConfig, TrainConfig
+from atari_dqn.console import Console
 from atari_dqn.curves import Point, by_value, evaluations, has_measure, is_whole, read, training, verdict
 from atari_dqn.display import compact
 from atari_dqn.errors import UserError

@@ -1,19 +1,18 @@
 """What a tracker is, and the one that a person looks at while a run goes on."""
 
 import math
-import os
-import sys
 import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from atari_dqn import scores
+from atari_dqn.console import Console
 from atari_dqn.curves import Pace
 from atari_dqn.machine import CpuShare
 from atari_dqn.training import Record
@@ -37,14 +36,6 @@ class Tracker:
 def group(evaluation: Row) -> str:
     """Where an evaluation is drawn: the best network's, once more at the end, is no part of the curve."""
     return "evaluation" if evaluation["network"] == "current" else f"evaluation_{evaluation['network']}"
-
-
-class Terminal(Console):
-    """A console whose loss is no reason to end: where nobody reads on, it falls silent."""
-
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def hours(seconds: float) -> str:

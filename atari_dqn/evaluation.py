@@ -15,7 +15,6 @@ import cv2
 import gymnasium
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
@@ -24,6 +23,7 @@ from atari_dqn import curves, emulators, scores, seeding
 from atari_dqn.checkpoints import Checkpoint
 from atari_dqn.checks import PLAYED, check_training, played_by
 from atari_dqn.config import Env, Protocol
+from atari_dqn.console import Console
 from atari_dqn.emulators import Emulators, Game
 from atari_dqn.errors import UserError
 from atari_dqn.games import atari_name, own_of
@@ -341,6 +341,6 @@ def report(result: dict[str, Any], output: Path, console: Console) -> None:
         text = "1 game was cut off" if cut == 1 else f"{cut} games were cut off"
         console.print(f"{text} at {frames:,} frames; the score up to then counts", soft_wrap=True)
     temporary = output.with_name(f".{output.name}.tmp")
-    temporary.write_text(json.dumps(result, indent=1) + "\n")
+    temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     temporary.replace(output)
     console.print(f"written: {output}", soft_wrap=True)

@@ -5,11 +5,11 @@ import tempfile
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from atari_dqn import launch
 from atari_dqn.config import TrainConfig
+from atari_dqn.console import Console
 from atari_dqn.display import Tracker
 from atari_dqn.errors import UserError
 from atari_dqn.run import Run
@@ -49,7 +49,7 @@ class Profiler(Tracker):
 
 def profile(config: TrainConfig) -> None:
     """Train for config.total_steps in a folder that is removed again, and print where the time went."""
-    console = Console(highlight=False)
+    console = Console()
     if not console.is_terminal:
         console.width = 80
     folder = Path(tempfile.mkdtemp(prefix="atari_dqn-"))

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from atari_dqn import (
     agent,
     capacity,
@@ -25,6 +23,7 @@ from atari_dqn import (
 )
 from atari_dqn.checkpoints import Resumed
 from atari_dqn.config import TrainConfig
+from atari_dqn.console import Console
 from atari_dqn.curves import is_whole
 from atari_dqn.display import Row, Tracker, compact, hours
 from atari_dqn.errors import DIVERGED, RunFailed, UserError
@@ -107,8 +106,7 @@ class Run:
         } | more
 
     def say(self, text: str) -> None:
-        with contextlib.suppress(OSError):  # a terminal that was closed is no reason to fail
-            self.console.print(text, soft_wrap=True, highlight=False, markup=False)
+        self.console.print(text, soft_wrap=True, highlight=False, markup=False)
 
     def _tell(self, event: str, *what: Any) -> None:
         self.events += 1

@@ -5,11 +5,12 @@ import math
 import time
 from typing import NamedTuple
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from atari_dqn.console import Console
 from atari_dqn.display import compact, hours
 
 PLAIN_SECONDS = 60.0  # between two lines where the output is not a terminal
