@@ -233,7 +233,7 @@ def hydra_command(command: str, words: list[str]) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from atari_dqn import config, settings
+    from atari_dqn import config, overrides, settings
 
     is_many = bool({"-m", "--multirun"} & {*words})
     words = [settings.as_hydra_reads(word, is_many) for word in words]
@@ -241,7 +241,7 @@ def hydra_command(command: str, words: list[str]) -> int:
         if word.startswith("-") and word.split("=")[0] not in HYDRA_OPTIONS:
             raise UserError(f"unknown option {word!r}; settings are written key=value, e.g. seed=2")
     settings.check_plugins(words)
-    if {*words} & {*settings.LAUNCHERS.values()}:
+    if {*words} & {*overrides.LAUNCHERS.values()}:
         console.say(
             "each run is a job, and says what it has to say below runs/multirun/; Ctrl-C here leaves them at work"
         )
