@@ -97,27 +97,27 @@ def _output(asked: str | None, default: Path) -> Path:
 
 
 def evaluate(composed: Any) -> None:
-    from atari_dqn import evaluation, scores
+    from atari_dqn import display, evaluation, scores
 
     asked, checkpoint, protocol = _asked(composed)
     env, player = evaluation.seat(checkpoint, protocol, asked.env.game)
     name = f"{checkpoint.path.stem}-{env.game.replace('/', '-')}-{protocol.name}.json"
     output = _output(asked.output, checkpoint.path.parent / name)
-    view = console.Console()
-    episodes = asked.evaluation.episodes
-    with view.status("") as status:
+    view, episodes = console.Console(), asked.evaluation.episodes
+    seldom = display.Seldom(view)
+    with view.status(f"0 of {display.games(episodes)} played") as status:
+
+        def tell(played: list[Any]) -> None:
+            text = f"{len(played)} of {display.games(episodes)} played"
+            if played:
+                last = played[-1]
+                text += f", the last one {last.score:.10g}{scores.human(env.game, last.score, last.whole)}"
+            status.update(text)
+            if seldom.is_due():
+                view.print(text, soft_wrap=True)
+
         result = evaluation.evaluate(
-            checkpoint,
-            protocol,
-            env,
-            player,
-            episodes,
-            asked.evaluation.num_envs,
-            asked.seed,
-            lambda games: status.update(
-                f"{len(games)} of {episodes} games played, the last one {games[-1].score:.10g}"
-                f"{scores.human(env.game, games[-1].score, games[-1].whole)}"
-            ),
+            checkpoint, protocol, env, player, episodes, asked.evaluation.num_envs, asked.seed, tell
         )
     evaluation.report(result, output, view)
 

@@ -134,13 +134,16 @@ def play(
     epsilon: float,
     episodes: int,
     seed: int,
-    on_game: Callable[[list[Game]], None] = lambda games: None,
+    on_step: Callable[[list[Game]], None] = lambda games: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> list[Game]:
     """Whole games, `episodes` in all, side by side; fewer only if `stop` says so.
 
     Each emulator has its quota beforehand, so that short games are not counted more often than long ones. A game ends
     by itself or at env.max_frames, so this returns.
+
+    Args:
+        on_step: told the games that are over, at each step: a game can take minutes.
     """
     num_envs = len(games.all)
     quota = [episodes // num_envs + (i < episodes % num_envs) for i in games.all]
@@ -160,7 +163,7 @@ def play(
         for game in games.step(going, actions):
             quota[game.env] -= 1
             played.append(game)
-            on_game(played)
+        on_step(played)
     return played
 
 
@@ -268,7 +271,7 @@ def evaluate(
     episodes: int,
     num_envs: int,
     seed: int,
-    on_game: Callable[[list[Game]], None] = lambda games: None,
+    on_step: Callable[[list[Game]], None] = lambda games: None,
 ) -> dict[str, Any]:
     """Evaluate a checkpoint, seated by `seat`; all that another needs to judge or repeat the numbers, as plain data."""
     started = time.perf_counter()
@@ -276,7 +279,7 @@ def evaluate(
         played = training_games(checkpoint, protocol, env)
     else:
         with contextlib.closing(Games(env, min(num_envs, episodes), player.device)) as games:
-            played = play(player, games, protocol.epsilon, episodes, seed, on_game)
+            played = play(player, games, protocol.epsilon, episodes, seed, on_step)
     return {
         "game": env.game,
         "checkpoint": str(checkpoint.path),

@@ -28,9 +28,18 @@ class Examiner:
     """
 
     def __init__(
-        self, config: TrainConfig, online: QNetwork, actions: tuple[str, ...], stop: Callable[[], bool]
+        self,
+        config: TrainConfig,
+        online: QNetwork,
+        actions: tuple[str, ...],
+        stop: Callable[[], bool],
+        tell: Callable[[str, int, int], None] = lambda what, played, episodes: None,
     ) -> None:
-        self._config, self._learnt, self._stop = config, actions, stop
+        """
+        Args:
+            tell: hears at each step of an evaluation how many of its games are over.
+        """
+        self._config, self._learnt, self._stop, self._tell = config, actions, stop, tell
         self._env = evaluation.environment(config.env, config.protocol, None)
         self._actions = actions  # of the games that are played, which may be more
         if config.env.kind == "atari":
@@ -64,9 +73,14 @@ class Examiner:
         asked = self._config.evaluation
         return Games(self._env, min(asked.num_envs, asked.episodes), self._player.device)
 
-    def _play(self, player: Player, seed: int) -> list[Game]:
+    def _play(self, player: Player, seed: int, what: str) -> list[Game]:
         epsilon, episodes = self._config.protocol.epsilon, self._config.evaluation.episodes
-        return evaluation.play(player, self._games, epsilon, episodes, seed, stop=self._stop)
+        self._tell(what, 0, episodes)  # before the games are made, which takes a while
+
+        def tell(played: list[Game]) -> None:
+            self._tell(what, len(played), episodes)
+
+        return evaluation.play(player, self._games, epsilon, episodes, seed, tell, self._stop)
 
     def close(self) -> None:
         """End the games that evaluations play."""
@@ -94,7 +108,7 @@ class Examiner:
             rows = curves.window(curves.read(episodes), protocol, agent_steps * self._config.env.frame_skip)
             played = evaluation.counted(rows, self._config.env)
         else:
-            played = self._play(self._player, self._seed(agent_steps))
+            played = self._play(self._player, self._seed(agent_steps), "evaluation")
             if self._stop():  # a part of the games would favour short ones
                 return None
         self.examined_steps = agent_steps
@@ -116,7 +130,8 @@ class Examiner:
         """
         if self._config.protocol.source == "training":
             return None
-        played = self._play(Player(best, self._learnt, self._actions), self._seed(agent_steps, "fresh evaluation"))
+        player, seed = Player(best, self._learnt, self._actions), self._seed(agent_steps, "fresh evaluation")
+        played = self._play(player, seed, "evaluation of the best network")
         return None if self._stop() else self._row(played, "best", False, math.nan)
 
     def film(self, agent_steps: int, path: Path, last: bool, say: Callable[[str], None]) -> bool:

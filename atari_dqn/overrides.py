@@ -71,7 +71,7 @@ def _as_text(key: str, value: str, is_many: bool) -> str:
 
 
 def _path(key: str, typed: str) -> str:
-    """`typed`, with home folders for ~ and ~name. Raises UserError where it cannot be a path, or not for all packages."""
+    """`typed`, with home folders for ~ and ~name. Raises UserError where no file can have that name."""
     words = typed.split(" ") if key in ("run", "runs") else [typed]
     for i, word in enumerate(words):
         words[i] = os.path.expanduser(word)

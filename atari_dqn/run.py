@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from atari_dqn import (
     capacity,
     checkpoints,
     checks,
+    curves,
     emulators,
     machine,
     networks,
@@ -25,7 +27,7 @@ from atari_dqn.checkpoints import Resumed
 from atari_dqn.config import TrainConfig
 from atari_dqn.console import Console
 from atari_dqn.curves import is_whole
-from atari_dqn.display import Row, Tracker, compact, hours
+from atari_dqn.display import Row, Tracker, compact, games, hours
 from atari_dqn.errors import DIVERGED, RunFailed, UserError
 from atari_dqn.examiner import Examiner
 from atari_dqn.replay import Replay, torch_dtype
@@ -75,7 +77,9 @@ class Run:
             on_error.callback(games.close)
             self.emulators = emulators.Journal(games, keep=config.checkpoint.cut_every_turns is not None)
             self.agent = agent.make(config, games.frame_shape, len(games.actions), self.device)
-            self.examiner = Examiner(config, self.agent.online, games.actions, self.stopped.is_set)
+            self.examiner = Examiner(
+                config, self.agent.online, games.actions, self.stopped.is_set, self._evaluating_games
+            )
             self._replay_rows, self._replay_device = capacity.replay_room(
                 config, self.emulators, resumed, self.device, self.say
             )
@@ -112,6 +116,10 @@ class Run:
         self.events += 1
         for tracker in self.trackers:
             getattr(tracker, event)(*what)
+
+    def _evaluating_games(self, what: str, played: int, episodes: int) -> None:
+        for tracker in self.trackers:
+            tracker.evaluating(what, played, episodes)
 
     def stop(self) -> None:
         """End the run after this turn, as a signal would."""
@@ -330,8 +338,14 @@ class Run:
                 self._tell("video", film, row)
 
     def _confirm(self) -> None:
-        """At the end: score the best network once more, and say how the last and the best one do."""
+        """At the end: score the best of several networks once more, and say how the last and the best one do."""
         path, game = self.folder / "checkpoints" / "best.pt", self.config.env.game
+        last, evaluated = self.examiner.last, curves.evaluations(curves.read(self.folder / "evaluations.csv"))
+        if last and len(evaluated) == 1:  # not chosen from many, so its score is what another one would be
+            self.examiner.confirmed = True
+            self._tell("evaluation", self._row(**last | {"network": "best", "best": 0, "held_out_q": math.nan}))
+            self.say(f"best network: the last one, the only one evaluated: {self._score(last)}")
+            return
         with self._evaluating():
             try:
                 best = checkpoints.Checkpoint(path, self.device)
@@ -346,8 +360,8 @@ class Run:
             row = self._row(**numbers) if numbers else {}
             if row:
                 self._tell("evaluation", row)
-        if self.examiner.last:
-            self.say(f"last network: {self._score(self.examiner.last)}")
+        if last:
+            self.say(f"last network: {self._score(last)}")
         chosen = self.examiner.best_score or 0.0
         again = f"; {self._score(row)}, from fresh seeds" if row else ""
         human = scores.human(game, chosen, is_whole(self.config))
@@ -357,4 +371,4 @@ class Run:
 
     def _score(self, row: Row) -> str:
         human = scores.human(self.config.env.game, row["mean"], row["human_normalised"] is not None)
-        return f"mean {row['mean']:.1f}{human}, sd {row['sd']:.1f}, {row['episodes']} games"
+        return f"mean {row['mean']:.1f}{human}, sd {row['sd']:.1f}, {games(row['episodes'])}"
