@@ -4,6 +4,7 @@ A terminal may be closed, a pipe's reader gone, a disk full, an encoding without
 Text from files and names is shown with its control characters written out, so that it cannot drive the terminal.
 """
 
+import codecs
 import contextlib
 import io
 import os
@@ -15,6 +16,7 @@ from typing import Any, TextIO
 
 import rich.console
 from rich.segment import Segment
+from rich.text import Text
 
 LEAST, MOST = 20, 500  # columns that are drawn for, whatever a window or $COLUMNS says
 # Control characters but tab and newline, marks that turn the direction of text, line separators, lone surrogates.
@@ -25,6 +27,17 @@ PLAIN = str.maketrans({"µ": "u", "×": "x", "–": "-", "—": "-", "…": "~"}
 def visible(text: str) -> str:
     r"""`text` with what could drive a terminal written out: ESC as \x1b."""
     return HIDDEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def _as_plain_text(error: UnicodeError) -> tuple[str, int]:
+    """What stands for letters that an encoding lacks."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    missing = error.object[error.start : error.end].translate(PLAIN)
+    return missing.encode("ascii", "backslashreplace").decode(), error.end
+
+
+codecs.register_error("as_plain_text", _as_plain_text)
 
 
 class Stream(io.TextIOBase):
@@ -50,10 +63,7 @@ class Stream(io.TextIOBase):
         if stream is None:
             return len(text)
         if encoding := getattr(stream, "encoding", None):
-            try:
-                text.encode(encoding)
-            except UnicodeError:
-                text = text.translate(PLAIN).encode(encoding, "backslashreplace").decode(encoding)
+            text = text.encode(encoding, "as_plain_text").decode(encoding)
         try:
             stream.write(text)
         except (OSError, ValueError) as error:
@@ -136,6 +146,9 @@ class Console(rich.console.Console):
     @size.setter
     def size(self, size: tuple[int, int]) -> None:
         self._width, self._height = size
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        return super().render_str(visible(text), **how)
 
     def render(self, *what: Any, **how: Any) -> Iterable[Segment]:
         for segment in super().render(*what, **how):

@@ -49,8 +49,9 @@ PLAIN_SECONDS = 30.0  # between two lines where the output is no terminal
 class Seldom:
     """Tells when a line is due in what is no terminal, where nothing moves; on a terminal none ever is."""
 
-    def __init__(self, console: Console, seconds: float = PLAIN_SECONDS) -> None:
-        self._console, self._seconds, self._spoke = console, seconds, time.monotonic()
+    def __init__(self, console: Console, seconds: float | None = None) -> None:
+        self._console, self._spoke = console, time.monotonic()
+        self._seconds = PLAIN_SECONDS if seconds is None else seconds
 
     def is_due(self) -> bool:
         if self._console.is_terminal or time.monotonic() - self._spoke < self._seconds:

@@ -73,8 +73,9 @@ class Examiner:
         asked = self._config.evaluation
         return Games(self._env, min(asked.num_envs, asked.episodes), self._player.device)
 
-    def _play(self, player: Player, seed: int, what: str) -> list[Game]:
+    def _play(self, player: Player, seed: int) -> list[Game]:
         epsilon, episodes = self._config.protocol.epsilon, self._config.evaluation.episodes
+        what = "evaluation" if player is self._player else "evaluation of the best network"
         self._tell(what, 0, episodes)  # before the games are made, which takes a while
 
         def tell(played: list[Game]) -> None:
@@ -108,7 +109,7 @@ class Examiner:
             rows = curves.window(curves.read(episodes), protocol, agent_steps * self._config.env.frame_skip)
             played = evaluation.counted(rows, self._config.env)
         else:
-            played = self._play(self._player, self._seed(agent_steps), "evaluation")
+            played = self._play(self._player, self._seed(agent_steps))
             if self._stop():  # a part of the games would favour short ones
                 return None
         self.examined_steps = agent_steps
@@ -130,8 +131,7 @@ class Examiner:
         """
         if self._config.protocol.source == "training":
             return None
-        player, seed = Player(best, self._learnt, self._actions), self._seed(agent_steps, "fresh evaluation")
-        played = self._play(player, seed, "evaluation of the best network")
+        played = self._play(Player(best, self._learnt, self._actions), self._seed(agent_steps, "fresh evaluation"))
         return None if self._stop() else self._row(played, "best", False, math.nan)
 
     def film(self, agent_steps: int, path: Path, last: bool, say: Callable[[str], None]) -> bool:
