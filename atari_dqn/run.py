@@ -77,9 +77,7 @@ class Run:
             on_error.callback(games.close)
             self.emulators = emulators.Journal(games, keep=config.checkpoint.cut_every_turns is not None)
             self.agent = agent.make(config, games.frame_shape, len(games.actions), self.device)
-            self.examiner = Examiner(
-                config, self.agent.online, games.actions, self.stopped.is_set, self._evaluating_games
-            )
+            self.examiner = Examiner(config, self.agent.online, games.actions, self.stopped.is_set, self._playing)
             self._replay_rows, self._replay_device = capacity.replay_room(
                 config, self.emulators, resumed, self.device, self.say
             )
@@ -117,7 +115,7 @@ class Run:
         for tracker in self.trackers:
             getattr(tracker, event)(*what)
 
-    def _evaluating_games(self, what: str, played: int, episodes: int) -> None:
+    def _playing(self, what: str, played: int, episodes: int) -> None:
         for tracker in self.trackers:
             tracker.evaluating(what, played, episodes)
 
