@@ -32,6 +32,7 @@ def draw(folder: Path, own: Sequence[str]) -> None:
     import matplotlib  # slow to load
 
     matplotlib.use("Agg")
+    matplotlib.rcParams["text.parse_math"] = False  # a $ in a name is a $
     from matplotlib import pyplot
 
     last = {row["name"]: row for row in _rows(folder / "aggregates.csv")}  # of a published curve its end

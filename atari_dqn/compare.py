@@ -81,6 +81,7 @@ def draw(path: Path, title: str, curve: Curve, fine: list[Point], found: list[di
     import matplotlib  # slow to load
 
     matplotlib.use("Agg")
+    matplotlib.rcParams["text.parse_math"] = False  # a $ in a name is a $
     from matplotlib import pyplot
 
     last = max([3, *(p.frames / curve.every_frames for p in fine)])

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from atari_dqn import (
@@ -160,11 +161,11 @@ class Run:
             self.emulators.close()
         steps = f"{self.agent_steps:,} agent steps in {hours(self.seconds)}"
         if self.stopped.is_set():
-            self.say(f"stopped on request after {steps}; go on with `make resume RUN={self.folder}`")
+            self.say(f"stopped on request after {steps}; go on with `make resume RUN={quote(str(self.folder))}`")
         else:
             share = self.evaluation_seconds / max(self.seconds, 1e-9)
             self.say(f"done: {steps}, of which evaluation took {share:.1%}")
-            self.say(f"play it with `make evaluate CKPT={self.folder}`")
+            self.say(f"play it with `make evaluate CKPT={quote(str(self.folder))}`")
 
     def _say_what_scores_mean(self) -> None:
         game, name = self.config.env.game, self.config.published
@@ -219,7 +220,7 @@ class Run:
     def _failure(self, error: Exception) -> str:
         kept = "no checkpoint was written yet"
         if (self.folder / "checkpoints" / "latest.pt").exists():
-            kept = f"go on from its last checkpoint with `make resume RUN={self.folder}`"
+            kept = f"go on from its last checkpoint with `make resume RUN={quote(str(self.folder))}`"
         what = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.strerror else str(error)
         what = " ".join(what.split())[:400]
         return f"the run failed after {self.agent_steps:,} agent steps: {what or type(error).__name__}; {kept}"

@@ -2,6 +2,7 @@
 
 import json
 import pwd
+import shlex
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from atari_dqn import launch, settings
 from atari_dqn.errors import UserError
+from atari_dqn.storage import Store
 
 ODD = '~é e\u0301 日本 😀 it\'s "q" [1](2){3}, a=b: c;#$HOME %d { \\'
 TINY = [
@@ -64,7 +66,15 @@ def test_a_run_lives_in_a_folder_of_any_name(inside, tmp_path):
     ):
         done = inside(*words)
         assert done.returncode == 0, done.stderr
-        assert str(folder) in done.stdout.replace("\n", "")
+        assert str(folder) in done.stdout
+        assert words[0] != "train" or f"make evaluate CKPT={shlex.quote(str(folder))}" in done.stdout
     assert json.loads((folder / "e:é.json").read_text(encoding="utf-8"))["summary"]["episodes"] == 1
     assert (folder / "v:é.mp4").stat().st_size > 1000
     assert launch.saved_config(folder).run_dir == str(folder)
+
+
+def test_a_sweeps_folder_is_no_url(tmp_path):
+    store = Store(str(tmp_path / "a::b [1]*?#~ é"))
+    store.make()
+    (Path(store.where) / "c.txt").write_text("here", encoding="utf-8")
+    assert (store.read("c.txt"), store.read("d.txt")) == ("here", None) and len([*tmp_path.iterdir()]) == 1
