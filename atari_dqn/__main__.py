@@ -24,11 +24,11 @@ import atexit
 import dataclasses
 import os
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from atari_dqn import console
 from atari_dqn.errors import JobFailed, RunFailed, Stopped, UserError
 
 if TYPE_CHECKING:  # the real imports are slow, and wait until a command needs them
@@ -80,7 +80,7 @@ def _asked(composed: Any) -> "tuple[config.PlayConfig, Checkpoint, config.Protoc
     played = dataclasses.replace(checkpoint.config, protocol=protocol)
     unread.refuse(played, settings.task_overrides(), "protocol.")
     for note in (*unread.notes(played, "protocol."), *checks.own_notes(played.env)):
-        print(f"note: {note}")
+        console.say(f"note: {note}")
     return asked, checkpoint, protocol
 
 
@@ -97,31 +97,29 @@ def _output(asked: str | None, default: Path) -> Path:
 
 
 def evaluate(composed: Any) -> None:
-    from rich.console import Console
-
-    from atari_dqn import evaluation, scores
+    from atari_dqn import display, evaluation, scores
 
     asked, checkpoint, protocol = _asked(composed)
     env, player = evaluation.seat(checkpoint, protocol, asked.env.game)
     name = f"{checkpoint.path.stem}-{env.game.replace('/', '-')}-{protocol.name}.json"
     output = _output(asked.output, checkpoint.path.parent / name)
-    console = Console(highlight=False)
-    episodes = asked.evaluation.episodes
-    with console.status("") as status:
+    view, episodes = console.Console(), asked.evaluation.episodes
+    seldom = display.Seldom(view)
+    with view.status(f"0 of {display.games(episodes)} played") as status:
+
+        def tell(played: list[Any]) -> None:
+            text = f"{len(played)} of {display.games(episodes)} played"
+            if played:
+                last = played[-1]
+                text += f", the last one {last.score:.10g}{scores.human(env.game, last.score, last.whole)}"
+            status.update(text)
+            if seldom.is_due():
+                view.print(text, soft_wrap=True)
+
         result = evaluation.evaluate(
-            checkpoint,
-            protocol,
-            env,
-            player,
-            episodes,
-            asked.evaluation.num_envs,
-            asked.seed,
-            lambda games: status.update(
-                f"{len(games)} of {episodes} games played, the last one {games[-1].score:.10g}"
-                f"{scores.human(env.game, games[-1].score, games[-1].whole)}"
-            ),
+            checkpoint, protocol, env, player, episodes, asked.evaluation.num_envs, asked.seed, tell
         )
-    evaluation.report(result, output, console)
+    evaluation.report(result, output, view)
 
 
 def _dress(asked: Any, env: Any, player: Any) -> Any:
@@ -143,7 +141,7 @@ def video(composed: Any) -> None:
     output = _output(asked.output, folder / name)
     dress = _dress(asked, env, player)
     game, seconds = videos.film(player, env, protocol.epsilon, asked.seed, output, asked.max_seconds, dress=dress)
-    print(f"{env.game}: score {videos.score(env, game)} in {seconds:.1f} seconds of play; written: {output}")
+    console.say(f"{env.game}: score {videos.score(env, game)} in {seconds:.1f} seconds of play; written: {output}")
 
 
 def watch(composed: Any) -> None:
@@ -184,49 +182,39 @@ def play(composed: Any) -> None:
 
 
 def compare(composed: Any) -> None:
-    from rich.console import Console
-
     from atari_dqn import compare, settings
 
-    compare.compare(settings.to_object(composed), Console(highlight=False))
+    compare.compare(settings.to_object(composed), console.Console())
 
 
 def report(composed: Any) -> None:
-    from rich.console import Console
-
     from atari_dqn import checks, report, settings
 
     asked = settings.to_object(composed)
     if asked.videos is not None:
         checks.between("videos", asked.videos, 0)
-    report.write(asked, Console(highlight=False))
+    report.write(asked, console.Console())
 
 
 def dashboard(composed: Any) -> None:
-    from rich.console import Console
-
     from atari_dqn import checks, dashboard, settings
 
     asked = settings.to_object(composed)
     checks.between("port", asked.port, 0, 65535)
-    dashboard.serve(asked, Console(highlight=False))
+    dashboard.serve(asked, console.Console())
 
 
 def aggregate(composed: Any) -> None:
-    from rich.console import Console
-
     from atari_dqn import aggregate, settings
 
-    aggregate.aggregate(settings.to_object(composed), Console(highlight=False))
+    aggregate.aggregate(settings.to_object(composed), console.Console())
 
 
 def sweep(composed: Any) -> None:
-    from rich.console import Console
-
     from atari_dqn import settings, sweep
 
     train_alone, asked = settings.apart(composed, "sweep")
-    sweep.sweep(settings.to_train_config(train_alone), asked, settings.task_overrides(), Console(highlight=False))
+    sweep.sweep(settings.to_train_config(train_alone), asked, settings.task_overrides(), console.Console())
 
 
 COMMANDS: dict[str, Callable[[Any], Any]] = {
@@ -245,7 +233,7 @@ def hydra_command(command: str, words: list[str]) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from atari_dqn import config, settings
+    from atari_dqn import config, overrides, settings
 
     is_many = bool({"-m", "--multirun"} & {*words})
     words = [settings.as_hydra_reads(word, is_many) for word in words]
@@ -253,8 +241,10 @@ def hydra_command(command: str, words: list[str]) -> int:
         if word.startswith("-") and word.split("=")[0] not in HYDRA_OPTIONS:
             raise UserError(f"unknown option {word!r}; settings are written key=value, e.g. seed=2")
     settings.check_plugins(words)
-    if {*words} & {*settings.LAUNCHERS.values()}:
-        print("each run is a job, and says what it has to say below runs/multirun/; Ctrl-C here leaves them at work")
+    if {*words} & {*overrides.LAUNCHERS.values()}:
+        console.say(
+            "each run is a job, and says what it has to say below runs/multirun/; Ctrl-C here leaves them at work"
+        )
     codes, failed = [0], []
 
     def job(composed: Any) -> Any:
@@ -276,9 +266,9 @@ def hydra_command(command: str, words: list[str]) -> int:
         return max(codes)
     except (JobFailed, ValueError) as error:  # Optuna's, where no trial was left
         if failed:
-            print(f"atari_dqn: {len(failed)} of {len(codes) - 1} runs failed: {'; '.join(failed)}", file=sys.stderr)
+            console.complain(f"{len(failed)} of {len(codes) - 1} runs failed: {'; '.join(failed)}")
         elif isinstance(error, JobFailed):
-            print("atari_dqn: a run failed; what it said is below runs/multirun/", file=sys.stderr)
+            console.complain("a run failed; what it said is below runs/multirun/")
         else:
             raise
         return max(*codes, getattr(error, "code", 0))
@@ -294,42 +284,52 @@ def guarded(action: Callable[[], Any]) -> int:
     try:
         action()
     except UserError as error:
-        print(f"atari_dqn: {error}", file=sys.stderr)
+        console.complain(str(error))
         return 2
     except RunFailed as error:
         if os.environ.get("ATARI_DQN_TRACEBACK"):
-            traceback.print_exception(error)
-        print(f"atari_dqn: {error}", file=sys.stderr)
+            console.show_traceback()
+        console.complain(str(error))
         return 1
     except Stopped:
         raise
     except KeyboardInterrupt:
-        print("atari_dqn: interrupted", file=sys.stderr)
-        return 1
-    except BrokenPipeError:  # whoever read our output has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        console.complain("interrupted")
         return 1
     except Exception as error:
         if os.environ.get("ATARI_DQN_TRACEBACK"):
-            traceback.print_exception(error)
+            console.show_traceback()
         text = " ".join(str(error).split())[:300]
-        print(
-            f"atari_dqn: unforeseen {type(error).__name__}: {text} (ATARI_DQN_TRACEBACK=1 shows where)", file=sys.stderr
-        )
+        console.complain(f"unforeseen {type(error).__name__}: {text} (ATARI_DQN_TRACEBACK=1 shows where)")
         return 1
     return 0
 
 
 def main(words: list[str] | None = None) -> int:
     words = sys.argv[1:] if words is None else words
+    with console.guarded() as out:
+        code = _main(words)
+        out.flush()
+        if not code and out.lost and not isinstance(out.lost, BrokenPipeError) and _only_tells(words):
+            console.complain(f"cannot write the output: {out.lost.strerror or out.lost}")
+            return 1
+    return code
+
+
+def _only_tells(words: list[str]) -> bool:
+    """Whether a command does nothing but print; others go on where nobody can read what they say."""
+    return words[0] not in COMMANDS or bool({*words} & {"-c", "--cfg", "-h", "--help", "--hydra-help"})
+
+
+def _main(words: list[str]) -> int:
     command, rest = (words[0], words[1:]) if words else ("", [])
     if command in ("", "help", "-h", "--help"):
-        print(__doc__)
+        console.say(__doc__)
         return 0 if command else 2
     if command == "--version":
         import atari_dqn
 
-        print(atari_dqn.__version__)
+        console.say(atari_dqn.__version__)
         return 0
     codes = [0]
 
@@ -337,7 +337,7 @@ def main(words: list[str] | None = None) -> int:
         if command == "games":
             from atari_dqn.games import atari_games
 
-            print("CartPole", *sorted(atari_games()), sep="\n")
+            console.say("\n".join(["CartPole", *sorted(atari_games())]))
         elif command == "doctor":
             from atari_dqn import doctor
 

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from atari_dqn import checks, experiments, intervals, logbook, scores
 from atari_dqn.config import AggregateConfig
+from atari_dqn.console import Console
 from atari_dqn.display import compact
 from atari_dqn.errors import UserError
 from atari_dqn.experiments import Experiment, Matrix

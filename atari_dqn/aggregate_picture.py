@@ -23,7 +23,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             return text
 
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         return [{key: number(value) for key, value in row.items()} for row in csv.DictReader(file)]
 
 
@@ -32,6 +32,7 @@ def draw(folder: Path, own: Sequence[str]) -> None:
     import matplotlib  # slow to load
 
     matplotlib.use("Agg")
+    matplotlib.rcParams["text.parse_math"] = False  # a $ in a name is a $
     from matplotlib import pyplot
 
     last = {row["name"]: row for row in _rows(folder / "aggregates.csv")}  # of a published curve its end

@@ -5,11 +5,11 @@ import math
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from atari_dqn import checks, presets, scores
 from atari_dqn.config import CompareConfig, TrainConfig
+from atari_dqn.console import Console
 from atari_dqn.curves import Point, by_value, evaluations, has_measure, is_whole, read, training, verdict
 from atari_dqn.display import compact
 from atari_dqn.errors import UserError
@@ -81,6 +81,7 @@ def draw(path: Path, title: str, curve: Curve, fine: list[Point], found: list[di
     import matplotlib  # slow to load
 
     matplotlib.use("Agg")
+    matplotlib.rcParams["text.parse_math"] = False  # a $ in a name is a $
     from matplotlib import pyplot
 
     last = max([3, *(p.frames / curve.every_frames for p in fine)])

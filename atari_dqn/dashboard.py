@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
-from rich.console import Console
-
 from atari_dqn import logbook, report
 from atari_dqn.config import DashboardConfig
+from atari_dqn.console import Console
 from atari_dqn.errors import UserError
 from atari_dqn.logbook import Data
 from atari_dqn.signals import stop_signals

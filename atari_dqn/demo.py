@@ -2,10 +2,9 @@
 
 import contextlib
 
-from rich.console import Console
-
 from atari_dqn import compare, launch
 from atari_dqn.config import CompareConfig, TrainConfig
+from atari_dqn.console import Console
 from atari_dqn.errors import UserError
 
 

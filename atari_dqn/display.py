@@ -1,19 +1,18 @@
 """What a tracker is, and the one that a person looks at while a run goes on."""
 
 import math
-import os
-import sys
 import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn
 from rich.text import Text
 
 from atari_dqn import scores
+from atari_dqn.console import Console
 from atari_dqn.curves import Pace
 from atari_dqn.machine import CpuShare
 from atari_dqn.training import Record
@@ -27,6 +26,7 @@ class Tracker:
     def turn(self, record: Record) -> None: ...
     def metrics(self, row: Row) -> None: ...
     def episode(self, row: Row) -> None: ...
+    def evaluating(self, what: str, played: int, episodes: int) -> None: ...  # at each step of an evaluation's games
     def evaluation(self, row: Row) -> None: ...
     def video(self, path: Path, row: Row) -> None: ...
     def sync(self) -> None: ...  # a checkpoint is being saved: what was told so far must outlive the process
@@ -39,22 +39,40 @@ def group(evaluation: Row) -> str:
     return "evaluation" if evaluation["network"] == "current" else f"evaluation_{evaluation['network']}"
 
 
-class Terminal(Console):
-    """A console whose loss is no reason to end: where nobody reads on, it falls silent."""
-
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def hours(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
 
 
+PLAIN_SECONDS = 30.0  # between two lines where the output is no terminal
+
+
+class Seldom:
+    """Tells when a line is due in what is no terminal, where nothing moves; on a terminal none ever is."""
+
+    def __init__(self, console: Console, seconds: float | None = None) -> None:
+        self._console, self._spoke = console, time.monotonic()
+        self._seconds = PLAIN_SECONDS if seconds is None else seconds
+
+    def is_due(self) -> bool:
+        if self._console.is_terminal or time.monotonic() - self._spoke < self._seconds:
+            return False
+        self._spoke = time.monotonic()
+        return True
+
+
+class TimeLeft(ProgressColumn):
+    """The time that is left at the present speed, and at the end what it took. Nothing while a run is evaluated."""
+
+    def render(self, task: Task) -> Text:
+        if task.finished:
+            return Text(f"took {hours(task.finished_time or 0)}")
+        if task.fields.get("evaluating"):
+            return Text("")
+        return Text("left -:--:--" if task.time_remaining is None else f"left {hours(task.time_remaining)}")
+
+
 class Display(Tracker):
     """A calm display, a bar and three lines; where the output is not a terminal, a plain line every 30 seconds."""
-
-    PLAIN_SECONDS = 30.0
 
     def __init__(
         self,
@@ -72,7 +90,7 @@ class Display(Tracker):
             whole: whether the mean return of training games, and `best`, can be compared with a human's.
         """
         self._console, self._game, self._total, self._skip = console, game, total_steps, frame_skip
-        self._first, self._started, self._spoke = agent_steps, time.perf_counter(), time.perf_counter()
+        self._first, self._started, self._seldom = agent_steps, time.perf_counter(), Seldom(console)
         self._row: Row = {}
         self._pace = pace
         self._whole = whole[0]
@@ -80,12 +98,13 @@ class Display(Tracker):
         self._updates = 0
         self._epsilon = 1.0
         self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(None), TaskProgressColumn(), TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=True), console=console, expand=True,
+            TextColumn("{task.description}"), BarColumn(None), TaskProgressColumn(), TimeLeft(), console=console,
+            expand=True,
         )  # fmt: skip
         self._task = self._bar.add_task(game, total=total_steps, completed=agent_steps)
         self._share = CpuShare()
-        self._busy = ""
+        self._busy = self._evaluation = ""
+        self._ascii = not console.encoding.startswith("utf")
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=True)
         if console.is_terminal:
             self._live.start()
@@ -99,10 +118,10 @@ class Display(Tracker):
         score = f"return {shown:.1f}{scores.human(self._game, shown, self._whole)}"
         return [
             f"{compact(steps)} steps {compact(steps * self._skip)} frames {compact(self._updates)} updates  "
-            f"{row.get('frames_per_second', 0):,.0f} frames/s  ε {self._epsilon:.2f}",
+            f"{row.get('frames_per_second', 0):,.0f} frames/s  {'epsilon' if self._ascii else 'ε'} {self._epsilon:.2f}",
             ("return: no game ended yet" if math.isnan(shown) else score) + (pace and f"  {pace}"),
             self._best + "time: " + " ".join(f"{stage} {share:.0%}" for stage, share in self._largest()),
-            *([self._busy] if self._busy else []),
+            *filter(None, [self._busy, self._evaluation]),
         ]
 
     def _largest(self) -> list[tuple[str, float]]:
@@ -115,18 +134,27 @@ class Display(Tracker):
         return Group(self._bar.get_renderable(), *lines)
 
     def turn(self, record: Record) -> None:
-        self._bar.update(self._task, completed=min(record.agent_steps, self._total))
+        self._bar.update(self._task, completed=min(record.agent_steps, self._total), evaluating=False)
+        self._evaluation = ""
         self._updates, self._epsilon = record.updates, record.epsilon
 
     def metrics(self, row: Row) -> None:
         self._row, self._busy = row, self._share.word()
-        now = time.perf_counter()
-        if not self._console.is_terminal and now - self._spoke >= self.PLAIN_SECONDS:
-            self._spoke = now
+        if self._seldom.is_due():
             done = row["agent_steps"] - self._first
-            left = (self._total - row["agent_steps"]) * (now - self._started) / max(1, done)
-            share = row["agent_steps"] / self._total
-            self._console.print(f"{share:4.0%}  {'  '.join(self._lines())}  left {hours(left)}", soft_wrap=True)
+            left = (self._total - row["agent_steps"]) * (time.perf_counter() - self._started) / max(1, done)
+            self._say(f"{'  '.join(self._lines())}  left {hours(max(0, left))}")
+
+    def _say(self, text: str) -> None:
+        share = self._bar.tasks[0].completed / self._total
+        self._console.print(f"{share:4.0%}  {text}", soft_wrap=True, highlight=False, markup=False)
+
+    def evaluating(self, what: str, played: int, episodes: int) -> None:
+        if not self._evaluation:
+            self._bar.update(self._task, evaluating=True)
+        self._evaluation = f"{what}: {played} of {games(episodes)} played"
+        if self._seldom.is_due():
+            self._say(self._evaluation)
 
     def episode(self, row: Row) -> None:
         if self._pace:
@@ -143,6 +171,10 @@ class Display(Tracker):
 
     def close(self) -> None:
         self._live.stop()
+
+
+def games(count: int) -> str:
+    return f"{count} game" if count == 1 else f"{count} games"
 
 
 def compact(number: float) -> str:

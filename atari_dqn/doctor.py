@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from rich.console import Console
 from rich.text import Text
 
+from atari_dqn.console import Console
 from atari_dqn.errors import UserError
 
 if TYPE_CHECKING:  # each check imports what it needs, so that the broken package is told by name
@@ -340,7 +340,7 @@ OPTIONAL = (video, wandb, display, speed)  # the main job runs without
 
 def main() -> int:
     """Print all findings; 1 if the main job could not run, else 0."""
-    console = Console(highlight=False)
+    console = Console()
     failed = False
     for name, check in CHECKS.items():
         try:

@@ -15,7 +15,6 @@ import cv2
 import gymnasium
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
@@ -24,6 +23,7 @@ from atari_dqn import curves, emulators, scores, seeding
 from atari_dqn.checkpoints import Checkpoint
 from atari_dqn.checks import PLAYED, check_training, played_by
 from atari_dqn.config import Env, Protocol
+from atari_dqn.console import Console
 from atari_dqn.emulators import Emulators, Game
 from atari_dqn.errors import UserError
 from atari_dqn.games import atari_name, own_of
@@ -134,13 +134,16 @@ def play(
     epsilon: float,
     episodes: int,
     seed: int,
-    on_game: Callable[[list[Game]], None] = lambda games: None,
+    on_step: Callable[[list[Game]], None] = lambda games: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> list[Game]:
     """Whole games, `episodes` in all, side by side; fewer only if `stop` says so.
 
     Each emulator has its quota beforehand, so that short games are not counted more often than long ones. A game ends
     by itself or at env.max_frames, so this returns.
+
+    Args:
+        on_step: told the games that are over, at each step: a game can take minutes.
     """
     num_envs = len(games.all)
     quota = [episodes // num_envs + (i < episodes % num_envs) for i in games.all]
@@ -160,7 +163,7 @@ def play(
         for game in games.step(going, actions):
             quota[game.env] -= 1
             played.append(game)
-            on_game(played)
+        on_step(played)
     return played
 
 
@@ -268,7 +271,7 @@ def evaluate(
     episodes: int,
     num_envs: int,
     seed: int,
-    on_game: Callable[[list[Game]], None] = lambda games: None,
+    on_step: Callable[[list[Game]], None] = lambda games: None,
 ) -> dict[str, Any]:
     """Evaluate a checkpoint, seated by `seat`; all that another needs to judge or repeat the numbers, as plain data."""
     started = time.perf_counter()
@@ -276,7 +279,7 @@ def evaluate(
         played = training_games(checkpoint, protocol, env)
     else:
         with contextlib.closing(Games(env, min(num_envs, episodes), player.device)) as games:
-            played = play(player, games, protocol.epsilon, episodes, seed, on_game)
+            played = play(player, games, protocol.epsilon, episodes, seed, on_step)
     return {
         "game": env.game,
         "checkpoint": str(checkpoint.path),
@@ -341,6 +344,6 @@ def report(result: dict[str, Any], output: Path, console: Console) -> None:
         text = "1 game was cut off" if cut == 1 else f"{cut} games were cut off"
         console.print(f"{text} at {frames:,} frames; the score up to then counts", soft_wrap=True)
     temporary = output.with_name(f".{output.name}.tmp")
-    temporary.write_text(json.dumps(result, indent=1) + "\n")
+    temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     temporary.replace(output)
     console.print(f"written: {output}", soft_wrap=True)

@@ -28,9 +28,18 @@ class Examiner:
     """
 
     def __init__(
-        self, config: TrainConfig, online: QNetwork, actions: tuple[str, ...], stop: Callable[[], bool]
+        self,
+        config: TrainConfig,
+        online: QNetwork,
+        actions: tuple[str, ...],
+        stop: Callable[[], bool],
+        tell: Callable[[str, int, int], None] = lambda what, played, episodes: None,
     ) -> None:
-        self._config, self._learnt, self._stop = config, actions, stop
+        """
+        Args:
+            tell: hears at each step of an evaluation how many of its games are over.
+        """
+        self._config, self._learnt, self._stop, self._tell = config, actions, stop, tell
         self._env = evaluation.environment(config.env, config.protocol, None)
         self._actions = actions  # of the games that are played, which may be more
         if config.env.kind == "atari":
@@ -66,7 +75,13 @@ class Examiner:
 
     def _play(self, player: Player, seed: int) -> list[Game]:
         epsilon, episodes = self._config.protocol.epsilon, self._config.evaluation.episodes
-        return evaluation.play(player, self._games, epsilon, episodes, seed, stop=self._stop)
+        what = "evaluation" if player is self._player else "evaluation of the best network"
+        self._tell(what, 0, episodes)  # before the games are made, which takes a while
+
+        def tell(played: list[Game]) -> None:
+            self._tell(what, len(played), episodes)
+
+        return evaluation.play(player, self._games, epsilon, episodes, seed, tell, self._stop)
 
     def close(self) -> None:
         """End the games that evaluations play."""

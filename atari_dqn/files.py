@@ -14,8 +14,9 @@ def replacing(path: Path, mode: str = "wb", **how: Any) -> Iterator[IO[Any]]:
     """A file that takes the place of `path` when the block ends well, and leaves no trace where it does not.
 
     It has a temporary name meanwhile, and is on the disk before it gets its own: a kill or a power cut leaves the
-    old file or the new one.
+    old file or the new one. Text is UTF-8, whatever the locale.
     """
+    how = how if "b" in mode else {"encoding": "utf-8"} | how
     temporary = temporary_name(path)
     try:
         with open(temporary, mode, **how) as file:

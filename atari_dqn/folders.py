@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import filelock
@@ -28,7 +29,8 @@ def make(config: TrainConfig) -> Path:
         folder = Path(config.run_dir)
         if folder.exists() and not _is_free(folder):
             raise UserError(
-                f"run_dir={folder} is there already; choose another, or go on with it: `make resume RUN={folder}`"
+                f"run_dir={folder} is there already; choose another, or go on with it: "
+                f"`make resume RUN={quote(str(folder))}`"
             )
         folders = iter([folder])
     else:

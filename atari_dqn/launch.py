@@ -6,11 +6,11 @@ from pathlib import Path
 import omegaconf
 import yaml  # type: ignore[import-untyped]
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from rich.console import Console
 
 from atari_dqn import checkpoints, folders, machine, presets, unread
 from atari_dqn.config import TrainConfig
-from atari_dqn.display import Terminal, Tracker
+from atari_dqn.console import Console
+from atari_dqn.display import Tracker
 from atari_dqn.errors import UserError
 from atari_dqn.files import replacing
 from atari_dqn.run import Run
@@ -76,8 +76,8 @@ def parsed_config(folder: Path | str, text: str) -> TrainConfig:
 
 def _written(folder: Path) -> omegaconf.DictConfig:
     try:
-        text = (folder / "config.yaml").read_text()
-    except OSError as error:
+        text = (folder / "config.yaml").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise _unreadable(folder, error) from None
     return _parsed(folder, text)
 
@@ -135,7 +135,7 @@ def train(
         console: where the run speaks; None for the terminal.
         watchers: trackers besides its own.
     """
-    console = console or Terminal(highlight=False)
+    console = console or Console()
     folders.of_job(config)
     folder = folders.find(config) if config.resume is not None else None
     if folder:

@@ -202,7 +202,7 @@ def _progress(folder: Path, stamp: object) -> tuple[Data, bool]:
         "frames": steps * skip,
         "frame_skip": skip,
         "updates": int(last.get("updates") or 0),
-        "hours": round(float(last.get("seconds") or 0) / 3600, 4),
+        "hours": round(max(float(row.get("seconds") or 0) for row in (last, *evaluations[-1:])) / 3600, 5),
         "frames_per_second": number(last.get("frames_per_second")),
         "score": number(now),
         "best": number(best),

@@ -31,7 +31,7 @@ CGROUPS, OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 def limits(controller: str, version2: str, version1: str, root: Path, own: Path) -> Iterator[tuple[Path, str]]:
     """Each (folder, limit) that a control group of this process or one above it sets: a container's, a job's."""
     try:
-        lines = own.read_text().splitlines()
+        lines = own.read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     for line in [*lines, "0::/", f"0:{controller}:/"]:
@@ -42,7 +42,7 @@ def limits(controller: str, version2: str, version1: str, root: Path, own: Path)
         folder = top / path.strip("/")
         for group in (folder, *(f for f in folder.parents if f == top or top in f.parents)):
             try:
-                yield group, (group / name).read_text().strip()
+                yield group, (group / name).read_text(encoding="utf-8").strip()
             except OSError:
                 continue
 
@@ -56,7 +56,7 @@ def cpus(root: Path = CGROUPS, own: Path = OWN) -> int:
     for folder, limit in limits("cpu", "cpu.max", "cpu.cfs_quota_us", root, own):
         try:
             quota, *period = limit.split()
-            microseconds = int(period[0] if period else (folder / "cpu.cfs_period_us").read_text())
+            microseconds = int(period[0] if period else (folder / "cpu.cfs_period_us").read_text(encoding="utf-8"))
             if quota != "max" and int(quota) > 0:
                 count = min(count, max(1, int(quota) // microseconds))
         except (OSError, ValueError):
@@ -74,9 +74,9 @@ def cgroup_headroom(root: Path = CGROUPS, own: Path = OWN) -> int | None:
         if not (folder / used).exists():
             used, cache = ("memory.usage_in_bytes", "total_inactive_file")
         try:
-            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="utf-8").splitlines())
             # File cache is given back when asked for.
-            rooms.append(int(limit) - int((folder / used).read_text()) + int(stat.get(cache, 0)))
+            rooms.append(int(limit) - int((folder / used).read_text(encoding="utf-8")) + int(stat.get(cache, 0)))
         except (OSError, ValueError):
             continue
     return min(rooms, default=None)
@@ -225,7 +225,7 @@ def facts() -> dict[str, str]:
     """What this machine is, in words."""
     processor = platform.processor() or platform.machine()
     with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         processor = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     found = {
         "system": platform.system(),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from atari_dqn import inspector, video
+from atari_dqn import console, inspector, video
 from atari_dqn.config import Env
 from atari_dqn.emulators import Game
 from atari_dqn.errors import UserError
@@ -102,7 +102,7 @@ def keep(path: Path, env: Env, game: Game, checkpoint: str) -> None:
     now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
     row = (now, env.game, f"{game.score:.10g}", game.length_frames, int(game.cut), checkpoint)
     new = not path.exists()
-    with open(path, "a", newline="") as file:
+    with open(path, "a", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerows([COLUMNS, row] if new else [row])
 
@@ -126,7 +126,7 @@ def play(player: Player | None, env: Env, names: Sequence[str], seed: int, outpu
         strip = Strip(window, best.score if best else None)
         screen = inspector.Inspected(strip, player, env.game) if player else strip
         game = video.play_one(player, env, 0.0, seed, screen, hand)
-        print(f"{env.game}: {video.score(env, game)}", flush=True)
+        console.say(f"{env.game}: {video.score(env, game)}")
         if not game.stopped:
             best = game if best is None or game.score > best.score else best
             try:
@@ -135,4 +135,4 @@ def play(player: Player | None, env: Env, names: Sequence[str], seed: int, outpu
                 raise UserError(f"cannot write {output}: {error.strerror}; set output=PATH") from None
         seed += 1
     if best is not None:
-        print(f"best of this session: {video.score(env, best)}; all games are in {os.fspath(output)}")
+        console.say(f"best of this session: {video.score(env, best)}; all games are in {os.fspath(output)}")

@@ -4,11 +4,11 @@ import functools
 from typing import NamedTuple
 
 from omegaconf import OmegaConf
-from rich.console import Console
 from rich.table import Table
 
 from atari_dqn import settings
 from atari_dqn.config import TrainConfig
+from atari_dqn.console import Console
 
 # How a run is made, watched and kept; what it computes does not depend on it. The game is the user's choice.
 BESIDE = (

@@ -5,13 +5,13 @@ import tempfile
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from atari_dqn import launch
 from atari_dqn.config import TrainConfig
+from atari_dqn.console import Console
 from atari_dqn.display import Tracker
-from atari_dqn.errors import UserError
+from atari_dqn.errors import RunFailed, UserError
 from atari_dqn.run import Run
 from atari_dqn.stopwatch import Stopwatch
 from atari_dqn.training import STAGES, Record
@@ -42,14 +42,19 @@ class Profiler(Tracker):
             self.operators.start()
         else:
             self._turns_left -= 1
-            if not self._turns_left:
+            if self.is_done:
                 self.operators.stop()
                 self._run.stop()  # without an evaluation
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all was measured."""
+        return not self._turns_left
 
 
 def profile(config: TrainConfig) -> None:
     """Train for config.total_steps in a folder that is removed again, and print where the time went."""
-    console = Console(highlight=False)
+    console = Console()
     if not console.is_terminal:
         console.width = 80
     folder = Path(tempfile.mkdtemp(prefix="atari_dqn-"))
@@ -67,6 +72,8 @@ def profile(config: TrainConfig) -> None:
         run.go(profiler)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    if run.outcome == "stopped" and not profiler.is_done:
+        raise RunFailed(f"interrupted after {run.agent_steps:,} agent steps, before all was measured; nothing is kept")
     if not profiler.turns or profiler.operators is None:
         raise UserError(f"total_steps={config.total_steps} is too short to measure; give more")
     report(profiler, config, run, console)

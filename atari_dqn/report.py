@@ -10,10 +10,9 @@ import string
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from atari_dqn import bands, logbook, scores
 from atari_dqn.config import ReportConfig
+from atari_dqn.console import Console
 from atari_dqn.display import compact
 from atari_dqn.errors import UserError
 from atari_dqn.files import replacing
@@ -102,7 +101,7 @@ def write(asked: ReportConfig, console: Console) -> None:
     )
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(output, "w", encoding="utf-8") as file:
+        with replacing(output, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(page(title, data, f"<style>{part('page.css')}</style>", scripts, POLICY))
     except OSError as error:
         raise UserError(f"cannot write {output}: {error.strerror or error}; set output=PATH") from None

@@ -2,19 +2,20 @@
 
 import contextlib
 import functools
+import math
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 from typing import Any
-
-from rich.console import Console
 
 from atari_dqn import (
     agent,
     capacity,
     checkpoints,
     checks,
+    curves,
     emulators,
     machine,
     networks,
@@ -25,8 +26,9 @@ from atari_dqn import (
 )
 from atari_dqn.checkpoints import Resumed
 from atari_dqn.config import TrainConfig
+from atari_dqn.console import Console
 from atari_dqn.curves import is_whole
-from atari_dqn.display import Row, Tracker, compact, hours
+from atari_dqn.display import Row, Tracker, compact, games, hours
 from atari_dqn.errors import DIVERGED, RunFailed, UserError
 from atari_dqn.examiner import Examiner
 from atari_dqn.replay import Replay, torch_dtype
@@ -76,7 +78,7 @@ class Run:
             on_error.callback(games.close)
             self.emulators = emulators.Journal(games, keep=config.checkpoint.cut_every_turns is not None)
             self.agent = agent.make(config, games.frame_shape, len(games.actions), self.device)
-            self.examiner = Examiner(config, self.agent.online, games.actions, self.stopped.is_set)
+            self.examiner = Examiner(config, self.agent.online, games.actions, self.stopped.is_set, self._playing)
             self._replay_rows, self._replay_device = capacity.replay_room(
                 config, self.emulators, resumed, self.device, self.say
             )
@@ -107,13 +109,16 @@ class Run:
         } | more
 
     def say(self, text: str) -> None:
-        with contextlib.suppress(OSError):  # a terminal that was closed is no reason to fail
-            self.console.print(text, soft_wrap=True, highlight=False, markup=False)
+        self.console.print(text, soft_wrap=True, highlight=False, markup=False)
 
     def _tell(self, event: str, *what: Any) -> None:
         self.events += 1
         for tracker in self.trackers:
             getattr(tracker, event)(*what)
+
+    def _playing(self, what: str, played: int, episodes: int) -> None:
+        for tracker in self.trackers:
+            tracker.evaluating(what, played, episodes)
 
     def stop(self) -> None:
         """End the run after this turn, as a signal would."""
@@ -156,11 +161,11 @@ class Run:
             self.emulators.close()
         steps = f"{self.agent_steps:,} agent steps in {hours(self.seconds)}"
         if self.stopped.is_set():
-            self.say(f"stopped on request after {steps}; go on with `make resume RUN={self.folder}`")
+            self.say(f"stopped on request after {steps}; go on with `make resume RUN={quote(str(self.folder))}`")
         else:
             share = self.evaluation_seconds / max(self.seconds, 1e-9)
             self.say(f"done: {steps}, of which evaluation took {share:.1%}")
-            self.say(f"play it with `make evaluate CKPT={self.folder}`")
+            self.say(f"play it with `make evaluate CKPT={quote(str(self.folder))}`")
 
     def _say_what_scores_mean(self) -> None:
         game, name = self.config.env.game, self.config.published
@@ -215,7 +220,7 @@ class Run:
     def _failure(self, error: Exception) -> str:
         kept = "no checkpoint was written yet"
         if (self.folder / "checkpoints" / "latest.pt").exists():
-            kept = f"go on from its last checkpoint with `make resume RUN={self.folder}`"
+            kept = f"go on from its last checkpoint with `make resume RUN={quote(str(self.folder))}`"
         what = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.strerror else str(error)
         what = " ".join(what.split())[:400]
         return f"the run failed after {self.agent_steps:,} agent steps: {what or type(error).__name__}; {kept}"
@@ -332,8 +337,14 @@ class Run:
                 self._tell("video", film, row)
 
     def _confirm(self) -> None:
-        """At the end: score the best network once more, and say how the last and the best one do."""
+        """At the end: score the best of several networks once more, and say how the last and the best one do."""
         path, game = self.folder / "checkpoints" / "best.pt", self.config.env.game
+        last, evaluated = self.examiner.last, curves.evaluations(curves.read(self.folder / "evaluations.csv"))
+        if last and len(evaluated) == 1:  # not chosen from many, so its score is what another one would be
+            self.examiner.confirmed = True
+            self._tell("evaluation", self._row(**last | {"network": "best", "best": 0, "held_out_q": math.nan}))
+            self.say(f"best network: the last one, the only one evaluated: {self._score(last)}")
+            return
         with self._evaluating():
             try:
                 best = checkpoints.Checkpoint(path, self.device)
@@ -348,8 +359,8 @@ class Run:
             row = self._row(**numbers) if numbers else {}
             if row:
                 self._tell("evaluation", row)
-        if self.examiner.last:
-            self.say(f"last network: {self._score(self.examiner.last)}")
+        if last:
+            self.say(f"last network: {self._score(last)}")
         chosen = self.examiner.best_score or 0.0
         again = f"; {self._score(row)}, from fresh seeds" if row else ""
         human = scores.human(game, chosen, is_whole(self.config))
@@ -359,4 +370,4 @@ class Run:
 
     def _score(self, row: Row) -> str:
         human = scores.human(self.config.env.game, row["mean"], row["human_normalised"] is not None)
-        return f"mean {row['mean']:.1f}{human}, sd {row['sd']:.1f}, {row['episodes']} games"
+        return f"mean {row['mean']:.1f}{human}, sd {row['sd']:.1f}, {games(row['episodes'])}"

@@ -72,7 +72,7 @@ class Mp4(Screen):
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._picture = av.VideoFrame.from_ndarray
-        self._container = av.open(str(self._temporary), "w", options={"movflags": "faststart"})
+        self._container = av.open(f"file:{self._temporary}", "w", options={"movflags": "faststart"})
         self._stream = self._container.add_stream("libx264", rate=self.fps, options={"preset": "veryfast", "crf": "20"})
         self._stream.height, self._stream.width = height, width
         self._stream.pix_fmt = "yuv420p"  # what browsers play

@@ -20,43 +20,7 @@ from atari_dqn import checks
 from atari_dqn.config import SCHEMAS, PlayConfig, PlayProtocol, Protocol, TrainConfig, ViewConfig, conf_dir
 from atari_dqn.errors import UserError
 from atari_dqn.games import atari_games, atari_name, suggest
-
-
-def as_hydra_reads(word: str, is_many: bool = False) -> str:
-    """A typed setting in Hydra's grammar.
-
-    Numbers as people write them, `replay.capacity=200k`, 1M, 2.5M, 1e6, 200_000 or 200,000, become whole numbers; paths
-    and games with signs that mean something to Hydra are quoted. In a multirun (`is_many`) commas are between values.
-    """
-    word = LAUNCHERS.get(word, word)
-    key, _, value = word.partition("=")
-    if is_many and re.fullmatch(r"[\w.,]+", value):
-        return f"{key}=" + ",".join(as_hydra_reads(f"{key}={one}").partition("=")[2] for one in value.split(","))
-    if re.fullmatch(r"[\w.]*(steps|frames|capacity|episodes)", key):
-        match = re.fullmatch(r"([\d._]+(?:e\d+)?|\d{1,3}(?:,\d{3})+)([kKmM]?)", value)
-        try:
-            number = (
-                float(re.sub("[_,]", "", match[1])) * {"": 1, "k": 1e3, "m": 1e6}[match[2].lower()] if match else 0.5
-            )
-        except ValueError:
-            return word
-        return f"{key}={int(number)}" if number == int(number) else word
-    if key == "sweep.games" and re.fullmatch(r"[^'\"\[]*,[^'\"]*", value):
-        return f"{key}='{value}'"
-    if key in (
-        "checkpoint",
-        "run",
-        "runs",
-        "run_dir",
-        "resume",
-        "output",
-        "env.game",
-        "sweep.storage",
-        "sweep.address",
-    ) and not re.fullmatch(r"[\w./:,-]*|'.*'|\".*\"", value):
-        escaped = value.replace("'", "\\'")
-        return f"{key}='{escaped}'"
-    return word
+from atari_dqn.overrides import as_hydra_reads
 
 
 def to_train_config(composed: Any) -> TrainConfig:
@@ -154,11 +118,6 @@ def task_overrides() -> list[str]:
     return list(HydraConfig.get().overrides.task)
 
 
-# In place of files of submitit's plugin, by which a job ends after an hour and for good. (A file of ours by the same
-# name would be checked against the plugin's, with a warning.)
-LAUNCHERS = {
-    "hydra/launcher=submitit_slurm": "hydra/launcher=slurm", "hydra/launcher=submitit_local": "hydra/launcher=local",
-}  # fmt: skip
 # Choices that need a plugin of Hydra's, and the extra that brings it.
 PLUGINS = {
     "hydra/launcher=slurm": ("hydra_plugins.hydra_submitit_launcher", "slurm"),

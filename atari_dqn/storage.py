@@ -20,7 +20,9 @@ class Store:
         self.where = where.rstrip("/")
         self.is_folder = "://" not in where
         if self.is_folder:
-            self.where = str(Path(where).absolute())
+            self.where = self.root = str(Path(where).absolute())
+            self.files = fsspec.filesystem("file")  # whatever signs are in the path
+            return
         try:
             self.files, self.root = fsspec.core.url_to_fs(self.where)
         except (ImportError, ValueError) as error:

@@ -9,10 +9,9 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.console import Console
-
 from atari_dqn import checks, cluster, folders, launch, scores, settings, unread
 from atari_dqn.config import Sweep, TrainConfig
+from atari_dqn.console import Console, appended, visible
 from atari_dqn.display import Row, Tracker
 from atari_dqn.errors import RunFailed, UserError
 from atari_dqn.games import ATARI_26, own_of
@@ -152,8 +151,8 @@ def _train(job: Job, parent: Path, watchers: list[Tracker]) -> str:
     while folders.is_held(folder) and time.monotonic() < until:  # by the worker that was lost, for a moment
         time.sleep(0.5)
     parent.mkdir(parents=True, exist_ok=True)
-    with open(parent / f"{job.name}.log", "a", encoding="utf-8") as file:
-        console = Console(file=file, width=120, highlight=False)
+    with appended(parent / f"{job.name}.log") as file:
+        console = Console(file=file, width=120)
         job.config.run_dir = str(folder)
         try:
             run = launch.train(job.config, job.typed, console, watchers)
@@ -168,8 +167,8 @@ def _train_away(job: Job, store: Store, scratch: Path, watchers: list[Tracker]) 
     log = scratch / f"{job.name}.log"
 
     def say(text: str) -> None:
-        with open(log, "a", encoding="utf-8") as file:
-            file.write(f"{text}\n")
+        with appended(log) as file:
+            file.write(f"{visible(text)}\n")
 
     mirror = Mirror(store, job.name, scratch / job.name, say)
     mirror.pull()

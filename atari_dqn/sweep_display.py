@@ -5,12 +5,13 @@ import math
 import time
 from typing import NamedTuple
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from atari_dqn.display import compact, hours
+from atari_dqn.console import Console
+from atari_dqn.display import Seldom, compact, hours
 
 PLAIN_SECONDS = 60.0  # between two lines where the output is not a terminal
 ROWS = 12  # of runs, at most
@@ -46,7 +47,7 @@ class Scoreboard:
         self._steps = dict.fromkeys(total_steps, 0)
         self._running: dict[str, Told] = {}
         self._ended: dict[str, Outcome] = {}
-        self._started, self._spoke = time.monotonic(), time.monotonic()
+        self._started, self._seldom = time.monotonic(), Seldom(console, PLAIN_SECONDS)
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> "Scoreboard":
@@ -74,8 +75,7 @@ class Scoreboard:
             self._running[name] = told
             if told.agent_steps is not None:
                 self._steps[name] = told.agent_steps
-        if not self._console.is_terminal and time.monotonic() - self._spoke >= PLAIN_SECONDS:
-            self._spoke = time.monotonic()
+        if self._seldom.is_due():
             self.say(self._line())
 
     def ended(self, name: str, outcome: "Outcome") -> None:

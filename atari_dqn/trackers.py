@@ -10,10 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from atari_dqn import curves, scores, wandb_client
 from atari_dqn.config import Goal, TrainConfig
+from atari_dqn.console import Console
 from atari_dqn.display import Display, Row, Tracker, group
 from atari_dqn.emulators import Game
 from atari_dqn.files import replacing
@@ -82,7 +81,7 @@ class CsvFile:
     ) -> None:
         kept: list[Row] = []
         if path.exists():
-            with open(path, newline="") as old:
+            with open(path, newline="", encoding="utf-8") as old:
                 whole = [row for row in csv.DictReader(old) if None not in row and None not in row.values()]
             kept = [row for row in whole if int(row["agent_steps"]) <= keep_steps]
             kept = [row for row in kept if int(row["agent_steps"]) < keep_steps or not again(row)]
@@ -90,7 +89,7 @@ class CsvFile:
             writer = csv.DictWriter(new, columns)
             writer.writeheader()
             writer.writerows(kept)
-        self._file = open(path, "a", newline="", buffering=1)  # noqa: SIM115
+        self._file = open(path, "a", newline="", buffering=1, encoding="utf-8")  # noqa: SIM115
         self._writer = csv.DictWriter(self._file, columns)
 
     def write(self, row: Row) -> None:

@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 import torch
 
-from atari_dqn import emulators, scores, seeding, wrappers
+from atari_dqn import console, emulators, scores, seeding, wrappers
 from atari_dqn.config import Env
 from atari_dqn.emulators import Game
 from atari_dqn.evaluation import Player
@@ -117,7 +117,7 @@ def watch(player: Player, env: Env, epsilon: float, seed: int, dress: Dress = pl
     """Show games in a window, one after another, until it is closed."""
     window = Window(env.game)
     while not window.closed:
-        print(f"{env.game}: {score(env, play_one(player, env, epsilon, seed, dress(window)))}", flush=True)
+        console.say(f"{env.game}: {score(env, play_one(player, env, epsilon, seed, dress(window)))}")
         seed += 1
 
 

@@ -59,7 +59,7 @@ class WandB(Tracker):
             say("W&B: no login on this machine (`wandb login` makes one), so this run is recorded offline")
             self._offline = True
         id_file = folder / "wandb_id"
-        run_id = id_file.read_text().strip() if id_file.exists() else ""
+        run_id = id_file.read_text(encoding="utf-8").strip() if id_file.exists() else ""
         if not run_id:
             run_id = secrets.token_hex(4)
             with replacing(id_file, "w") as file:

@@ -106,7 +106,7 @@ def main() -> None:
                     )
                     print(*rows[-1], flush=True)
     if args.csv:
-        with open(args.csv, "w", newline="") as file:
+        with open(args.csv, "w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([COLUMNS, *rows])
     rates = {
         (setting, situation): [row[5] for row in rows if row[2:4] == (setting, situation)]

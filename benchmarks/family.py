@@ -192,7 +192,7 @@ def speed(rounds: int, seconds: float, network_names: list[str]) -> None:
             for name, contestant in contestants.items():
                 measured[name][network] = statistics.median(contestant.rates)
     view = Table("variant", "adds", "lines", *(f"{n}: steps/s" for n in network_names), "time per step")
-    with open(RESULTS / "family-speed.csv", "w", newline="") as file:
+    with open(RESULTS / "family-speed.csv", "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["variant", "adds", "switches", "lines_of_code"]
                         + [f"{n}_steps_per_second" for n in network_names]
@@ -236,7 +236,7 @@ def draw(games: list[str], seeds: list[int], steps: int) -> None:
                 label = name if seed == seeds[0] else None
                 axes[0][column].plot([p.frames / 4e3 for p in points], [p.mean for p in points], label=label, **style)
                 axes[1][column].plot([f / 4e3 for f in held_out], list(held_out.values()), label=label, **style)
-        with open(RESULTS / f"family-{game}.csv", "w", newline="") as file:
+        with open(RESULTS / f"family-{game}.csv", "w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(
                 ["variant", "seed", "frames", "agent_steps", "return_mean", "return_sd", "games", "held_out_q"]

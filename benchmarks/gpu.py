@@ -79,7 +79,7 @@ class Figures:
         print(f"{part}, {preset}, {kind}, {games} games: {value:,.6g} {unit} {note}".rstrip(), flush=True)
         if self._path:
             new = not self._path.exists()
-            with open(self._path, "a", newline="") as file:
+            with open(self._path, "a", encoding="utf-8", newline="") as file:
                 writer = csv.writer(file)
                 if new:
                     writer.writerow(COLUMNS)

@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--agents", nargs="+", default=list(AGENTS))
     args = parser.parse_args()
-    with open(OUTPUT, "w", newline="") as file:
+    with open(OUTPUT, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["agent", "seed", "last_10_training_games", "5_test_games"])
         for agent in args.agents:

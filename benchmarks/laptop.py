@@ -47,7 +47,7 @@ def folder(game: str, preset: str, seed: int) -> Path:
 def start(words: Sequence[str], cores: Iterable[int], log: Path, **variables: str) -> subprocess.Popen[str]:
     """A command on some cores, its output in `log`."""
     cores = set(cores)
-    with open(log, "w") as file:
+    with open(log, "w", encoding="utf-8") as file:
         return subprocess.Popen(
             words, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, text=True,
             env=os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(len(cores)), **variables},
@@ -67,7 +67,7 @@ def add(path: Path, keys: Sequence[str], row: dict[str, object]) -> None:
     """Put a row into a CSV file, in place of one with the same `keys`; and print it."""
     print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
     kept = [old for old in rows(path) if any(old[key] != str(row[key]) for key in keys)]
-    with open(path, "w", newline="") as file:
+    with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, row.keys())
         writer.writeheader()
         writer.writerows(sorted([*kept, row], key=lambda each: [str(each[key]) for key in keys]))
@@ -129,7 +129,8 @@ def games(
         for (game, preset), process in judged.items():
             process.wait()
             run = folder(game, preset, seed)
-            last, result = rows(run / "metrics.csv")[-1], json.loads(Path(f"{run}.json").read_text())["summary"]
+            last = rows(run / "metrics.csv")[-1]
+            result = json.loads(Path(f"{run}.json").read_text(encoding="utf-8"))["summary"]
             add(
                 RESULTS / "laptop-games.csv",
                 ["game", "preset", "seed"],
@@ -199,7 +200,7 @@ def expect() -> None:
         spreads = [statistics.stdev(part) if len(part) > 1 else 0.0 for part in parts]
         means = " ".join(f"{statistics.fmean(part):.4g}" for part in parts)
         known.append({"agent": "laptop", "game": game, "means": means, "sds": " ".join(f"{sd:.4g}" for sd in spreads)})
-    with open(data, "w", newline="") as file:
+    with open(data, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, known[0].keys(), lineterminator="\n")
         writer.writeheader()
         writer.writerows(sorted(known, key=lambda row: (row["agent"], row["game"])))

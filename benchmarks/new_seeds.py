@@ -53,7 +53,7 @@ def returns(code: Path, seed: int, every: str) -> list[float]:
         done = subprocess.run(program, env=environment, cwd=code, capture_output=True, text=True)
         if done.returncode:
             sys.exit(done.stderr[-2000:])
-        with open(f"{folder}/run/episodes.csv") as file:
+        with open(f"{folder}/run/episodes.csv", encoding="utf-8") as file:
             return [float(row["return"]) for row in csv.DictReader(file)]
 
 
@@ -74,7 +74,7 @@ def main() -> None:
         print(", ".join(f"{key} {value}" for key, value in zip(COLUMNS, rows[-1], strict=True)), flush=True)
     if args.csv:
         new = not args.csv.exists()
-        with open(args.csv, "a", newline="") as file:
+        with open(args.csv, "a", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([COLUMNS, *rows] if new else rows)
 
 

@@ -49,9 +49,9 @@ def main() -> None:
         print("  ".join(f"{value:>17}" for value in rows[-1].values()), flush=True)
     if args.csv:
         if args.csv.exists():
-            with open(args.csv, newline="") as file:
+            with open(args.csv, encoding="utf-8", newline="") as file:
                 rows = [row for row in csv.DictReader(file) if row["code"] != args.code] + rows
-        with open(args.csv, "w", newline="") as file:
+        with open(args.csv, "w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(rows)

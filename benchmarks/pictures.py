@@ -67,7 +67,7 @@ def terminal(words: list[str], seconds: float, folder: Path) -> None:
         ["tmux", "capture-pane", "-p", "-e", "-t", "picture"], capture_output=True, text=True, check=True
     ).stdout
     subprocess.run(["tmux", "send-keys", "-t", "picture", "C-c"], check=False)
-    console = Console(record=True, width=80, file=open(os.devnull, "w"), force_terminal=True)  # noqa: SIM115
+    console = Console(record=True, width=80, file=open(os.devnull, "w", encoding="utf-8"), force_terminal=True)  # noqa: SIM115
     console.print(Text.from_ansi(text.rstrip()))
     svg = folder / "terminal.svg"
     console.save_svg(str(svg), title="atari_dqn")

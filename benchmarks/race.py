@@ -90,7 +90,7 @@ class Contestant:
         self.name, self.speeds, self._ticks = name, [], []
         self._pattern, self._stride = pattern, stride
         self._folder = tempfile.TemporaryDirectory(prefix="race-")
-        self._errors = open(f"{self._folder.name}/errors.txt", "w+")  # noqa: SIM115
+        self._errors = open(f"{self._folder.name}/errors.txt", "w+", encoding="utf-8")  # noqa: SIM115
         self._process = subprocess.Popen(
             [word.replace("FOLDER", self._folder.name) for word in command],
             cwd=self._folder.name,
@@ -167,7 +167,7 @@ def python(path: str) -> str:
 
 def processor() -> str:
     try:
-        return re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[1]
+        return re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))[1]
     except (OSError, TypeError):
         return platform.processor() or platform.machine()
 
@@ -195,7 +195,7 @@ def race(args: argparse.Namespace) -> None:
         f"\n{args.game}, agent steps/s, medians of {args.rounds} turns of {args.seconds:g} s; {machine()}; {versions()}"
     )
     fresh = not args.output.exists()
-    with open(args.output, "a", newline="") as file:
+    with open(args.output, "a", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         if fresh:
             writer.writerow(COLUMNS)

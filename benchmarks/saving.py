@@ -167,7 +167,7 @@ def main() -> None:
     for outcome in outcomes:
         print("\n".join(f"{k:>22} {v:.4g}" if isinstance(v, float) else f"{k:>22} {v}" for k, v in outcome.items()))
     if asked.csv:
-        with open(asked.csv, "w", newline="") as file:
+        with open(asked.csv, "w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, list(outcomes[0]))
             writer.writeheader()
             for outcome in outcomes:

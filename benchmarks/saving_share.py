@@ -88,7 +88,7 @@ def main() -> None:
     print(", ".join(f"{key} {value}" for key, value in zip(COLUMNS, row, strict=True)))
     if args.csv:
         new = not args.csv.exists()
-        with open(args.csv, "a", newline="") as file:
+        with open(args.csv, "a", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([COLUMNS, row] if new else [row])
 
 

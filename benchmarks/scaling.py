@@ -32,7 +32,7 @@ def main() -> None:
         speed = measure(args.seconds, "env.game=Pong", "replay.capacity=100_000", "env.noop_max=0", args.one)
         print(f"{speed.agent_steps:.1f},{speed.updates:.1f},{speed.resident_bytes / 1e9:.2f}")
         return
-    with open(OUTPUT, "w", newline="") as file:
+    with open(OUTPUT, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["setting", "value", "agent_steps_per_second", "updates_per_second", "resident_gb"])
         for setting, values in SWEEPS.items():

@@ -63,7 +63,7 @@ def main() -> None:
     asked = parser.parse_args()
     rows = {"kill": prove, "time": measure, "actors": race_actors}[asked.what](asked)
     if asked.csv:
-        with open(asked.csv, "w", newline="") as file:
+        with open(asked.csv, "w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()
             writer.writerows(rows)

@@ -48,6 +48,7 @@ const short = (name) => name.split("/").pop();
 
 function duration(seconds) {
   if (seconds === null || seconds === undefined) return "";
+  if (seconds < 59.5) return `${Math.round(seconds)} s`;
   const minutes = Math.round(seconds / 60);
   if (minutes < 60) return `${minutes} min`;
   return minutes < 48 * 60 ? `${Math.floor(minutes / 60)} h ${minutes % 60} min` : `${(minutes / 1440).toFixed(1)} days`;
