@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from atari_dqn import networks, settings
+from atari_dqn import files, folders, networks, settings
 from atari_dqn.errors import UserError
 from atari_dqn.files import replacing, sync_folder
 from atari_dqn.replay_files import ReplayFiles, segments
@@ -57,7 +57,7 @@ def rotate(folder: Path, content: dict[str, Any]) -> None:
             os.link(latest, kept)
         except OSError:  # a file system without links
             with replacing(kept) as file:
-                file.write(latest.read_bytes())
+                file.write(files.read(latest, 1 << 40))
     try:
         write(latest, content)
         if kept.exists():
@@ -129,7 +129,7 @@ def short(error: BaseException) -> str:
 
 def _is_damaged(path: Path) -> bool:
     """Whether a file ends with a seal that is not of what comes before it; False where it has none."""
-    with open(path, "rb") as file:
+    with files.opened(path.resolve()) as file:  # what a person named may be a link
         left = os.fstat(file.fileno()).st_size - 64
         file.seek(max(0, left - len(SEAL)))
         if file.read(len(SEAL)) != SEAL:
@@ -215,6 +215,8 @@ def _read(path: Path) -> dict[str, Any]:
 def find(where: str) -> Path:
     """The checkpoint that a person means by a .pt file, a run's folder, or its checkpoints/ folder."""
     path = Path(where)
+    if path.is_dir():
+        folders.refuse_links(path)
     for folder in (path / "checkpoints", path):
         for name in ("best.pt", "latest.pt", "previous.pt"):
             if (folder / name).is_file():

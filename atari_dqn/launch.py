@@ -8,7 +8,7 @@ import yaml  # type: ignore[import-untyped]
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from rich.console import Console
 
-from atari_dqn import checkpoints, folders, machine, presets, unread
+from atari_dqn import checkpoints, files, folders, machine, presets, unread
 from atari_dqn.config import TrainConfig
 from atari_dqn.display import Terminal, Tracker
 from atari_dqn.errors import UserError
@@ -18,7 +18,7 @@ from atari_dqn.settings import is_multirun, known_keys, plain, to_train_config, 
 
 _select = omegaconf.OmegaConf.select
 
-# What may be changed when a run goes on; anything else would make it another run.
+# What may be changed when a run goes on; anything else would make it another run and is taken from its config.yaml.
 RESUMABLE = (
     "total_steps",
     "device",
@@ -30,6 +30,9 @@ RESUMABLE = (
     "logger.",
     "emulators.",
 )
+# What a stored run never chooses, for its files may be anybody's: where this machine connects to, and as whom. It is
+# what is typed, or the default. (run_dir and resume are never read from a stored run, nor is a sweep's address.)
+NEVER_STORED = ("emulators.address", "logger.entity", "logger.host")
 
 
 def resumed_config(folder: Path, overrides: list[str], asked: TrainConfig) -> TrainConfig:
@@ -61,7 +64,19 @@ def resumed_config(folder: Path, overrides: list[str], asked: TrainConfig) -> Tr
                 raise UserError(f"{key} cannot be changed when a run goes on; only {allowed} can")
     except omegaconf.errors.OmegaConfBaseException as error:
         raise _unreadable(folder, error) from None
+    for key in NEVER_STORED:
+        if _select(saved, key) is not None:
+            omegaconf.OmegaConf.update(saved, key, _select(typed, key))
     return _checked(folder, saved)
+
+
+def forgotten(folder: Path, config: TrainConfig) -> list[str]:
+    """Settings of a stored run that were not taken over into `config`; see NEVER_STORED."""
+    written, taken = _written(folder), omegaconf.OmegaConf.structured(config)
+    there = {key: _select(written, key) for key in NEVER_STORED}
+    return [
+        f"{key}={there[key]}" for key in NEVER_STORED if there[key] is not None and there[key] != _select(taken, key)
+    ]
 
 
 def saved_config(folder: Path) -> TrainConfig:
@@ -76,7 +91,7 @@ def parsed_config(folder: Path | str, text: str) -> TrainConfig:
 
 def _written(folder: Path) -> omegaconf.DictConfig:
     try:
-        text = (folder / "config.yaml").read_text()
+        text = files.text(folder / "config.yaml")
     except OSError as error:
         raise _unreadable(folder, error) from None
     return _parsed(folder, text)
@@ -85,7 +100,7 @@ def _written(folder: Path) -> omegaconf.DictConfig:
 def _parsed(folder: Path | str, text: str) -> omegaconf.DictConfig:
     try:
         return omegaconf.OmegaConf.create(_without_aliases(text))  # type: ignore[return-value]
-    except (omegaconf.errors.OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+    except (omegaconf.errors.OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError) as error:
         raise _unreadable(folder, error) from None
 
 
@@ -173,6 +188,8 @@ def resume(
         typed = asked.resume == "auto" or any(word.startswith(f"{key}=") for word in overrides)
         if typed and now != then:
             raise UserError(f"{folder} is a run of {key}={then}, not {now}; choose another folder")
+    for setting in forgotten(folder, config):
+        say(f"note: {setting} in config.yaml is not used; type it to use it")
     machine.choose_device(config.device)  # before process.json tells of it
     with folders.held(folder) as process:
         resumed = checkpoints.newest(folder, say)

@@ -59,7 +59,7 @@ class Mirror(Tracker):
     def _here(self) -> dict[str, tuple[int, int]]:
         found = {}
         for path in self._folder.rglob("*"):
-            if path.is_file() and ".tmp" not in path.name and path.name not in NOT_KEPT:
+            if path.is_file() and not path.is_symlink() and ".tmp" not in path.name and path.name not in NOT_KEPT:
                 found[str(path.relative_to(self._folder))] = (path.stat().st_size, path.stat().st_mtime_ns)
         return found
 
@@ -67,6 +67,9 @@ class Mirror(Tracker):
         """Fetch what the store has of the run. Raises OSError and whatever else the store raises."""
         self._files.makedirs(self._root, exist_ok=True)  # what cannot be kept is not begun
         if self._files.exists(f"{self._root}/config.yaml"):
+            for name in self._files.find(self._root):
+                if ".." in name.removeprefix(self._root).replace("\\", "/").split("/"):
+                    raise UserError(f"{self._root} holds {name!r}, which leads out of the run's folder")
             self._files.get(f"{self._root}/", f"{self._folder}/", recursive=True)
             self._copied = self._here()
 
