@@ -3,11 +3,13 @@
 The last bytes of a file, which to readers of zip archives are a comment, are the digest of all that is before them.
 """
 
+import contextlib
 import hashlib
 import io
 import os
 import pickletools
 import re
+import shutil
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -56,8 +58,8 @@ def rotate(folder: Path, content: dict[str, Any]) -> None:
         try:
             os.link(latest, kept)
         except OSError:  # a file system without links
-            with replacing(kept) as file:
-                file.write(files.read(latest, 1 << 40))
+            with replacing(kept) as file, files.opened(latest) as old:
+                shutil.copyfileobj(old, file)
     try:
         write(latest, content)
         if kept.exists():
@@ -65,6 +67,17 @@ def rotate(folder: Path, content: dict[str, Any]) -> None:
             sync_folder(folder)
     finally:
         kept.unlink(missing_ok=True)
+
+
+def settle(folder: Path) -> None:
+    """Have previous.pt be latest.pt by another name: a finished run needs no room for a state to go back to."""
+    second = files.temporary_name(folder / "previous.pt")
+    with contextlib.suppress(OSError):  # a file system without links keeps both
+        second.unlink(missing_ok=True)
+        os.link(folder / "latest.pt", second)
+        os.replace(second, folder / "previous.pt")
+        sync_folder(folder)
+    second.unlink(missing_ok=True)
 
 
 class Resumed(NamedTuple):

@@ -40,10 +40,10 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 def read(path: Path, most: int = MOST_BYTES) -> bytes:
     """A regular file of at most `most` bytes. Raises OSError."""
     with opened(path) as file:
-        content = file.read(most + 1) if os.fstat(file.fileno()).st_size <= most else b" " * (most + 1)
-    if len(content) > most:
-        raise OSError(errno.EFBIG, f"{path.name} is larger than {most / 1e6:g} MB", str(path))
-    return content
+        length = os.fstat(file.fileno()).st_size
+        if length > most:
+            raise OSError(errno.EFBIG, f"{path.name} is larger than {most / 1e6:g} MB", str(path))
+        return file.read(length)
 
 
 def text(path: Path, most: int = 1_000_000) -> str:
@@ -124,14 +124,15 @@ def set_aside(path: Path) -> Path:
 
 
 def size(folder: Path) -> int:
-    """Bytes of the regular files in a folder and below it; links are not followed."""
-    total = 0
+    """Bytes of the regular files in a folder and below it, each once; links are not followed."""
+    sizes: dict[tuple[int, int], int] = {}
     for parent, _, names in os.walk(folder):
         for name in names:
             with contextlib.suppress(OSError):
                 found = os.lstat(os.path.join(parent, name))
-                total += found.st_size if stat.S_ISREG(found.st_mode) else 0
-    return total
+                if stat.S_ISREG(found.st_mode):
+                    sizes[found.st_dev, found.st_ino] = found.st_size
+    return sum(sizes.values())
 
 
 def is_name(text: str) -> bool:

@@ -17,6 +17,7 @@ from atari_dqn.run import Run
 from atari_dqn.settings import is_multirun, known_keys, plain, to_train_config, to_yaml
 
 _select = omegaconf.OmegaConf.select
+MOST_EVENTS, DEEPEST = 20_000, 20  # parts of a config.yaml, of which a run writes some 300, 4 deep
 
 # What may be changed when a run goes on; anything else would make it another run and is taken from its config.yaml.
 RESUMABLE = (
@@ -91,7 +92,7 @@ def parsed_config(folder: Path | str, text: str) -> TrainConfig:
 
 def _written(folder: Path) -> omegaconf.DictConfig:
     try:
-        text = files.text(folder / "config.yaml")
+        text = files.text(folder / "config.yaml", 100_000)
     except OSError as error:
         raise _unreadable(folder, error) from None
     return _parsed(folder, text)
@@ -125,9 +126,13 @@ def _unreadable(folder: Path | str, error: Exception) -> UserError:
 
 
 def _without_aliases(text: str) -> str:
-    """`text`, unless it is YAML whose parts stand for each other, of which a few bytes can make gigabytes."""
-    if len(text) > 1_000_000 or any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-        raise ValueError("it is too large, or has YAML's aliases in it")
+    """`text`, unless it is YAML whose parts stand for each other, of which a few bytes can make gigabytes, or whose
+    parts lie in each other by the thousand, which takes minutes to read."""
+    depth = 0
+    for count, event in enumerate(yaml.parse(text)):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if count > MOST_EVENTS or depth > DEEPEST or isinstance(event, yaml.AliasEvent):
+            raise ValueError("it is too large, or has YAML's aliases in it")
     return text
 
 

@@ -16,6 +16,7 @@ from atari_dqn import (
     checkpoints,
     checks,
     emulators,
+    files,
     machine,
     networks,
     prioritized,
@@ -160,6 +161,7 @@ class Run:
         else:
             share = self.evaluation_seconds / max(self.seconds, 1e-9)
             self.say(f"done: {steps}, of which evaluation took {share:.1%}")
+            self.say(f"{self.folder} takes {machine.memory_size(files.size(self.folder))} on the disk")
             self.say(f"play it with `make evaluate CKPT={self.folder}`")
 
     def _say_what_scores_mean(self) -> None:
@@ -205,6 +207,8 @@ class Run:
             self._confirm()
             self.saver.save()
         self.saver.wait()
+        if self.over and not self.stopped.is_set():
+            self.saver.finish()
 
     def _check_finite(self) -> None:
         """Raise NotFinite now, and not a turn later as the loop does: what is learnt will be kept or scored."""
