@@ -89,6 +89,16 @@ def create(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | SAFELY, 0o666)
 
 
+@contextlib.contextmanager
+def appending(path: Path) -> Iterator[IO[str]]:
+    """A text file to add lines to, made where there is none. Raises OSError for what is no regular file."""
+    check_replaceable(path)
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | SAFELY, 0o666)
+    with open(handle, "a", newline="", encoding="utf-8") as file:
+        check_regular(path, os.fstat(handle).st_mode)
+        yield file
+
+
 def temporary_name(path: Path) -> Path:
     """A hidden name beside `path`, of this process' own; see `sweep`. Its ending stays, for those who go by it."""
     return path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")

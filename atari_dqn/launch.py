@@ -122,7 +122,8 @@ def _checked(folder: Path | str, saved: omegaconf.DictConfig) -> TrainConfig:
 
 
 def _unreadable(folder: Path | str, error: Exception) -> UserError:
-    return UserError(f"cannot read {folder}/config.yaml: {' '.join(str(error).split())[:150]}")
+    why = getattr(error, "strerror", None) or " ".join(str(error).split())[:150]
+    return UserError(f"cannot read {folder}/config.yaml: {why}")
 
 
 def _without_aliases(text: str) -> str:
@@ -184,6 +185,7 @@ def resume(
     def say(text: str) -> None:
         console.print(text, soft_wrap=True, markup=False)
 
+    folders.refuse_links(folder)
     config = resumed_config(folder, overrides, asked)
     for key, now, then in (
         ("env.game", asked.env.game, config.env.game),

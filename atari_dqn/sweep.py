@@ -152,7 +152,7 @@ def _train(job: Job, parent: Path, watchers: list[Tracker]) -> str:
     while folders.is_held(folder) and time.monotonic() < until:  # by the worker that was lost, for a moment
         time.sleep(0.5)
     parent.mkdir(parents=True, exist_ok=True)
-    with open(parent / f"{job.name}.log", "a", encoding="utf-8") as file:
+    with files.appending(parent / f"{job.name}.log") as file:
         console = Console(file=file, width=120, highlight=False)
         job.config.run_dir = str(folder)
         try:
