@@ -21,7 +21,7 @@ from torch import Tensor
 
 from atari_dqn import files, folders, networks, settings
 from atari_dqn.errors import UserError
-from atari_dqn.files import replacing, sync_folder
+from atari_dqn.files import replacing, set_aside, sync_folder
 from atari_dqn.replay_files import ReplayFiles, segments
 
 FORMAT = "atari_dqn checkpoint"
@@ -272,5 +272,5 @@ def newest(run: Path, say: Callable[[str], None]) -> Resumed | None:
     if checkpoint.path.name == "previous.pt":
         say(f"going back to the checkpoint before it, {checkpoint.path}")
         if (folder / "latest.pt").exists():
-            os.replace(folder / "latest.pt", folder / "latest.pt.damaged")
+            set_aside(folder / "latest.pt")
     return Resumed(checkpoint, files)

@@ -133,18 +133,6 @@ def set_aside(path: Path) -> Path:
     raise OSError(errno.EEXIST, f"there are too many {path.name}.damaged", str(path))
 
 
-def size(folder: Path) -> int:
-    """Bytes of the regular files in a folder and below it, each once; links are not followed."""
-    sizes: dict[tuple[int, int], int] = {}
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            with contextlib.suppress(OSError):
-                found = os.lstat(os.path.join(parent, name))
-                if stat.S_ISREG(found.st_mode):
-                    sizes[found.st_dev, found.st_ino] = found.st_size
-    return sum(sizes.values())
-
-
 def is_name(text: str) -> bool:
     """Whether `text` can be a part of a file's name and can lead nowhere: no separators, not hidden, not long."""
     return (

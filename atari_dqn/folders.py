@@ -5,6 +5,7 @@ import datetime
 import json
 import os
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -193,6 +194,18 @@ def seconds_since(folder: Path) -> float:
         with contextlib.suppress(OSError):
             found.append(os.lstat(folder / name).st_mtime)
     return max(0.0, time.time() - max(found))
+
+
+def disk_use(folder: Path) -> int:
+    """Bytes of the regular files in a folder and below it, each once; links are not followed."""
+    sizes: dict[tuple[int, int], int] = {}
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                found = os.lstat(os.path.join(parent, name))
+                if stat.S_ISREG(found.st_mode):
+                    sizes[found.st_dev, found.st_ino] = found.st_size
+    return sum(sizes.values())
 
 
 def _is_alive(process: dict[str, Any]) -> bool:

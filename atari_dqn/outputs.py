@@ -1,7 +1,7 @@
 """Where a command's result goes, found out before the work is done.
 
-One rule for all commands. What took games to make (an evaluation, a film) is never replaced: without output= it gets
-the next free name (-2, -3, ...), and output= with a name that is taken is refused. What is drawn anew from files that
+One rule for all commands, with output= or without. What took games to make (an evaluation, a film) is never replaced:
+where its name is taken it gets the next free one, e-2.json, e-3.json, and says so. What is drawn anew from files that
 are still there (a report, a comparison, statistics) replaces the one before. Only regular files are replaced.
 """
 
@@ -33,9 +33,9 @@ def choose(asked: str | None, default: Path, endings: tuple[str, ...], is_kept: 
     if not os.access(path.parent, os.W_OK):
         raise UserError(f"cannot write to {path}; set output=PATH to a file in a folder of yours")
     if is_kept and path.exists():
-        if asked:
-            raise UserError(f"output={path} is there already; choose another name, or remove it")
-        return next(new for i in range(2, 1_000_000) if not os.path.lexists(new := _numbered(path, i)))
+        free = next(new for i in range(2, 1_000_000) if not os.path.lexists(new := _numbered(path, i)))
+        print(f"{path} is there already; the new one will be {free}")
+        return free
     return path
 
 
