@@ -277,6 +277,10 @@ def hydra_command(command: str, words: list[str]) -> int:
     return 0 if failed else max(codes)  # a sweeper that gets over a failure, as Optuna does
 
 
+# What other libraries say for "out of memory": the dynamic linker, torch, the system.
+NO_MEMORY = ("failed to map segment", "can't allocate memory", "Cannot allocate memory")
+
+
 def guarded(action: Callable[[], Any]) -> int:
     """Run `action`; errors become a line for a person and an exit code."""
     try:
@@ -301,6 +305,9 @@ def guarded(action: Callable[[], Any]) -> int:
         if os.environ.get("ATARI_DQN_TRACEBACK"):
             traceback.print_exception(error)
         text = " ".join(str(error).split())[:300]
+        if isinstance(error, MemoryError) or any(sign in text for sign in NO_MEMORY):
+            print("atari_dqn: out of memory; free some, or raise the limit that `ulimit -v` shows", file=sys.stderr)
+            return 1
         print(
             f"atari_dqn: unforeseen {type(error).__name__}: {text} (ATARI_DQN_TRACEBACK=1 shows where)", file=sys.stderr
         )

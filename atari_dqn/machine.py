@@ -73,7 +73,7 @@ def cgroup_headroom(root: Path = CGROUPS, own: Path = OWN) -> int | None:
     """Bytes that this process' control groups may still take; None without a limit."""
     rooms = []
     for folder, limit in limits("memory", "memory.max", "memory.limit_in_bytes", root, own):
-        if limit == "max" or int(limit) > 1 << 60:
+        if not limit.isdecimal() or int(limit) > 1 << 60:  # max
             continue
         used, cache = ("memory.current", "inactive_file")
         if not (folder / used).exists():

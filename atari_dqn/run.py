@@ -161,7 +161,7 @@ class Run:
         else:
             share = self.evaluation_seconds / max(self.seconds, 1e-9)
             self.say(f"done: {steps}, of which evaluation took {share:.1%}")
-            self.say(f"{self.folder} takes {machine.memory_size(folders.disk_use(self.folder))} on the disk")
+            self.say(f"{self.folder} takes {machine.memory_size(folders.disk_use(self.folder))} on disk")
             self.say(f"play it with `make evaluate CKPT={self.folder}`")
 
     def _say_what_scores_mean(self) -> None:

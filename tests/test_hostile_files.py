@@ -402,7 +402,7 @@ def test_a_run_says_what_it_takes_and_a_finished_one_keeps_its_state_once(run, t
     said = resume(run, "total_steps=400")
     state = (run / "checkpoints" / "latest.pt").stat()
     assert os.path.samestat(state, (run / "checkpoints" / "previous.pt").stat())
-    assert f"{run} takes {machine.memory_size(folders.disk_use(run))} on the disk" in said
+    assert f"{run} takes {machine.memory_size(folders.disk_use(run))} on disk" in said
     du = subprocess.run(["du", "-sb", run], capture_output=True, text=True).stdout.split()[0]
     assert abs(folders.disk_use(run) - int(du)) < 50_000  # which counts folders, too
     fresh = small_run(tmp_path / "fresh", *WORDS, "replay.warmup_steps=300", "network.hidden=[512,512]")
