@@ -180,6 +180,7 @@ def compare(asked: CompareConfig, console: Console) -> None:
             console.print(presets.table(curve.by.preset, different))
             say(f"so this run is not what {curve.by.title} ran, and may well lie elsewhere")
     output = outputs.choose(asked.output, output, (".png",))
+    outputs.choose(None, output.with_suffix(".csv"), (".csv",))
     try:
         draw(output, title, curve, fine, found)
         with replacing(output.with_suffix(".csv"), "w", newline="") as file:

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import fsspec
 
+from atari_dqn import files
 from atari_dqn.display import Tracker
 from atari_dqn.errors import UserError
 
 LAST = ("checkpoints/previous.pt", "checkpoints/latest.pt")  # they name files that must be there before them
+MOST_BYTES = 1_000_000  # of a text file that is read
 NOT_KEPT = (".lock",)
 
 
@@ -38,11 +40,14 @@ class Store:
     def read(self, name: str) -> str | None:
         """A text file's content; None where there is no such file. Raises UserError where the store does not answer."""
         try:
-            return str(self.files.cat_file(f"{self.root}/{name}").decode())
+            if self.is_folder:
+                return files.text(Path(self.where) / name)
+            return str(self.files.cat_file(f"{self.root}/{name}", end=MOST_BYTES).decode("utf-8", "replace"))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except Exception as error:
-            raise UserError(f"cannot read {self.where}/{name}: {' '.join(str(error).split())[:150]}") from None
+            why = getattr(error, "strerror", None) or " ".join(str(error).split())[:150]
+            raise UserError(f"cannot read {self.where}/{name}: {why}") from None
 
 
 class Mirror(Tracker):
