@@ -150,6 +150,8 @@ def compare(asked: CompareConfig, console: Console) -> None:
             f"{folder} is evaluated by its training games, and {curve.by.title}'s curve is of games played apart; "
             f"choose a curve of training returns, e.g. published=dopamine_jax_2024"
         )
+    if damage := csv_files.damage(folder):
+        raise UserError(f"the CSV files in {folder} are not as a run writes them: {damage}; remove what is damaged")
     points, fine, frames = own_curve(folder, curve, config.env.frame_skip)
     whole = is_whole(config, curve.by.measure == "training")
     found = rows(curve, by_value(points, frames, curve.every_frames), whole)
@@ -163,8 +165,6 @@ def compare(asked: CompareConfig, console: Console) -> None:
     def say(text: str) -> None:
         console.print(text, soft_wrap=True, highlight=False, markup=False)
 
-    if damage := csv_files.damage(folder):
-        say(f"note: {folder}: {damage}")
     console.print(table(f"{title}, against {curve.by.title}", found))
     say(f"published: {curve.by.protocol}; {curve.by.seeds} seeds; {curve.by.source}")
     say("allowed: mean +- max(3 sd, 20% of the mean)")

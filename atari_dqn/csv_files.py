@@ -3,7 +3,7 @@
 import csv
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,9 +18,9 @@ MEASURES = (  # nan before there is anything to measure
     "epsilon", "loss", "q_mean", "grad_norm", "return_mean", "frames_per_second", "held_out_q",
 )  # fmt: skip
 REQUIRED = {  # without these a file is not what its name says
-    "metrics.csv": {"frames", "agent_steps", "seconds"},
-    "episodes.csv": {"frames", "agent_steps", "seconds", "return", "length_frames", "env"},
-    "evaluations.csv": {"frames", "agent_steps", "seconds", "mean", "sd", "episodes"},
+    "metrics.csv": {"frames", "agent_steps"},
+    "episodes.csv": {"frames", "return"},
+    "evaluations.csv": {"frames", "mean", "sd", "episodes"},
 }
 LARGEST = 1e15  # number that a sound file may hold
 
@@ -36,28 +36,38 @@ class Rows(NamedTuple):
     damaged: int = 0
 
 
-def read(path: Path) -> Rows:
+def read(path: Path, required: Collection[str] = ()) -> Rows:
     """The rows of one of a run's CSV files; none where it is not there.
 
     The last line may be half-written, and is no damage. Raises OSError for what is no regular file, or too large.
+
+    Args:
+        required: columns without which nothing counts, besides REQUIRED.
     """
     try:
         content = files.text(path, files.MOST_BYTES)
     except FileNotFoundError:
         return Rows([])
     header, *lines = content.split("\n")
-    columns, required = _fields(header) or [], REQUIRED.get(path.name)
-    if len({*columns}) < len(columns) or not (required or set()) <= {*columns}:
+    columns = _fields(header) or []
+    if len({*columns}) < len(columns) or not {*required, *REQUIRED.get(path.name, ())} <= {*columns}:
         return Rows([], sum(bool(line.strip()) for line in (header, *lines)))
-    rows = [_row(columns, line, required is not None) for line in lines]
+    rows = [_row(columns, line, path.name in REQUIRED) for line in lines]
     damaged = sum(row is None and bool(line.strip()) for row, line in zip(rows[:-1], lines[:-1], strict=True))
     return Rows([row for row in rows if row], damaged)
 
 
 def damage(folder: Path) -> str:
-    """What cannot be read of a run's CSV files, in words; empty where there is nothing. Raises OSError."""
-    lost = {name: read(folder / name).damaged for name in REQUIRED}
-    return "; ".join(f"{_rows(count)} of {name} cannot be read" for name, count in lost.items() if count)
+    """What cannot be read of a run's CSV files, in words; empty where there is nothing."""
+    found = []
+    for name in REQUIRED:
+        try:
+            count = read(folder / name).damaged
+        except OSError as error:
+            found.append(f"{name} cannot be read: {error.strerror or error}")
+        else:
+            found += [f"{_rows(count)} of {name} cannot be read"] * (count > 0)
+    return "; ".join(found)
 
 
 def _rows(count: int) -> str:
@@ -118,7 +128,7 @@ class CsvFile:
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         try:
-            found, why = read(path), ""
+            found, why = read(path, ["agent_steps"]), ""
         except OSError as error:
             found, why = Rows([]), error.strerror or str(error)
         if found.damaged or why:
