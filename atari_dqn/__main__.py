@@ -84,25 +84,13 @@ def _asked(composed: Any) -> "tuple[config.PlayConfig, Checkpoint, config.Protoc
     return asked, checkpoint, protocol
 
 
-def _output(asked: str | None, default: Path) -> Path:
-    """Where a result goes; raises UserError before the work is done, not after, where it cannot be written."""
-    path = Path(asked) if asked else default
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the folder {path.parent}: {error.strerror}; set output=PATH") from None
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise UserError(f"cannot write to {path}; set output=PATH to a file in a folder of yours")
-    return path
-
-
 def evaluate(composed: Any) -> None:
-    from atari_dqn import display, evaluation, scores
+    from atari_dqn import display, evaluation, files, outputs, scores
 
     asked, checkpoint, protocol = _asked(composed)
     env, player = evaluation.seat(checkpoint, protocol, asked.env.game)
-    name = f"{checkpoint.path.stem}-{env.game.replace('/', '-')}-{protocol.name}.json"
-    output = _output(asked.output, checkpoint.path.parent / name)
+    name = f"{checkpoint.path.stem}-{files.name(env.game)}-{files.name(protocol.name)}.json"
+    output = outputs.choose(asked.output, checkpoint.path.parent / name, (".json",), is_kept=True)
     view, episodes = console.Console(), asked.evaluation.episodes
     seldom = display.Seldom(view)
     with view.status(f"0 of {display.games(episodes)} played") as status:
@@ -130,15 +118,15 @@ def _dress(asked: Any, env: Any, player: Any) -> Any:
 
 
 def video(composed: Any) -> None:
-    from atari_dqn import evaluation
+    from atari_dqn import evaluation, files, outputs, screens
     from atari_dqn import video as videos
 
     asked, checkpoint, protocol = _asked(composed)
     env, player = evaluation.seat(checkpoint, protocol, asked.env.game)
     folder = checkpoint.path.parent
     folder = folder.parent / "videos" if folder.name == "checkpoints" else folder
-    name = f"{checkpoint.path.stem}-{env.game.replace('/', '-')}-seed{asked.seed}.mp4"
-    output = _output(asked.output, folder / name)
+    name = f"{checkpoint.path.stem}-{files.name(env.game)}-seed{asked.seed}.mp4"
+    output = outputs.choose(asked.output, folder / name, screens.FILMS, is_kept=True)
     dress = _dress(asked, env, player)
     game, seconds = videos.film(player, env, protocol.epsilon, asked.seed, output, asked.max_seconds, dress=dress)
     console.say(f"{env.game}: score {videos.score(env, game)} in {seconds:.1f} seconds of play; written: {output}")
@@ -154,7 +142,7 @@ def watch(composed: Any) -> None:
 
 
 def play(composed: Any) -> None:
-    from atari_dqn import checkpoints, checks, emulators, evaluation, machine, play, screens, settings
+    from atari_dqn import checkpoints, checks, emulators, evaluation, machine, outputs, play, screens, settings
 
     asked = settings.to_object(composed)
     checks.between("seed", asked.seed, 0)
@@ -178,7 +166,7 @@ def play(composed: Any) -> None:
     envs = emulators.make(env, 1)
     envs.close()
     screens.check_display(play.REMEDY)
-    play.play(player, env, envs.actions, asked.seed, _output(asked.output, Path()), name)
+    play.play(player, env, envs.actions, asked.seed, outputs.choose(asked.output, Path(), (".csv",)), name)
 
 
 def compare(composed: Any) -> None:
@@ -279,6 +267,10 @@ def hydra_command(command: str, words: list[str]) -> int:
     return 0 if failed else max(codes)  # a sweeper that gets over a failure, as Optuna does
 
 
+# What other libraries say for "out of memory": the dynamic linker, torch, the system.
+NO_MEMORY = ("failed to map segment", "can't allocate memory", "Cannot allocate memory")
+
+
 def guarded(action: Callable[[], Any]) -> int:
     """Run `action`; errors become a line for a person and an exit code."""
     try:
@@ -300,6 +292,9 @@ def guarded(action: Callable[[], Any]) -> int:
         if os.environ.get("ATARI_DQN_TRACEBACK"):
             console.show_traceback()
         text = " ".join(str(error).split())[:300]
+        if isinstance(error, MemoryError) or any(sign in text for sign in NO_MEMORY):
+            console.complain("out of memory; free some, or raise the limit that `ulimit -v` shows")
+            return 1
         console.complain(f"unforeseen {type(error).__name__}: {text} (ATARI_DQN_TRACEBACK=1 shows where)")
         return 1
     return 0

@@ -154,6 +154,8 @@ def aggregate(asked: AggregateConfig, console: Console) -> None:
     if own:
         console.print(improvement_table(better))
     output = Path(asked.output or logbook.roots(asked.runs or "runs")[0] / "aggregate")
+    if not asked.output and output.is_symlink():
+        raise UserError(f"{output} is a link to elsewhere; set output=PATH")
     try:
         output.mkdir(parents=True, exist_ok=True)
         _write_all(output, own, others, rows, better, games, asked.resamples)

@@ -3,11 +3,13 @@
 The last bytes of a file, which to readers of zip archives are a comment, are the digest of all that is before them.
 """
 
+import contextlib
 import hashlib
 import io
 import os
 import pickletools
 import re
+import shutil
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -17,9 +19,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from atari_dqn import networks, settings
+from atari_dqn import files, folders, networks, settings
 from atari_dqn.errors import UserError
-from atari_dqn.files import replacing, sync_folder
+from atari_dqn.files import replacing, set_aside, sync_folder
 from atari_dqn.replay_files import ReplayFiles, segments
 
 FORMAT = "atari_dqn checkpoint"
@@ -56,8 +58,8 @@ def rotate(folder: Path, content: dict[str, Any]) -> None:
         try:
             os.link(latest, kept)
         except OSError:  # a file system without links
-            with replacing(kept) as file:
-                file.write(latest.read_bytes())
+            with replacing(kept) as file, files.opened(latest) as old:
+                shutil.copyfileobj(old, file)
     try:
         write(latest, content)
         if kept.exists():
@@ -65,6 +67,17 @@ def rotate(folder: Path, content: dict[str, Any]) -> None:
             sync_folder(folder)
     finally:
         kept.unlink(missing_ok=True)
+
+
+def settle(folder: Path) -> None:
+    """Have previous.pt be latest.pt by another name: a finished run needs no room for a state to go back to."""
+    second = files.temporary_name(folder / "previous.pt")
+    with contextlib.suppress(OSError):  # a file system without links keeps both
+        second.unlink(missing_ok=True)
+        os.link(folder / "latest.pt", second)
+        os.replace(second, folder / "previous.pt")
+        sync_folder(folder)
+    second.unlink(missing_ok=True)
 
 
 class Resumed(NamedTuple):
@@ -129,7 +142,7 @@ def short(error: BaseException) -> str:
 
 def _is_damaged(path: Path) -> bool:
     """Whether a file ends with a seal that is not of what comes before it; False where it has none."""
-    with open(path, "rb") as file:
+    with files.opened(path.resolve()) as file:  # what a person named may be a link
         left = os.fstat(file.fileno()).st_size - 64
         file.seek(max(0, left - len(SEAL)))
         if file.read(len(SEAL)) != SEAL:
@@ -215,6 +228,8 @@ def _read(path: Path) -> dict[str, Any]:
 def find(where: str) -> Path:
     """The checkpoint that a person means by a .pt file, a run's folder, or its checkpoints/ folder."""
     path = Path(where)
+    if path.is_dir():
+        folders.refuse_links(path)
     for folder in (path / "checkpoints", path):
         for name in ("best.pt", "latest.pt", "previous.pt"):
             if (folder / name).is_file():
@@ -257,5 +272,5 @@ def newest(run: Path, say: Callable[[str], None]) -> Resumed | None:
     if checkpoint.path.name == "previous.pt":
         say(f"going back to the checkpoint before it, {checkpoint.path}")
         if (folder / "latest.pt").exists():
-            os.replace(folder / "latest.pt", folder / "latest.pt.damaged")
+            set_aside(folder / "latest.pt")
     return Resumed(checkpoint, files)

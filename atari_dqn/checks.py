@@ -2,7 +2,7 @@
 
 import math
 
-from atari_dqn import scores
+from atari_dqn import files, scores
 from atari_dqn.config import Env, Head, PlayProtocol, Protocol, TrainConfig
 from atari_dqn.errors import UserError
 from atari_dqn.games import own_of, suggest
@@ -10,6 +10,8 @@ from atari_dqn.games import own_of, suggest
 
 def check_protocol(protocol: Protocol | PlayProtocol) -> None:
     """Raise UserError for the first value out of its range."""
+    if protocol.name is not None:
+        named("protocol.name", protocol.name)
     if protocol.source is not None:
         one_of("protocol.source", protocol.source, ("games", "training"))
     for key, low, high in (
@@ -43,6 +45,12 @@ def check_training(protocol: Protocol, env: Env) -> None:
         raise UserError(f"protocol={protocol.name} scores the training games, so they must be trained with {words}")
 
 
+def named(key: str, value: str) -> None:
+    """Raise UserError where `value` could not be a part of a file's name, which leads nowhere else."""
+    if not files.is_name(value):
+        raise UserError(f"{key}={value[:100]!r}: must be letters, digits, blanks and . + - _, at most 100")
+
+
 def one_of(key: str, value: str, options: tuple[str, ...]) -> None:
     """Raise UserError where `value` is none of `options`."""
     if value not in options:
@@ -60,6 +68,7 @@ def check(config: TrainConfig) -> None:
     """Raise UserError for the first value out of its range, and for values that contradict each other."""
     env, replay, update, exploration = config.env, config.replay, config.update, config.exploration
 
+    named("preset", config.preset)
     one_of("env.kind", env.kind, ("atari", "gymnasium"))
     one_of("network.padding", config.network.padding, ("valid", "same"))
     one_of("network.initialization", config.network.initialization, ("torch", "xavier"))

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from atari_dqn import checks, presets, scores
+from atari_dqn import checks, csv_files, outputs, presets, scores
 from atari_dqn.config import CompareConfig, TrainConfig
 from atari_dqn.console import Console
 from atari_dqn.curves import Point, by_value, evaluations, has_measure, is_whole, read, training, verdict
@@ -114,10 +114,7 @@ def draw(path: Path, title: str, curve: Curve, fine: list[Point], found: list[di
 
 
 def own_curve(folder: Path, curve: Curve, frame_skip: int) -> tuple[list[Point], list[Point], int]:
-    """A run's points as a curve counts them, the same more finely, and the frames that it has made.
-
-    Raises ValueError where its CSV files do not hold numbers.
-    """
+    """A run's points as a curve counts them, the same more finely, and the frames that it has made."""
     frames = max([0, *(int(row["agent_steps"]) for row in read(folder / "metrics.csv"))]) * frame_skip
     if curve.by.measure == "training":
         episodes, every = read(folder / "episodes.csv"), curve.every_frames
@@ -145,7 +142,7 @@ def compare(asked: CompareConfig, console: Console) -> None:
     if not (folder / "config.yaml").is_file():
         raise UserError(f"run={folder}: not a run's folder (there is no config.yaml in it)")
     output = Path(asked.output) if asked.output else folder / "compare.png"
-    if output.suffix != ".png":
+    if output.suffix.lower() != ".png":
         raise UserError(f"output={output}: must end with .png; the numbers go into a .csv beside it")
     config = saved_config(folder)
     curve = find_curve(asked.published, config)
@@ -154,10 +151,9 @@ def compare(asked: CompareConfig, console: Console) -> None:
             f"{folder} is evaluated by its training games, and {curve.by.title}'s curve is of games played apart; "
             f"choose a curve of training returns, e.g. published=dopamine_jax_2024"
         )
-    try:
-        points, fine, frames = own_curve(folder, curve, config.env.frame_skip)
-    except ValueError as error:
-        raise UserError(f"the CSV files in {folder} are not as a run writes them: {str(error)[:100]}") from None
+    if damage := csv_files.damage(folder):
+        raise UserError(f"the CSV files in {folder} are not as a run writes them: {damage}; remove what is damaged")
+    points, fine, frames = own_curve(folder, curve, config.env.frame_skip)
     whole = is_whole(config, curve.by.measure == "training")
     found = rows(curve, by_value(points, frames, curve.every_frames), whole)
     if not found:
@@ -184,8 +180,9 @@ def compare(asked: CompareConfig, console: Console) -> None:
         if different:
             console.print(presets.table(curve.by.preset, different))
             say(f"so this run is not what {curve.by.title} ran, and may well lie elsewhere")
+    output = outputs.choose(asked.output, output, (".png",))
+    outputs.choose(None, output.with_suffix(".csv"), (".csv",))
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
         draw(output, title, curve, fine, found)
         with replacing(output.with_suffix(".csv"), "w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)

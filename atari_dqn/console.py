@@ -18,6 +18,8 @@ import rich.console
 from rich.segment import Segment
 from rich.text import Text
 
+from atari_dqn import files
+
 LEAST, MOST = 20, 500  # columns that are drawn for, whatever a window or $COLUMNS says
 # Control characters but tab and newline, marks that turn the direction of text, line separators, lone surrogates.
 HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
@@ -202,9 +204,9 @@ def _line(stream: Stream, text: str) -> None:
 def appended(path: Path) -> Iterator[TextIO]:
     """A text file that lines are added to; where it cannot be opened or written, they are dropped."""
     with contextlib.ExitStack() as stack:
-        file = None
+        file: Any = None
         with contextlib.suppress(OSError):
-            file = stack.enter_context(open(path, "a", encoding="utf-8"))
+            file = stack.enter_context(files.appending(path))
         stream: Any = Stream(lambda: file)
         yield stream
         stream.flush()

@@ -1,15 +1,15 @@
 """Learning curves: a run's own from its CSV files, and where it stands on a published one."""
 
 import collections
-import csv
 import math
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from atari_dqn import scores
+from atari_dqn import csv_files, scores
 from atari_dqn.config import Protocol, TrainConfig
+from atari_dqn.errors import UserError
 from atari_dqn.scores import MILLION, Curve
 
 
@@ -23,11 +23,11 @@ class Point(NamedTuple):
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    """The whole rows of one of a run's CSV files; none where it is not there."""
-    if not path.is_file():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return [row for row in csv.DictReader(file) if None not in row and None not in row.values()]
+    """The sound rows of one of a run's CSV files; none where it is not there. Raises UserError; see csv_files.read."""
+    try:
+        return csv_files.read(path).rows
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
 
 
 def point(frames: int, returns: list[float]) -> Point:

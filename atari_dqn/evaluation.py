@@ -26,6 +26,7 @@ from atari_dqn.config import Env, Protocol
 from atari_dqn.console import Console
 from atari_dqn.emulators import Emulators, Game
 from atari_dqn.errors import UserError
+from atari_dqn.files import replacing
 from atari_dqn.games import atari_name, own_of
 from atari_dqn.graphs import graphed
 from atari_dqn.machine import cpus
@@ -343,7 +344,6 @@ def report(result: dict[str, Any], output: Path, console: Console) -> None:
     if cut := result["cut_off"]:
         text = "1 game was cut off" if cut == 1 else f"{cut} games were cut off"
         console.print(f"{text} at {frames:,} frames; the score up to then counts", soft_wrap=True)
-    temporary = output.with_name(f".{output.name}.tmp")
-    temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(output)
+    with replacing(output, "w") as file:
+        file.write(json.dumps(result, indent=1) + "\n")
     console.print(f"written: {output}", soft_wrap=True)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from atari_dqn import checks, curves, logbook, scores
+from atari_dqn import checks, csv_files, curves, logbook, scores
 from atari_dqn.display import compact
 from atari_dqn.errors import UserError
 from atari_dqn.scores import MILLION
@@ -76,9 +76,12 @@ def gather(folders: Iterable[Path], score: str, say: Callable[[str], None]) -> l
             episodes = curves.read(folder / "episodes.csv")
             frames = int((curves.read(folder / "metrics.csv") or [{}])[-1].get("frames") or 0)
             training = curves.training(episodes, logbook.part_frames(config, frames)) if episodes else []
-        except (UserError, ValueError, KeyError) as error:
+            damage = csv_files.damage(folder)
+        except (UserError, ValueError, KeyError, OSError) as error:
             say(f"note: {folder} cannot be read: {' '.join(str(error).split())[:150]}")
             continue
+        if damage:
+            say(f"note: {folder}: {damage}")
         if mean is None or not np.isfinite(mean):
             say(f"note: {folder} has no score={score} yet")
             continue

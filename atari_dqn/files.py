@@ -1,12 +1,54 @@
-"""Writing files that are whole or not there."""
+"""Reading files that anybody may have made, and writing files that are whole or not there.
+
+Whatever lies in a run's folder, or came with a downloaded checkpoint, is read by `opened`, `read` or `text`, and
+written by `replacing`: regular files only, never through a link, never waiting for a FIFO, never without a limit.
+"""
 
 import contextlib
+import errno
 import os
+import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 import psutil
+
+MOST_BYTES = 64_000_000  # of a file that is read whole
+SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+KINDS = {stat.S_IFLNK: "a link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # Windows' own names
+
+
+def check_regular(path: Path, mode: int) -> None:
+    """Raise OSError unless `mode` is that of a regular file."""
+    if not stat.S_ISREG(mode):
+        kind = KINDS.get(stat.S_IFMT(mode), "a device")
+        raise OSError(errno.EINVAL, f"{path.name} is {kind}, not a regular file", str(path))
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A regular file, to be read. Raises OSError for anything else."""
+    check_regular(path, os.lstat(path).st_mode)
+    with open(os.open(path, os.O_RDONLY | SAFELY), "rb") as file:
+        check_regular(path, os.fstat(file.fileno()).st_mode)
+        yield file
+
+
+def read(path: Path, most: int = MOST_BYTES) -> bytes:
+    """A regular file of at most `most` bytes. Raises OSError."""
+    with opened(path) as file:
+        length = os.fstat(file.fileno()).st_size
+        if length > most:
+            raise OSError(errno.EFBIG, f"{path.name} is larger than {most / 1e6:g} MB", str(path))
+        return file.read(length)
+
+
+def text(path: Path, most: int = 1_000_000) -> str:
+    """The same as text; what is not UTF-8 becomes question marks."""
+    return read(path, most).decode("utf-8-sig", "replace")
 
 
 @contextlib.contextmanager
@@ -14,12 +56,14 @@ def replacing(path: Path, mode: str = "wb", **how: Any) -> Iterator[IO[Any]]:
     """A file that takes the place of `path` when the block ends well, and leaves no trace where it does not.
 
     It has a temporary name meanwhile, and is on the disk before it gets its own: a kill or a power cut leaves the
-    old file or the new one. Text is UTF-8, whatever the locale.
+    old file or the new one. Only a regular file is replaced. Text is UTF-8. Raises OSError.
     """
-    how = how if "b" in mode else {"encoding": "utf-8"} | how
+    if "b" not in mode:
+        how.setdefault("encoding", "utf-8")
     temporary = temporary_name(path)
     try:
-        with open(temporary, mode, **how) as file:
+        check_replaceable(path)
+        with open(create(temporary), mode, **how) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -29,7 +73,30 @@ def replacing(path: Path, mode: str = "wb", **how: Any) -> Iterator[IO[Any]]:
         error.filename = error.filename or str(path)  # a failed write does not know it
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary.is_file():
+            temporary.unlink(missing_ok=True)
+
+
+def check_replaceable(path: Path) -> None:
+    """Raise OSError where there is something at `path` that is not a regular file."""
+    with contextlib.suppress(FileNotFoundError):
+        check_regular(path, os.lstat(path).st_mode)
+
+
+def create(path: Path) -> int:
+    """A new empty file, open to be written, whatever had its name before. Raises OSError where a folder had it."""
+    path.unlink(missing_ok=True)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | SAFELY, 0o666)
+
+
+@contextlib.contextmanager
+def appending(path: Path) -> Iterator[IO[str]]:
+    """A text file to add lines to, made where there is none. Raises OSError for what is no regular file."""
+    check_replaceable(path)
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | SAFELY, 0o666)
+    with open(handle, "a", newline="", encoding="utf-8") as file:
+        check_regular(path, os.fstat(handle).st_mode)
+        yield file
 
 
 def temporary_name(path: Path) -> Path:
@@ -54,3 +121,31 @@ def sweep(folder: Path) -> None:
         pid = path.name.rpartition(".tmp")[0].rpartition(".")[2]
         if path.is_file() and pid.isdecimal() and (int(pid) == os.getpid() or not psutil.pid_exists(int(pid))):
             path.unlink(missing_ok=True)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename what cannot be read, to be looked at by a person; its new name, which nothing had before."""
+    for i in range(1, 1000):
+        aside = path.with_name(f"{path.name}.damaged{'' if i == 1 else f'-{i}'}")
+        if not os.path.lexists(aside):
+            os.rename(path, aside)
+            return aside
+    raise OSError(errno.EEXIST, f"there are too many {path.name}.damaged", str(path))
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` can be a part of a file's name and can lead nowhere: no separators, not hidden, not long."""
+    return (
+        bool(re.fullmatch(r"\w[\w .+-]*", text))
+        and len(text.encode("utf-8", "replace")) <= 100
+        and not text.endswith((" ", "."))
+        and not RESERVED.fullmatch(text)
+    )
+
+
+def name(text: str) -> str:
+    """`text` as a part of a file's name; see `is_name`."""
+    made = re.sub(r"[^\w.+-]+", "-", text.encode("utf-8", "replace").decode()).strip(".-")
+    while len(made.encode()) > 100:
+        made = made[:-1]
+    return made.rstrip(".-") if is_name(made.rstrip(".-")) else f"x{made[:50].rstrip('.-')}"

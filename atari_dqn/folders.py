@@ -5,15 +5,14 @@ import datetime
 import json
 import os
 import socket
+import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
-import filelock
-import psutil
-
-from atari_dqn import machine
+from atari_dqn import files, locks, machine
 from atari_dqn.config import TrainConfig
 from atari_dqn.errors import UserError
 from atari_dqn.files import replacing, sweep
@@ -21,6 +20,8 @@ from atari_dqn.settings import to_yaml
 
 PARTS = ("checkpoints", "videos")
 LOOK_SECONDS = 1.0  # that a look at a lock, see is_held, may take at most
+SILENT_SECONDS = 600.0  # without a row; a run of another machine that is silent for longer counts as ended
+HEARTBEAT = ("metrics.csv", "episodes.csv", "evaluations.csv", "process.json", "config.yaml")
 
 
 def make(config: TrainConfig) -> Path:
@@ -59,12 +60,13 @@ def make(config: TrainConfig) -> Path:
 def _is_free(folder: Path) -> bool:
     """Whether a folder is empty but for what a start that was killed leaves."""
     return folder.is_dir() and all(
-        path.name in PARTS and path.is_dir() and not any(path.iterdir()) for path in folder.iterdir()
+        path.name in PARTS and path.is_dir() and not path.is_symlink() and not any(path.iterdir())
+        for path in folder.iterdir()
     )
 
 
 def _prefix(config: TrainConfig) -> str:
-    return f"{config.env.game.replace('/', '-')}-{config.preset}-seed{config.seed}-"
+    return f"{files.name(config.env.game)}-{files.name(config.preset)}-seed{config.seed}-"
 
 
 def of_job(config: TrainConfig) -> None:
@@ -97,8 +99,7 @@ class Process:
     def __init__(self, folder: Path) -> None:
         self.path = folder / "process.json"
         self.ended = ""
-        self._facts = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
-        self._facts |= {"machine": machine.facts(), "versions": machine.versions()}
+        self._facts = locks.own() | {"machine": machine.facts(), "versions": machine.versions()}
 
     def write(self) -> None:
         more = {"until": _now(), "ended": self.ended} if self.ended else {}
@@ -110,84 +111,115 @@ def _now() -> str:
     return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
 
 
+def links(folder: Path) -> Iterator[Path]:
+    """What in a run's folder is a link, among the names that a run and its trackers write to."""
+    for part in (folder, *(folder / part for part in (*PARTS, "replay", "tensorboard"))):
+        try:
+            yield from (Path(entry.path) for entry in os.scandir(part) if entry.is_symlink())
+        except OSError:  # missing, or no folder
+            continue
+
+
+def refuse_links(folder: Path) -> None:
+    """Raise UserError where a run's folder has links in it: what is read, written and removed there stays there."""
+    for path in links(folder):
+        raise UserError(f"{path} is a link to elsewhere; put what it leads to in its place")
+
+
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[Process]:
     """Keep others out of a run's folder. Raises UserError where a living process is in it, or nothing can be written.
 
     The lock ends with the process that holds it, however that ends. What a killed one left half-written is removed.
     """
-    lock = filelock.FileLock(folder / ".lock")
-    for part in (*PARTS, "replay", "config.yaml", ".lock"):
-        if (folder / part).is_symlink():  # what is written and removed in a run's folder stays in it
-            raise UserError(f"{folder / part} is a link to elsewhere; put what it leads to in its place")
+    refuse_links(folder)
+    handle: int | None = None
     try:
-        lock.acquire(timeout=LOOK_SECONDS, poll_interval=0.01)
+        handle = locks.take(folder / ".lock", LOOK_SECONDS)
+        before = note(folder)
+        if _is_alive(before):  # its lock file was removed, or there are no locks
+            raise locks.Taken
+        if handle is None and _is_elsewhere(before) and seconds_since(folder) < SILENT_SECONDS:
+            raise UserError(
+                f"{folder} may be in use{_who(before)}, and this file system has no locks; wait for it, or remove "
+                f"{folder / 'process.json'} if it is gone"
+            )
         sweep(folder)
         process = Process(folder)
-        before = process.path.read_bytes() if process.path.is_file() else b""
         process.write()
-    except filelock.Timeout:
-        raise UserError(f"{folder} is in use{_who(note(folder))}; wait for it, or stop it") from None
-    except OSError as error:
-        raise UserError(f"cannot write in {folder}: {error.strerror or error}") from None
+    except BaseException as error:
+        if handle is not None:
+            os.close(handle)
+        if isinstance(error, locks.Taken):
+            raise UserError(f"{folder} is in use{_who(note(folder))}; wait for it, or stop it") from None
+        if isinstance(error, OSError):
+            raise UserError(f"cannot write in {folder}: {error.strerror or error}") from None
+        raise
     try:
         yield process
     except BaseException as error:
         process.ended = f"failed: {' '.join(str(error).split())[:400] or type(error).__name__}"
         if isinstance(error, UserError) and before:  # it did not go on: what was said of it before holds
             process.ended = ""
-            with contextlib.suppress(OSError), replacing(process.path) as file:
-                file.write(before)
+            with contextlib.suppress(OSError), replacing(process.path, "w") as file:
+                json.dump(before, file)
         raise
     finally:
         if process.ended:
             with contextlib.suppress(OSError):  # a full disk is no reason to hide what went wrong
                 process.write()
-        lock.release()
+        if handle is not None:
+            os.close(handle)
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a living process of this machine works in a run's folder. Nothing is written, and nobody kept out.
-
-    (A shared lock cannot be had while a run has the exclusive one, and is given back at once.)
-    """
-    try:
-        import fcntl
-    except ImportError:  # not on Windows, where what is locked cannot be opened
-        return _is_alive(note(folder))
-    try:
-        handle = os.open(folder / ".lock", os.O_RDONLY | os.O_NOFOLLOW)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return False
-    except BlockingIOError:
-        return True
-    except OSError:  # a file system without locks
-        return _is_alive(note(folder))
-    finally:
-        os.close(handle)
+    """Whether a living process of this machine works in a run's folder. Nothing is written, and nobody kept out."""
+    return locks.is_taken(folder / ".lock") or _is_alive(note(folder))
 
 
 def note(folder: Path) -> dict[str, Any]:
     """What process.json says of the last process in a run's folder; empty where there is none that can be read."""
     try:
-        found = json.loads((folder / "process.json").read_text(encoding="utf-8"))
+        found = json.loads(files.text(folder / "process.json", 100_000))
         return found if isinstance(found, dict) else {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
 
 
+def seconds_since(folder: Path) -> float:
+    """How long ago a run has written: the age of the last row of its CSV files, or of what there is before the first.
+
+    inf where there is nothing.
+    """
+    found = [-float("inf")]
+    for name in HEARTBEAT:
+        with contextlib.suppress(OSError):
+            found.append(os.lstat(folder / name).st_mtime)
+    return max(0.0, time.time() - max(found))
+
+
+def disk_use(folder: Path) -> int:
+    """Bytes of the regular files in a folder and below it, each once; links are not followed."""
+    sizes: dict[tuple[int, int], int] = {}
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                found = os.lstat(os.path.join(parent, name))
+                if stat.S_ISREG(found.st_mode):
+                    sizes[found.st_dev, found.st_ino] = found.st_size
+    return sum(sizes.values())
+
+
 def _is_alive(process: dict[str, Any]) -> bool:
-    try:
-        return "until" not in process and psutil.pid_exists(int(process["pid"]))
-    except (ValueError, KeyError, TypeError):
-        return False
+    return "until" not in process and locks.is_alive(process)
+
+
+def _is_elsewhere(process: dict[str, Any]) -> bool:
+    return "until" not in process and process.get("host", socket.gethostname()) != socket.gethostname()
 
 
 def _who(process: dict[str, Any]) -> str:
     try:
         return f" by process {int(process['pid'])} on {process['host']:.60s} since {process['since']:.25s}"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         return " by another process"

@@ -7,7 +7,7 @@ import omegaconf
 import yaml  # type: ignore[import-untyped]
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from atari_dqn import checkpoints, folders, machine, presets, unread
+from atari_dqn import checkpoints, files, folders, machine, presets, unread
 from atari_dqn.config import TrainConfig
 from atari_dqn.console import Console
 from atari_dqn.display import Tracker
@@ -17,8 +17,9 @@ from atari_dqn.run import Run
 from atari_dqn.settings import is_multirun, known_keys, plain, to_train_config, to_yaml
 
 _select = omegaconf.OmegaConf.select
+MOST_EVENTS, DEEPEST = 20_000, 20  # parts of a config.yaml, of which a run writes some 300, 4 deep
 
-# What may be changed when a run goes on; anything else would make it another run.
+# What may be changed when a run goes on; anything else would make it another run and is taken from its config.yaml.
 RESUMABLE = (
     "total_steps",
     "device",
@@ -30,6 +31,9 @@ RESUMABLE = (
     "logger.",
     "emulators.",
 )
+# What a stored run never chooses, for its files may be anybody's: where this machine connects to, and as whom. It is
+# what is typed, or the default. (run_dir and resume are never read from a stored run, nor is a sweep's address.)
+NEVER_STORED = ("emulators.address", "logger.entity", "logger.host")
 
 
 def resumed_config(folder: Path, overrides: list[str], asked: TrainConfig) -> TrainConfig:
@@ -61,7 +65,19 @@ def resumed_config(folder: Path, overrides: list[str], asked: TrainConfig) -> Tr
                 raise UserError(f"{key} cannot be changed when a run goes on; only {allowed} can")
     except omegaconf.errors.OmegaConfBaseException as error:
         raise _unreadable(folder, error) from None
+    for key in NEVER_STORED:
+        if _select(saved, key) is not None:
+            omegaconf.OmegaConf.update(saved, key, _select(typed, key))
     return _checked(folder, saved)
+
+
+def forgotten(folder: Path, config: TrainConfig) -> list[str]:
+    """Settings of a stored run that were not taken over into `config`; see NEVER_STORED."""
+    written, taken = _written(folder), omegaconf.OmegaConf.structured(config)
+    there = {key: _select(written, key) for key in NEVER_STORED}
+    return [
+        f"{key}={there[key]}" for key in NEVER_STORED if there[key] is not None and there[key] != _select(taken, key)
+    ]
 
 
 def saved_config(folder: Path) -> TrainConfig:
@@ -76,8 +92,8 @@ def parsed_config(folder: Path | str, text: str) -> TrainConfig:
 
 def _written(folder: Path) -> omegaconf.DictConfig:
     try:
-        text = (folder / "config.yaml").read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = files.text(folder / "config.yaml", 100_000)
+    except OSError as error:
         raise _unreadable(folder, error) from None
     return _parsed(folder, text)
 
@@ -85,7 +101,7 @@ def _written(folder: Path) -> omegaconf.DictConfig:
 def _parsed(folder: Path | str, text: str) -> omegaconf.DictConfig:
     try:
         return omegaconf.OmegaConf.create(_without_aliases(text))  # type: ignore[return-value]
-    except (omegaconf.errors.OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+    except (omegaconf.errors.OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError) as error:
         raise _unreadable(folder, error) from None
 
 
@@ -106,13 +122,18 @@ def _checked(folder: Path | str, saved: omegaconf.DictConfig) -> TrainConfig:
 
 
 def _unreadable(folder: Path | str, error: Exception) -> UserError:
-    return UserError(f"cannot read {folder}/config.yaml: {' '.join(str(error).split())[:150]}")
+    why = getattr(error, "strerror", None) or " ".join(str(error).split())[:150]
+    return UserError(f"cannot read {folder}/config.yaml: {why}")
 
 
 def _without_aliases(text: str) -> str:
-    """`text`, unless it is YAML whose parts stand for each other, of which a few bytes can make gigabytes."""
-    if len(text) > 1_000_000 or any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-        raise ValueError("it is too large, or has YAML's aliases in it")
+    """`text`, unless it is YAML whose parts stand for each other, of which a few bytes can make gigabytes, or whose
+    parts lie in each other by the thousand, which takes minutes to read."""
+    depth = 0
+    for count, event in enumerate(yaml.parse(text)):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if count > MOST_EVENTS or depth > DEEPEST or isinstance(event, yaml.AliasEvent):
+            raise ValueError("it is too large, or has YAML's aliases in it")
     return text
 
 
@@ -164,6 +185,7 @@ def resume(
     def say(text: str) -> None:
         console.print(text, soft_wrap=True, markup=False)
 
+    folders.refuse_links(folder)
     config = resumed_config(folder, overrides, asked)
     for key, now, then in (
         ("env.game", asked.env.game, config.env.game),
@@ -173,6 +195,8 @@ def resume(
         typed = asked.resume == "auto" or any(word.startswith(f"{key}=") for word in overrides)
         if typed and now != then:
             raise UserError(f"{folder} is a run of {key}={then}, not {now}; choose another folder")
+    for setting in forgotten(folder, config):
+        say(f"note: {setting} in config.yaml is not used; type it to use it")
     machine.choose_device(config.device)  # before process.json tells of it
     with folders.held(folder) as process:
         resumed = checkpoints.newest(folder, say)

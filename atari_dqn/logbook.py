@@ -1,7 +1,10 @@
 """What runs' folders tell, as plain data for the report and the dashboard. Nothing in them is changed or run."""
 
+import contextlib
 import functools
+import json
 import math
+import os
 import socket
 import time
 from collections.abc import Iterable, Sequence
@@ -10,9 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from atari_dqn import curves, folders, launch, presets, scores
+from atari_dqn import csv_files, curves, folders, launch, presets, scores
 from atari_dqn.config import TrainConfig
 from atari_dqn.errors import UserError
+from atari_dqn.folders import SILENT_SECONDS
 from atari_dqn.presets import Departure
 
 Data = dict[str, Any]
@@ -23,22 +27,23 @@ EVALUATED = ("mean", "sd", "held_out_q")
 TRAINED = ("mean",)
 PARTS = 60  # of a run, at most, that its training games are averaged in
 CSV_FILES = ("metrics.csv", "episodes.csv", "evaluations.csv")
-SILENT_SECONDS = 600.0  # without a row; then a run that seems to be at work is worth a look
 
 
 def find(root: Path) -> list[Path]:
     """Runs' folders up to three levels below `root`, or `root` itself where it is one; none that a link leads to."""
-    if (root / "config.yaml").is_file():
+    if os.path.lexists(root / "config.yaml"):
         return [root]
     patterns = ("*/config.yaml", "*/*/config.yaml", "*/*/*/config.yaml")
     found = [path.parent for pattern in patterns for path in root.glob(pattern)]
     inside = root.resolve()
     return sorted(
-        folder
-        for folder in found
-        if folder.resolve() == inside / folder.relative_to(root)
-        and not any((folder / part).is_symlink() for part in ("config.yaml", "process.json", "videos", *CSV_FILES))
+        folder for folder in found if folder.resolve() == inside / folder.relative_to(root) and not _links(folder)
     )
+
+
+def _links(folder: Path) -> list[str]:
+    """What a page would read of a run, and is a link."""
+    return [part for part in ("config.yaml", "process.json", "videos", *CSV_FILES) if (folder / part).is_symlink()]
 
 
 def named(root: Path) -> dict[str, Path]:
@@ -60,6 +65,8 @@ def name_runs(key: str, asked: str) -> dict[str, Path]:
         runs = named(root)
         if not runs:
             raise UserError(f"{key}={root}: not a run's folder, and none is in it (there is no config.yaml)")
+        if parts := _links(root):
+            raise UserError(f"{root / parts[0]} is a link to elsewhere; put what it leads to in its place")
         known = {folder.resolve() for folder in found.values()}
         for name, folder in runs.items():
             if folder.resolve() not in known:
@@ -81,8 +88,7 @@ def state(folder: Path, is_complete: bool = False) -> State:
     Args:
         is_complete: all its steps were made, which tells where an older program left no word.
     """
-    process, signs = folders.note(folder), [folder / name for name in (*CSV_FILES, "process.json", "config.yaml")]
-    since = max(0.0, time.time() - max((path.stat().st_mtime for path in signs if path.exists()), default=0.0))
+    process, since = folders.note(folder), min(folders.seconds_since(folder), time.time())
     if folders.is_held(folder):
         return State("running", f"silent for {since / 60:.0f} minutes" if since > SILENT_SECONDS else "", since)
     if ended := str(process.get("ended", "")):
@@ -129,8 +135,12 @@ def thin(series: dict[str, np.ndarray], points: int) -> dict[str, np.ndarray]:
 
 def _stamp(folder: Path, *names: str) -> tuple[tuple[str, int, int], ...]:
     """What changes when one of these files does."""
-    there = [(name, folder / name) for name in names]
-    return tuple((name, path.stat().st_mtime_ns, path.stat().st_size) for name, path in there if path.exists())
+    found = []
+    for name in names:
+        with contextlib.suppress(OSError):
+            there = os.lstat(folder / name)
+            found.append((name, there.st_mtime_ns, there.st_size))
+    return tuple(found)
 
 
 @functools.lru_cache(maxsize=2000)
@@ -169,7 +179,7 @@ def line(folder: Path) -> Data:
     left = (told["total_steps"] - told["agent_steps"]) / rate if stands.word == "running" and rate else math.nan
     return told | {
         "state": stands.word,
-        "detail": stands.detail,
+        "detail": "; ".join(filter(None, (stands.detail, told["damage"]))),
         "seconds_since": round(stands.seconds_since),
         "seconds_left": number(left),
     }
@@ -192,23 +202,32 @@ def _progress(folder: Path, stamp: object) -> tuple[Data, bool]:
     pace = curves.pace(config, folder, steps)
     training = math.isnan(best)  # no evaluation yet
     again = any(row.get("network") == "best" for row in evaluations)  # the last thing that a run does
-    return {
-        "game": game,
-        "preset": config.preset,
-        "seed": config.seed,
-        "group": group(config, departures),
-        "total_steps": config.total_steps,
-        "agent_steps": steps,
-        "frames": steps * skip,
-        "frame_skip": skip,
-        "updates": int(last.get("updates") or 0),
-        "hours": round(max(float(row.get("seconds") or 0) for row in (last, *evaluations[-1:])) / 3600, 5),
-        "frames_per_second": number(last.get("frames_per_second")),
-        "score": number(now),
-        "best": number(best),
-        "human_normalised": _human(game, now if training else best) if curves.is_whole(config, training) else None,
-        "pace": pace.word(steps * skip) if pace else "",
-    }, again or steps >= config.total_steps
+    return _sendable(
+        {
+            "game": game,
+            "preset": config.preset,
+            "seed": config.seed,
+            "group": group(config, departures),
+            "total_steps": config.total_steps,
+            "agent_steps": steps,
+            "frames": steps * skip,
+            "frame_skip": skip,
+            "updates": int(last.get("updates") or 0),
+            "hours": round(max(float(row.get("seconds") or 0) for row in (last, *evaluations[-1:])) / 3600, 5),
+            "frames_per_second": number(last.get("frames_per_second")),
+            "score": number(now),
+            "best": number(best),
+            "human_normalised": _human(game, now if training else best) if curves.is_whole(config, training) else None,
+            "pace": pace.word(steps * skip) if pace else "",
+            "damage": csv_files.damage(folder),
+        }
+    ), again or steps >= config.total_steps
+
+
+def _sendable(data: Data) -> Data:
+    """`data`, if it can be written as JSON. Raises ValueError, so that it is this run that is not shown."""
+    json.dumps(data, allow_nan=False)
+    return data
 
 
 def _human(game: str, score: float) -> float | None:
@@ -220,7 +239,10 @@ def entry(folder: Path, points: int) -> Data:
     """All that a page shows of a run but its videos; its series have `points` values at most."""
     told = line(folder)
     try:
-        return told if "error" in told else told | _series(folder, points, _stamp(folder, "config.yaml", *CSV_FILES))
+        if "error" in told:
+            return told
+        shown = told | _series(folder, points, _stamp(folder, "config.yaml", *CSV_FILES))
+        return shown | {"error": told["damage"]} if told["damage"] else shown
     except Exception as error:
         return _unreadable(error)
 
@@ -235,20 +257,22 @@ def _series(folder: Path, points: int, stamp: object) -> Data:
     every = part_frames(config, int(episodes[-1]["frames"]) if episodes else 0)
     process = folders.note(folder)
     facts = {key: process[key] for key in ("machine", "versions") if isinstance(process.get(key), dict)}
-    return {
-        "departures": [[key, presets.text(own), presets.text(mine)] for key, own, mine in departures],
-        "process": {key: {str(k)[:60]: str(v)[:200] for k, v in told.items()} for key, told in facts.items()},
-        "every_frames": every,
-        "trained": {key: plain(values) for key, values in trained(episodes, every).items()},
-        "measured": {key: plain(values) for key, values in metrics.items()},
-        "evaluated": {key: plain(values) for key, values in numbers(current, (*AXES, *EVALUATED)).items()},
-        "evaluations": [
-            {key: row.get(key, "") for key in ("agent_steps", "protocol", "episodes", "network")}
-            | {key: number(row.get(key)) for key in ("mean", "sd", "median", "min", "max", "human_normalised")}
-            for row in rows
-        ],
-        "published": published(config, int(metrics["frames"][-1]) if len(metrics["frames"]) else 0),
-    }
+    return _sendable(
+        {
+            "departures": [[key, presets.text(own), presets.text(mine)] for key, own, mine in departures],
+            "process": {key: {str(k)[:60]: str(v)[:200] for k, v in told.items()} for key, told in facts.items()},
+            "every_frames": every,
+            "trained": {key: plain(values) for key, values in trained(episodes, every).items()},
+            "measured": {key: plain(values) for key, values in metrics.items()},
+            "evaluated": {key: plain(values) for key, values in numbers(current, (*AXES, *EVALUATED)).items()},
+            "evaluations": [
+                {key: row.get(key, "") for key in ("agent_steps", "protocol", "episodes", "network")}
+                | {key: number(row.get(key)) for key in ("mean", "sd", "median", "min", "max", "human_normalised")}
+                for row in rows
+            ],
+            "published": published(config, int(metrics["frames"][-1]) if len(metrics["frames"]) else 0),
+        }
+    )
 
 
 def part_frames(config: TrainConfig, frames: int) -> int:

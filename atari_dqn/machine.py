@@ -16,6 +16,11 @@ import torch
 from atari_dqn import SPIN
 from atari_dqn.errors import UserError
 
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None  # type: ignore[assignment]
+
 # Numbers below 1e-38 count as 0, as on a GPU: squares of small gradients are full of them, and a CPU takes twenty times
 # as long for each. A thread inherits this from the one that starts it, so it comes before torch starts its own.
 torch.set_flush_denormal(True)
@@ -68,7 +73,7 @@ def cgroup_headroom(root: Path = CGROUPS, own: Path = OWN) -> int | None:
     """Bytes that this process' control groups may still take; None without a limit."""
     rooms = []
     for folder, limit in limits("memory", "memory.max", "memory.limit_in_bytes", root, own):
-        if limit == "max" or int(limit) > 1 << 60:
+        if not limit.isdecimal() or int(limit) > 1 << 60:  # max
             continue
         used, cache = ("memory.current", "inactive_file")
         if not (folder / used).exists():
@@ -82,13 +87,22 @@ def cgroup_headroom(root: Path = CGROUPS, own: Path = OWN) -> int | None:
     return min(rooms, default=None)
 
 
+def own_headroom() -> int | None:
+    """Bytes that this process may still take by its own limits (`ulimit -v`, `ulimit -d`); None without any."""
+    if resource is None:
+        return None
+    memory = psutil.Process().memory_info()
+    used = {resource.RLIMIT_AS: memory.vms, resource.RLIMIT_DATA: getattr(memory, "data", memory.vms)}
+    soft = {kind: resource.getrlimit(kind)[0] for kind in used}
+    return min((soft[kind] - used[kind] for kind in used if soft[kind] != resource.RLIM_INFINITY), default=None)
+
+
 def available_memory(device: torch.device) -> int:
     """Bytes that can be taken on `device` now."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    free = psutil.virtual_memory().available
-    headroom = cgroup_headroom()
-    return free if headroom is None else min(free, headroom)
+    limits = (psutil.virtual_memory().available, cgroup_headroom(), own_headroom())
+    return max(0, min(limit for limit in limits if limit is not None))
 
 
 def choose_device(name: str) -> torch.device:

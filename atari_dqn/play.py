@@ -15,6 +15,7 @@ from atari_dqn.config import Env
 from atari_dqn.emulators import Game
 from atari_dqn.errors import UserError
 from atari_dqn.evaluation import Player
+from atari_dqn.files import appending
 from atari_dqn.screens import Around, Screen, Window, enlarge
 
 KEYS = "arrows or WASD: move    space: fire    P: pause    Esc: end"
@@ -102,7 +103,7 @@ def keep(path: Path, env: Env, game: Game, checkpoint: str) -> None:
     now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
     row = (now, env.game, f"{game.score:.10g}", game.length_frames, int(game.cut), checkpoint)
     new = not path.exists()
-    with open(path, "a", newline="", encoding="utf-8", errors="backslashreplace") as file:
+    with appending(path) as file:
         writer = csv.writer(file)
         writer.writerows([COLUMNS, row] if new else [row])
 

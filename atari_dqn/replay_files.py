@@ -18,7 +18,7 @@ import zstandard
 from torch import Tensor
 
 from atari_dqn.errors import UserError
-from atari_dqn.files import replacing, sync_folder
+from atari_dqn.files import opened, read, replacing, sync_folder
 from atari_dqn.replay import CUT, Replay, Rows
 
 FILE_BYTES = 64_000_000  # at most, before compression; what saving and loading take in memory
@@ -120,18 +120,20 @@ class ReplayFiles:
         return written - oldest - len(there)
 
     def _whole(self, segment: Segment) -> bool:
+        digest = hashlib.sha256()
         try:
-            self._packed(segment)
-        except Damaged:
+            with opened(self._folder / segment.name) as file:
+                if os.fstat(file.fileno()).st_size != segment.size:
+                    return False
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        except OSError:
             return False
-        return True
+        return digest.hexdigest() == segment.sha256
 
-    def _packed(self, segment: Segment) -> bytes:
-        path = self._folder / segment.name
+    def _packed(self, segment: Segment, most: int) -> bytes:
         try:
-            if not path.is_file() or os.path.getsize(path) != segment.size:
-                raise Damaged
-            packed = path.read_bytes()
+            packed = read(self._folder / segment.name, most)
         except OSError:
             raise Damaged from None
         if hashlib.sha256(packed).hexdigest() != segment.sha256:
@@ -153,7 +155,8 @@ class ReplayFiles:
                 replay.cut(end - 1)
             end = segment.last
             try:
-                rows = _unpack(self._packed(segment), segment.last - segment.first, replay)
+                most = 2 * rows_in_a_file(replay) * _row_bytes(replay) + 1000  # packing never makes it twice as large
+                rows = _unpack(self._packed(segment, most), segment.last - segment.first, replay)
                 if rows.actions.max() >= num_actions or rows.flags.max() > CUT or not rows.rewards.isfinite().all():
                     raise ValueError("actions, flags or rewards that cannot be")
             except Damaged:
@@ -168,7 +171,11 @@ class ReplayFiles:
 
 def rows_in_a_file(replay: Replay) -> int:
     """As many as FILE_BYTES hold, and at least two: the one that was there before, and a new one."""
-    return max(2, FILE_BYTES // sum(part[0].nbytes for part in replay.parts()))
+    return max(2, FILE_BYTES // _row_bytes(replay))
+
+
+def _row_bytes(replay: Replay) -> int:
+    return sum(part[0].nbytes for part in replay.parts())
 
 
 def _bytes(part: Tensor) -> Any:

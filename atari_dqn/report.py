@@ -10,16 +10,18 @@ import string
 from collections.abc import Sequence
 from pathlib import Path
 
-from atari_dqn import bands, logbook, scores
+from atari_dqn import bands, logbook, outputs, scores
 from atari_dqn.config import ReportConfig
 from atari_dqn.console import Console
 from atari_dqn.display import compact
 from atari_dqn.errors import UserError
-from atari_dqn.files import replacing
+from atari_dqn.files import read, replacing
 from atari_dqn.logbook import Data
 
 POINTS, ALL_POINTS, FEWEST = 600, 24_000, 60  # of each curve; of all runs' curves of a kind; of each whatever
+ENDINGS = (".html", ".htm")
 FILMS = 24  # in all, unless more are asked for
+MOST_FILM_BYTES = 200_000_000
 # A report talks to nobody, whatever a run's files may hold.
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; media-src blob:"
@@ -82,25 +84,30 @@ def write(asked: ReportConfig, console: Console) -> None:
     """Write the report that is asked for, whole or not at all."""
     folders, (first, *others) = logbook.name_runs("run", asked.run), logbook.roots(asked.run)
     output = Path(asked.output or (first.parent if others else first) / "report.html")
-    if output.suffix not in (".html", ".htm"):
+    if output.suffix.lower() not in ENDINGS:
         raise UserError(f"output={output}: must end with .html")
     most = min(3, FILMS // len(folders)) if asked.videos is None else asked.videos
     data, films = gather(folders, list(folders)), []
     unreadable = [f"{run['name']} {run['error']}" for run in data["runs"] if "error" in run]
     if len(unreadable) == len(folders):
         raise UserError(unreadable[0])
+    unreadable += [f"{run['name']}: {run['damage']}" for run in data["runs"] if run.get("damage")]
     for i, (name, folder) in enumerate(folders.items()):
         data["videos"][name] = []
         for j, film in enumerate(spread(logbook.videos(folder), most)):
+            try:
+                films.append(_packed(f"film-{i}-{j}", read(film, MOST_FILM_BYTES)))
+            except OSError as error:
+                unreadable.append(f"{film} is left out: {error.strerror or error}")
+                continue
             data["videos"][name].append({"label": film_label(film), "id": f"film-{i}-{j}"})
-            films.append(_packed(f"film-{i}-{j}", film.read_bytes()))
     games = sorted({run["game"] for run in data["runs"] if "game" in run})
     title = f"atari_dqn: {', '.join(games[:4])}{' ...' if len(games) > 4 else ''}"
     scripts = "\n".join(
         [*films, _packed("plotly", gzip.compress(plotly().encode(), mtime=0)), f"<script>{part('page.js')}</script>"]
     )
+    output = outputs.choose(asked.output, output, ENDINGS)
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
         with replacing(output, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(page(title, data, f"<style>{part('page.css')}</style>", scripts, POLICY))
     except OSError as error:

@@ -17,6 +17,7 @@ from atari_dqn import (
     checks,
     curves,
     emulators,
+    folders,
     machine,
     networks,
     prioritized,
@@ -165,6 +166,7 @@ class Run:
         else:
             share = self.evaluation_seconds / max(self.seconds, 1e-9)
             self.say(f"done: {steps}, of which evaluation took {share:.1%}")
+            self.say(f"{self.folder} takes {machine.memory_size(folders.disk_use(self.folder))} on disk")
             self.say(f"play it with `make evaluate CKPT={quote(str(self.folder))}`")
 
     def _say_what_scores_mean(self) -> None:
@@ -210,6 +212,8 @@ class Run:
             self._confirm()
             self.saver.save()
         self.saver.wait()
+        if self.over and not self.stopped.is_set():
+            self.saver.finish()
 
     def _check_finite(self) -> None:
         """Raise NotFinite now, and not a turn later as the loop does: what is learnt will be kept or scored."""

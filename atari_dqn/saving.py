@@ -49,6 +49,13 @@ def _checked(content: dict[str, Any]) -> dict[str, Any]:
     return content
 
 
+def _without_copies(content: dict[str, Any]) -> dict[str, Any]:
+    """`content`, in which a target network that is the online one is stored once."""
+    online, target = content["online"], content["target"]
+    same = all(torch.equal(online[key], target[key]) for key in online)
+    return content | {"target": dict(online)} if same else content
+
+
 class Saver:
     """Saves a run, and brings a resumed one back to where it was saved.
 
@@ -127,7 +134,7 @@ class Saver:
         self._worker.do(self._write, Snapshot(content, run.device))
 
     def _write(self, snapshot: "Snapshot") -> None:
-        run, content = self._run, _checked(snapshot.content())
+        run, content = self._run, _without_copies(_checked(snapshot.content()))
         kept: list[Segment] = []
         if replay := content["replay"]:
             self.files.write(run.replay, replay["written"])
@@ -166,6 +173,13 @@ class Saver:
     def wait(self) -> None:
         """Until all is written. Raises OSError or RunFailed where it cannot be."""
         self._worker.wait()
+
+    def finish(self) -> None:
+        """Give back the room on the disk that only a run at work needs, once all is written."""
+        self.wait()
+        checkpoints.settle(self._run.folder / "checkpoints")
+        if self._run.config.checkpoint.replay:
+            self.files.tidy(self._kept)
 
     def close(self) -> None:
         """End the thread that writes, once it has."""

@@ -3,12 +3,14 @@
 import os
 import sys
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
+from atari_dqn import files
 from atari_dqn.errors import UserError
 
 
@@ -59,33 +61,51 @@ class Around(Screen):
         self._screen.think(thought)
 
 
-class Mp4(Screen):
-    """An H.264 file that grows frame by frame; memory does not. It has a temporary name until the `with` block ends."""
+FILMS = (".mp4", ".gif")
+GIF_FRAMES = 25  # a second, at most: browsers slow down what is faster
+
+
+class Film(Screen):
+    """A file of the kind that its name ends with, H.264 or a GIF; it grows frame by frame, memory does not.
+
+    It has a temporary name until the `with` block ends.
+    """
 
     def __init__(self, path: Path, max_seconds: int = 0, stop: Callable[[], bool] = lambda: False) -> None:
         self.path, self.max_seconds, self.stop, self.frames = path, max_seconds, stop, 0
-        self._temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp.mp4")
+        self._is_gif = path.suffix.lower() == ".gif"
+        self._temporary = files.temporary_name(path).with_suffix(".gif" if self._is_gif else ".mp4")
         self._container: Any = None
+        self._every = 1  # of the frames shown, how many it takes to have one in the file
 
     def _open(self, height: int, width: int) -> None:
         import av  # 35 MB, and wanted for films only
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._picture = av.VideoFrame.from_ndarray
-        self._container = av.open(f"file:{self._temporary}", "w", options={"movflags": "faststart"})
-        self._stream = self._container.add_stream("libx264", rate=self.fps, options={"preset": "veryfast", "crf": "20"})
+        os.close(files.create(self._temporary))
+        if self._is_gif:
+            self._every = -(-self.fps // GIF_FRAMES)
+            self._container = av.open(f"file:{self._temporary}", "w", format="gif")
+            self._stream = self._container.add_stream("gif", rate=Fraction(self.fps, self._every))
+            self._stream.pix_fmt = "rgb8"
+        else:
+            self._container = av.open(f"file:{self._temporary}", "w", format="mp4", options={"movflags": "faststart"})
+            h264 = {"preset": "veryfast", "crf": "20"}
+            self._stream = self._container.add_stream("libx264", rate=self.fps, options=h264)
+            self._stream.pix_fmt = "yuv420p"  # what browsers play
         self._stream.height, self._stream.width = height, width
-        self._stream.pix_fmt = "yuv420p"  # what browsers play
 
     def show(self, picture: np.ndarray) -> bool:
         picture = enlarge(picture)
         if self._container is None:
             self._open(*picture.shape[:2])
-        self._container.mux(self._stream.encode(self._picture(picture, format="rgb24")))
+        if self.frames % self._every == 0:
+            self._container.mux(self._stream.encode(self._picture(picture, format="rgb24")))
         self.frames += 1
         return not self.stop() and (not self.max_seconds or self.frames < self.max_seconds * self.fps)
 
-    def __enter__(self) -> "Mp4":
+    def __enter__(self) -> "Film":
         return self
 
     def __exit__(self, kind: Any, *rest: Any) -> None:
@@ -95,6 +115,7 @@ class Mp4(Screen):
             self._container.mux(self._stream.encode())
             self._container.close()
             if kind is None:
+                files.check_replaceable(self.path)
                 self._temporary.replace(self.path)
         finally:
             self._temporary.unlink(missing_ok=True)

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import fsspec
 
+from atari_dqn import files
 from atari_dqn.display import Tracker
 from atari_dqn.errors import UserError
 
 LAST = ("checkpoints/previous.pt", "checkpoints/latest.pt")  # they name files that must be there before them
+MOST_BYTES = 1_000_000  # of a text file that is read
 NOT_KEPT = (".lock",)
 
 
@@ -40,11 +42,14 @@ class Store:
     def read(self, name: str) -> str | None:
         """A text file's content; None where there is no such file. Raises UserError where the store does not answer."""
         try:
-            return str(self.files.cat_file(f"{self.root}/{name}").decode())
+            if self.is_folder:
+                return files.text(Path(self.where) / name)
+            return str(self.files.cat_file(f"{self.root}/{name}", end=MOST_BYTES).decode("utf-8", "replace"))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except Exception as error:
-            raise UserError(f"cannot read {self.where}/{name}: {' '.join(str(error).split())[:150]}") from None
+            why = getattr(error, "strerror", None) or " ".join(str(error).split())[:150]
+            raise UserError(f"cannot read {self.where}/{name}: {why}") from None
 
 
 class Mirror(Tracker):
@@ -61,7 +66,7 @@ class Mirror(Tracker):
     def _here(self) -> dict[str, tuple[int, int]]:
         found = {}
         for path in self._folder.rglob("*"):
-            if path.is_file() and ".tmp" not in path.name and path.name not in NOT_KEPT:
+            if path.is_file() and not path.is_symlink() and ".tmp" not in path.name and path.name not in NOT_KEPT:
                 found[str(path.relative_to(self._folder))] = (path.stat().st_size, path.stat().st_mtime_ns)
         return found
 
@@ -69,6 +74,9 @@ class Mirror(Tracker):
         """Fetch what the store has of the run. Raises OSError and whatever else the store raises."""
         self._files.makedirs(self._root, exist_ok=True)  # what cannot be kept is not begun
         if self._files.exists(f"{self._root}/config.yaml"):
+            for name in self._files.find(self._root):
+                if ".." in name.removeprefix(self._root).replace("\\", "/").split("/"):
+                    raise UserError(f"{self._root} holds {name!r}, which leads out of the run's folder")
             self._files.get(f"{self._root}/", f"{self._folder}/", recursive=True)
             self._copied = self._here()
 

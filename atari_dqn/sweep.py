@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from atari_dqn import checks, cluster, folders, launch, scores, settings, unread
+from atari_dqn import checks, cluster, files, folders, launch, scores, settings, unread
 from atari_dqn.config import Sweep, TrainConfig
 from atari_dqn.console import Console, appended, visible
 from atari_dqn.display import Row, Tracker
@@ -71,7 +71,7 @@ def plan(config: TrainConfig, sweep: Sweep, typed: list[str]) -> list[Job]:
             own.env.game, own.seed, own.resume = game, seed, "auto"
             if not jobs:  # the others are told the same
                 unread.refuse(own, words)
-            jobs.append(Job(f"{game.replace('/', '-')}-seed{seed}", own, words))
+            jobs.append(Job(f"{files.name(game)}-seed{seed}", own, words))
     return jobs
 
 
@@ -88,7 +88,7 @@ def is_done(job: Job, store: Store) -> bool:
         )
     try:
         ended = json.loads(process or "{}").get("ended")
-    except (ValueError, AttributeError):  # was killed while it wrote; the run itself knows
+    except (ValueError, AttributeError, RecursionError):  # was killed while it wrote; the run itself knows
         ended = None
     return bool(ended == "finished" and before.total_steps == job.config.total_steps)
 

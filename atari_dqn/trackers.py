@@ -1,11 +1,9 @@
 """What watches the loop: CSV files, TensorBoard, goals; all of it put together. The CSV files are the truth."""
 
 import collections
-import csv
 import dataclasses
 import functools
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +11,9 @@ from typing import Any
 from atari_dqn import curves, scores, wandb_client
 from atari_dqn.config import Goal, TrainConfig
 from atari_dqn.console import Console
+from atari_dqn.csv_files import CsvFile
 from atari_dqn.display import Display, Row, Tracker, group
 from atari_dqn.emulators import Game
-from atari_dqn.files import replacing
 from atari_dqn.training import STAGES
 
 METRICS = (
@@ -69,54 +67,24 @@ class Guarded(Tracker):
             self._call(inner.close)
 
 
-class CsvFile:
-    """Rows appended to a file at once. On a resumed run, rows later than `keep_steps` agent steps are dropped first.
-
-    Args:
-        again: which rows of that very step will be written again, and are dropped, too.
-    """
-
-    def __init__(
-        self, path: Path, columns: tuple[str, ...], keep_steps: int, again: Callable[[Row], bool] = lambda row: False
-    ) -> None:
-        kept: list[Row] = []
-        if path.exists():
-            with open(path, newline="", encoding="utf-8") as old:
-                whole = [row for row in csv.DictReader(old) if None not in row and None not in row.values()]
-            kept = [row for row in whole if int(row["agent_steps"]) <= keep_steps]
-            kept = [row for row in kept if int(row["agent_steps"]) < keep_steps or not again(row)]
-        with replacing(path, "w", newline="") as new:
-            writer = csv.DictWriter(new, columns)
-            writer.writeheader()
-            writer.writerows(kept)
-        self._file = open(path, "a", newline="", buffering=1, encoding="utf-8")  # noqa: SIM115
-        self._writer = csv.DictWriter(self._file, columns)
-
-    def write(self, row: Row) -> None:
-        try:
-            self._writer.writerow({k: f"{v:.10g}" if isinstance(v, float) else v for k, v in row.items()})
-        except OSError as error:
-            error.filename = self._file.name  # a failed write does not know it
-            raise
-
-    def sync(self) -> None:
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        self._file.close()
-
-
 class CsvFiles(Tracker):
     """metrics.csv, episodes.csv and evaluations.csv in the run's folder."""
 
-    def __init__(self, folder: Path, keep_steps: int = 0, confirmed: bool = True) -> None:
-        self._metrics = CsvFile(folder / "metrics.csv", METRICS, keep_steps)
-        self._episodes = CsvFile(folder / "episodes.csv", EPISODES, keep_steps)
+    def __init__(
+        self,
+        folder: Path,
+        keep_steps: int = 0,
+        confirmed: bool = True,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self._metrics = CsvFile(folder / "metrics.csv", METRICS, keep_steps, say=say)
+        self._episodes = CsvFile(folder / "episodes.csv", EPISODES, keep_steps, say=say)
         self._evaluations = CsvFile(
             folder / "evaluations.csv",
             EVALUATIONS,
             keep_steps,
             again=lambda row: not confirmed and row.get("network") == "best",
+            say=say,
         )
 
     def metrics(self, row: Row) -> None:
@@ -214,9 +182,9 @@ def build(
         confirmed: whether the best network was examined again at the end; see Examiner.
     """
     logger, skip = config.logger, config.env.frame_skip
+    chosen: list[Tracker] = [CsvFiles(folder, agent_steps, confirmed, say)]  # first: it sets aside what is damaged
     past = curves.evaluations(curves.read(folder / "evaluations.csv"))
     best = max((point.mean for point in past if point.frames <= agent_steps * skip), default=None)
-    chosen: list[Tracker] = [CsvFiles(folder, agent_steps, confirmed)]
     if logger.tensorboard:
         chosen.append(Guarded("TensorBoard", lambda: TensorBoard(folder, agent_steps * skip), say))
     mode = wandb_client.wandb_mode(logger.wandb)

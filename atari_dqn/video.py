@@ -14,7 +14,7 @@ from atari_dqn.config import Env
 from atari_dqn.emulators import Game
 from atari_dqn.evaluation import Player
 from atari_dqn.policies import epsilon_greedy
-from atari_dqn.screens import Mp4, Screen, Thought, Window, has_display
+from atari_dqn.screens import Film, Screen, Thought, Window, has_display
 
 Dress = Callable[[Screen], Screen]
 
@@ -108,7 +108,7 @@ def film(
     Args:
         dress: what is put around the pictures; see inspector.Inspected.
     """
-    with Mp4(path, max_seconds, stop) as mp4:
+    with Film(path, max_seconds, stop) as mp4:
         game = play_one(player, env, epsilon, seed, dress(mp4))
     return game, mp4.frames / mp4.fps
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+from atari_dqn import files
 from atari_dqn.display import Row, Tracker, group
 from atari_dqn.files import replacing
 
@@ -59,8 +60,8 @@ class WandB(Tracker):
             say("W&B: no login on this machine (`wandb login` makes one), so this run is recorded offline")
             self._offline = True
         id_file = folder / "wandb_id"
-        run_id = id_file.read_text(encoding="utf-8").strip() if id_file.exists() else ""
-        if not run_id:
+        run_id = files.text(id_file, 1000).strip() if os.path.lexists(id_file) else ""
+        if not files.is_name(run_id):
             run_id = secrets.token_hex(4)
             with replacing(id_file, "w") as file:
                 file.write(run_id + "\n")
