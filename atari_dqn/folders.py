@@ -98,6 +98,12 @@ class Process:
         self._facts = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
         self._facts |= {"machine": machine.facts(), "versions": machine.versions()}
 
+    def end(self, how: str) -> None:
+        """Say how it went out, now: what is still sent to others afterwards changes nothing of that."""
+        self.ended = how
+        with contextlib.suppress(OSError):  # a full disk is no reason to hide what went wrong
+            self.write()
+
     def write(self) -> None:
         more = {"until": _now(), "ended": self.ended} if self.ended else {}
         with replacing(self.path, "w") as file:
@@ -139,8 +145,7 @@ def held(folder: Path) -> Iterator[Process]:
         raise
     finally:
         if process.ended:
-            with contextlib.suppress(OSError):  # a full disk is no reason to hide what went wrong
-                process.write()
+            process.end(process.ended)
         lock.release()
 
 

@@ -147,8 +147,7 @@ def train(
     run = prepare(config, console)
     presets.tell(config.preset, departures, console)
     with folders.held(run.folder) as process:
-        run.go(*watchers)
-        process.ended = run.outcome
+        run.go(*watchers, over=process.end)
     return run
 
 
@@ -193,8 +192,7 @@ def resume(
             file.write(to_yaml(config))
         presets.tell(config.preset, presets.departures(config), console)
         say(f"going on in {folder} after {run.agent_steps:,} agent steps")
-        run.go(*watchers)
-        process.ended = run.outcome
+        run.go(*watchers, over=process.end)
     return run
 
 

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +124,13 @@ class Run:
         """How it ended: stopped on request, or finished."""
         return "stopped" if self.stopped.is_set() else "finished"
 
-    def go(self, *watchers: Tracker) -> None:
-        """Train to the end, a goal, or a signal that asks to stop; `watchers` see it too. Raises RunFailed."""
+    def go(self, *watchers: Tracker, over: Callable[[str], None] = lambda outcome: None) -> None:
+        """Train to the end, a goal, or a signal that asks to stop. Raises RunFailed.
+
+        Args:
+            watchers: see it, too.
+            over: told the outcome when all is saved, before the trackers send what they still have to.
+        """
         self._started = time.perf_counter()
         try:
             with stop_signals(self.stopped):
@@ -143,6 +148,7 @@ class Run:
                     self.say(f"note: {note}")
                 self._say_what_scores_mean()
                 self._train()
+            over(self.outcome)
         except UserError:
             raise
         except Exception as error:

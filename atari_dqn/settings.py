@@ -30,6 +30,9 @@ def as_hydra_reads(word: str, is_many: bool = False) -> str:
     """
     word = LAUNCHERS.get(word, word)
     key, _, value = word.partition("=")
+    if key == "logger.tags" and value not in ("", "null") and not value.startswith(("[", "'", '"')):
+        names = ",".join("'" + name.strip().replace("'", "\\'") + "'" for name in value.split(","))
+        return f"{key}=[{names}]"
     if is_many and re.fullmatch(r"[\w.,]+", value):
         return f"{key}=" + ",".join(as_hydra_reads(f"{key}={one}").partition("=")[2] for one in value.split(","))
     if re.fullmatch(r"[\w.]*(steps|frames|capacity|episodes)", key):
@@ -53,6 +56,11 @@ def as_hydra_reads(word: str, is_many: bool = False) -> str:
         "env.game",
         "sweep.storage",
         "sweep.address",
+        "logger.project",
+        "logger.entity",
+        "logger.name",
+        "logger.group",
+        "logger.notes",
     ) and not re.fullmatch(r"[\w./:,-]*|'.*'|\".*\"", value):
         escaped = value.replace("'", "\\'")
         return f"{key}='{escaped}'"
