@@ -1,5 +1,6 @@
 """A tracker in a thread of its own: however slow or broken it is, the run neither waits for it nor stops."""
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from atari_dqn.display import Row, Tracker
 
 MOST_EVENTS = 100_000  # that wait their turn, some 100 MB; a tracker further behind than that hangs
 QUIET_SECONDS = 2.0  # of waiting at the end before a person is told why
-LAST_SECONDS = 5.0  # that an abandoned tracker has for its last words
+LAST_SECONDS = 15.0  # that an abandoned tracker has for its last words
 
 
 class Aside(Tracker):
@@ -33,21 +34,25 @@ class Aside(Tracker):
         self._name, self._make, self._seconds, self._abandon, self._say = name, make, seconds, abandon, say
         self._events: queue.Queue[tuple[str, tuple[Any, ...]]] = queue.Queue(MOST_EVENTS)
         self._failed = False
-        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
-        self._thread.start()
+        self._done = threading.Event()  # a thread's join() that Ctrl-C ends takes it for ended
+        threading.Thread(target=self._work, name=name, daemon=True).start()
 
     def _work(self) -> None:
         tracker = None
         try:
             tracker = self._make()
             event = ""
-            while event != "close":
+            while event != "close" and not self._failed:
                 event, what = self._events.get()
                 getattr(tracker, event)(*what)
+            if event != "close":
+                self._end(tracker)
         except (Exception, SystemExit) as error:  # the W&B client ends with its service
             self._fail(repr(error))
             if tracker is not None and event != "close":
                 self._end(tracker)
+        finally:
+            self._done.set()
 
     def _end(self, tracker: Tracker) -> None:
         """Close a tracker that has failed."""
@@ -86,12 +91,13 @@ class Aside(Tracker):
         """Wait until the tracker is done, `seconds` at most. Ctrl-C ends the wait, and not the run."""
         self._tell("close")
         try:
-            self._thread.join(QUIET_SECONDS)
-            if self._thread.is_alive() and not self._failed:
+            self._done.wait(QUIET_SECONDS)
+            if not self._done.is_set() and not self._failed:
                 self._say(f"{self._name}: finishing, at most {self._seconds:.0f} s (Ctrl-C skips this)")
-                self._thread.join(self._seconds)
+                self._done.wait(self._seconds)
         except KeyboardInterrupt:
             self._say(f"{self._name}: skipped")
-        if self._thread.is_alive():
+        if not self._done.is_set():
             self._abandon()
-            self._thread.join(LAST_SECONDS)
+            with contextlib.suppress(KeyboardInterrupt):
+                self._done.wait(LAST_SECONDS)

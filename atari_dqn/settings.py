@@ -30,9 +30,10 @@ def as_hydra_reads(word: str, is_many: bool = False) -> str:
     """
     word = LAUNCHERS.get(word, word)
     key, _, value = word.partition("=")
-    if key == "logger.tags" and value not in ("", "null") and not value.startswith(("[", "'", '"')):
-        names = ",".join("'" + name.strip().replace("'", "\\'") + "'" for name in value.split(","))
-        return f"{key}=[{names}]"
+    if key == "logger.tags" and value not in ("", "null") and not value.startswith("["):
+        names = [name.strip().strip("'\"").replace("'", "\\'") for name in value.split(",")]
+        quoted = ",".join(f"'{name}'" for name in names)
+        return f"{key}=[{quoted}]"
     if is_many and re.fullmatch(r"[\w.,]+", value):
         return f"{key}=" + ",".join(as_hydra_reads(f"{key}={one}").partition("=")[2] for one in value.split(","))
     if re.fullmatch(r"[\w.]*(steps|frames|capacity|episodes)", key):

@@ -43,10 +43,17 @@ class Warnings:
         return re.sub(r"^wandb: \w+ ", "", line(found)).partition(". ")[0] if found else ""
 
 
-def client_settings(warnings: Warnings | None = None) -> Any:
-    """The client's own settings, from its files and the environment. It is quiet unless these say otherwise."""
+def load() -> Any:
+    """The client's module."""
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # else a broken server holds up telemetry, and with it us
     import wandb  # slow to load
+
+    return wandb
+
+
+def client_settings(warnings: Warnings | None = None) -> Any:
+    """The client's own settings, from its files and the environment. It is quiet unless these say otherwise."""
+    wandb = load()
     from wandb.sdk.wandb_setup import singleton  # wandb.setup() would start a process
 
     wandb.termsetup(wandb.Settings(silent=True), warnings)
@@ -59,16 +66,17 @@ def client_settings(warnings: Warnings | None = None) -> Any:
 
 def wandb_login() -> bool:
     """Whether the client has a login for its server, by its own rules. Costs no network."""
-    client_settings()
-    import wandb
-
-    return bool(wandb.login(prompt=False, verify=False))
+    settings = client_settings()
+    silent, settings.silent = settings.silent, True  # else it asks the server for a name to show
+    try:
+        return bool(load().login(prompt=False, verify=False))
+    finally:
+        settings.silent = silent
 
 
 def standing() -> str:
     """What becomes of a run here, in a sentence."""
-    import wandb
-
+    wandb = load()
     wandb.teardown()  # settings are read anew
     settings, mode = client_settings(), wandb_mode("online")
     if mode != "online":
@@ -91,9 +99,11 @@ def service_processes() -> list[psutil.Process]:
 
 def end_service() -> None:
     """Have all fail at once that waits for the client."""
-    for process in service_processes():
+    killed = service_processes()
+    for process in killed:
         with contextlib.suppress(psutil.Error):
             process.kill()
+    psutil.wait_procs(killed, timeout=5)
 
 
 class Client:
@@ -134,19 +144,18 @@ class Client:
             if hasattr(settings, key):
                 setattr(settings, key, value)
         settings.finish_timeout_raises = True
+        settings.reinit = "create_new"  # no `wandb.run`, which a service that was killed would leave behind
         if mode == "offline" or not settings._shared:
             settings.mode = mode
         return settings
 
     def start(self, mode: str, config: dict[str, Any]) -> Any:
         """A new run of the client's. Where that fails, its process and what it began to write are gone."""
-        import wandb
-
         settings = self.settings(mode)
         folder, runs = Path(settings.wandb_dir), f"*run-*-{settings.run_id}"
         before = set(folder.glob(runs))
         try:
-            return wandb.init(config=config)
+            return load().init(config=config)
         except BaseException:
             stop()
             for begun in set(folder.glob(runs)) - before:
@@ -156,12 +165,10 @@ class Client:
 
 def stop(kill: bool = True) -> None:
     """End the client's process; without `kill`, once it has done what it has to."""
-    import wandb
-
     if kill:
         end_service()
     with contextlib.suppress(Exception, SystemExit):  # what it says of a process that was killed
-        wandb.teardown()
+        load().teardown()
 
 
 def _read_id(path: Path) -> str:

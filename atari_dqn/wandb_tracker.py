@@ -35,8 +35,7 @@ def build(
     if logger.wandb == "off":
         return None
     try:
-        import wandb
-
+        wandb = wandb_client.load()
         if wandb.run is None:
             wandb.teardown()  # of a run before, in this process: settings are read anew
         mode = wandb_client.wandb_mode(logger.wandb)
@@ -91,9 +90,13 @@ class WandB(Tracker):
         artifacts: Path | None,
         say: Callable[[str], None],
     ) -> None:
-        import wandb
-
-        self._wandb, self._client, self._say, self._step, self._artifacts = wandb, client, say, step, artifacts
+        self._wandb, self._client, self._say, self._step, self._artifacts = (
+            wandb_client.load(),
+            client,
+            say,
+            step,
+            artifacts,
+        )
         self._final, self._offline = dict(final), mode == "offline"
         try:
             self._run = client.start(mode, config)
