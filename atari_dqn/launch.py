@@ -147,7 +147,8 @@ def train(
     run = prepare(config, console)
     presets.tell(config.preset, departures, console)
     with folders.held(run.folder) as process:
-        run.go(*watchers, over=process.end)
+        run.tell_outcome = process.end
+        run.go(*watchers)
     return run
 
 
@@ -192,7 +193,8 @@ def resume(
             file.write(to_yaml(config))
         presets.tell(config.preset, presets.departures(config), console)
         say(f"going on in {folder} after {run.agent_steps:,} agent steps")
-        run.go(*watchers, over=process.end)
+        run.tell_outcome = process.end
+        run.go(*watchers)
     return run
 
 

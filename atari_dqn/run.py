@@ -43,6 +43,9 @@ class Run:
 
     Args:
         resumed: the checkpoint to go on from, and its replay's files.
+
+    Attributes:
+        tell_outcome: called when all is saved, before the trackers send what they still have to.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Run:
         self.events = 0  # that the trackers were told
         self.over = False  # no more turns
         self.stopped = threading.Event()
+        self.tell_outcome: Callable[[str], None] = lambda outcome: None
         self.seconds_before, self._started = 0.0, time.perf_counter()
         self.evaluation_seconds = 0.0  # of them
         self.watch = Stopwatch()
@@ -124,13 +128,8 @@ class Run:
         """How it ended: stopped on request, or finished."""
         return "stopped" if self.stopped.is_set() else "finished"
 
-    def go(self, *watchers: Tracker, over: Callable[[str], None] = lambda outcome: None) -> None:
-        """Train to the end, a goal, or a signal that asks to stop. Raises RunFailed.
-
-        Args:
-            watchers: see it, too.
-            over: told the outcome when all is saved, before the trackers send what they still have to.
-        """
+    def go(self, *watchers: Tracker) -> None:
+        """Train to the end, a goal, or a signal that asks to stop; `watchers` see it too. Raises RunFailed."""
         self._started = time.perf_counter()
         try:
             with stop_signals(self.stopped):
@@ -148,7 +147,7 @@ class Run:
                     self.say(f"note: {note}")
                 self._say_what_scores_mean()
                 self._train()
-            over(self.outcome)
+                self.tell_outcome(self.outcome)
         except UserError:
             raise
         except Exception as error:

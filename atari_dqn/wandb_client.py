@@ -77,7 +77,7 @@ def wandb_login() -> bool:
 def standing() -> str:
     """What becomes of a run here, in a sentence."""
     wandb = load()
-    wandb.teardown()  # settings are read anew
+    stop(kill=False)  # settings are read anew
     settings, mode = client_settings(), wandb_mode("online")
     if mode != "online":
         where = "runs are recorded offline" if mode == "offline" else "runs do not use it"

@@ -35,9 +35,7 @@ def build(
     if logger.wandb == "off":
         return None
     try:
-        wandb = wandb_client.load()
-        if wandb.run is None:
-            wandb.teardown()  # of a run before, in this process: settings are read anew
+        wandb_client.stop(kill=False)  # of a run before, in this process: settings are read anew
         mode = wandb_client.wandb_mode(logger.wandb)
         if mode == "off":
             return None

@@ -1,12 +1,9 @@
 """The real W&B client, against a server that answers, and one that refuses, hangs or dies. Training goes on."""
 
-import contextlib
 import io
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,11 +12,12 @@ from typing import NamedTuple
 
 import pytest
 import wandb_reader
-from conftest import QUIET, small_run
+from conftest import small_run
 from rich.console import Console
 from wandb_server import KEY, Server, serving
 
-from atari_dqn import aside, checkpoints, folders, settings, wandb_client
+from atari_dqn import aside, checkpoints, folders, settings, wandb_client, wandb_tracker
+from atari_dqn.config import Logger
 from atari_dqn.display import Tracker
 
 SHORT = [
@@ -39,8 +37,10 @@ class Trained(NamedTuple):
 class Meanwhile(Tracker):
     """Does something at the fifth row, once the client has begun."""
 
-    def __init__(self, folder: Path, begun: Callable[[], object], action: Callable[[], object]) -> None:
-        self._folder, self._begun, self._action, self._rows = folder, begun, action, 0
+    def __init__(
+        self, folder: Path, begun: Callable[[], object], action: Callable[[], object], after: Callable[[], object]
+    ) -> None:
+        self._folder, self._begun, self._action, self._after, self._rows = folder, begun, action, after, 0
         self.process: dict[str, object] = {}
 
     def metrics(self, row: dict[str, object]) -> None:
@@ -52,6 +52,7 @@ class Meanwhile(Tracker):
 
     def close(self) -> None:
         self.process = folders.note(self._folder)
+        self._after()
 
 
 @pytest.fixture
@@ -67,13 +68,19 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Trai
     """A short run in this process."""
     monkeypatch.chdir(tmp_path)
 
-    def go(*overrides: str, begun: Callable[[], object] = bool, action: Callable[[], object] | None = None) -> Trained:
+    def go(
+        *overrides: str,
+        begun: Callable[[], object] = bool,
+        action: Callable[[], object] | None = None,
+        after: Callable[[], object] = bool,
+    ) -> Trained:
         run, heard = small_run(Path("run"), *SHORT, *overrides), io.StringIO()
         run.console = Console(file=heard, width=500)
-        watcher = Meanwhile(run.folder, begun, action) if action else Tracker()
+        watcher = Meanwhile(run.folder, begun, action, after) if action else Tracker()
         began = time.perf_counter()
         with folders.held(run.folder) as process:
-            run.go(watcher, over=process.end)
+            run.tell_outcome = process.end
+            run.go(watcher)
         if action:
             assert watcher.process["ended"] == "finished"  # before anything was waited for
         assert not wandb_client.service_processes()
@@ -114,10 +121,9 @@ def test_a_run_is_sent_with_its_networks(server, train, tmp_path, monkeypatch):
     assert [row["train/agent_steps"] for row in server.rows() if "train/loss" in row] == [*range(20, 401, 20)]
     networks = [made["input"] for made in server.sent("^CreateArtifact$")]
     assert {made["artifactTypeName"] for made in networks} == {"model"} and len(networks) == 2
-    assert [[alias["alias"] for alias in made["aliases"]] for made in networks] == [
-        ["best", "latest"],
-        ["last", "latest"],
-    ]
+    assert [{alias["alias"] for alias in made["aliases"]} for made in networks] == [
+        {"best", "latest"}, {"last", "latest"},
+    ]  # fmt: skip
     for name in ("best", "last"):
         (tmp_path / f"{name}.pt").write_bytes(server.sent(f"/put/{name}.pt")[0])
         assert checkpoints.Checkpoint(tmp_path / f"{name}.pt").agent_steps == 400
@@ -168,7 +174,7 @@ def test_a_service_that_is_killed(server, train):
             process.kill()
             process.wait()
 
-    done = train("logger.wandb=offline", begun=wandb_client.service_processes, action=kill)
+    done = train("logger.wandb=offline", begun=lambda: [*Path("run").glob("wandb/*/*.wandb")], action=kill)
     assert done.said.count("W&B failed and is off for the rest of this run; training goes on") == 1
 
 
@@ -198,9 +204,7 @@ def test_the_client_knows_who_is_logged_in(where, machine, found, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     said = wandb_client.standing()
     if found is None:  # its own server's name is the client's business
-        import wandb
-
-        found = wandb.login(prompt=False, verify=False)
+        found = wandb_client.load().login(prompt=False, verify=False)
     assert ("logged in" in said) == found and (where in said or not found) and KEY not in said
 
 
@@ -218,7 +222,7 @@ def test_the_clients_own_mode_counts(own, asked, mode, tmp_path, monkeypatch):
     (tmp_path / "wandb").mkdir()
     (tmp_path / "wandb" / "settings").write_text(f"[default]\nmode = {own}\n")  # as `wandb offline` writes it
     monkeypatch.chdir(tmp_path)
-    wandb_client.load().teardown()
+    wandb_client.stop(kill=False)
     assert wandb_client.wandb_mode(asked) == mode
 
 
@@ -231,9 +235,13 @@ def test_the_clients_own_mode_counts(own, asked, mode, tmp_path, monkeypatch):
         ("WANDB_INIT_TIMEOUT", "soon", "W&B cannot be used and is off for this run"),
     ],
 )
-def test_settings_that_the_client_does_not_take_stop_nothing(name, value, word, train, monkeypatch):
+def test_settings_that_the_client_does_not_take_stop_nothing(name, value, word, tmp_path, monkeypatch):
     monkeypatch.setenv(name, value)
-    assert word in train().said
+    said: list[str] = []
+    made = wandb_tracker.build(Logger(wandb="online", timeout_seconds=5), tmp_path, {}, 0, {}, said.append)
+    if made:
+        made.close()
+    assert word in said[0]
 
 
 def test_a_foreign_id_is_no_path(tmp_path):
@@ -292,29 +300,13 @@ def test_a_tracker_that_fails_is_told_once():
     assert len(said) == 1 and "W&B failed" in said[0] and "no network" in said[0]
 
 
-def test_ctrl_c_skips_the_upload_and_not_the_run(tmp_path, server):
-    """And a kill meanwhile finds a run that is finished."""
+def test_ctrl_c_skips_the_wait_and_not_the_run(train, server):
     server.mode = "hang"
-    words = [*QUIET, *SHORT, "logger.timeout_seconds=60", "run_dir=run"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "atari_dqn", "train", *words],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    note: dict[str, object] = {}
-    with contextlib.suppress(AssertionError):
-        while note.get("ended") != "finished":
-            assert process.poll() is None
-            time.sleep(0.05)
-            note = folders.note(tmp_path / "run")
-    time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 0 and "done: 400 agent steps" in said and "Traceback" not in said, said
-    assert "W&B: skipped" in said and list(tmp_path.glob("run/wandb/offline-run-*/run-*.wandb")), said
+    interrupt = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    done = train("logger.timeout_seconds=60", action=lambda: None, begun=lambda: True, after=interrupt.start)
+    assert "W&B: skipped" in done.said and "done: 400 agent steps" in done.said and done.seconds < 30
+    (path,) = done.folder.glob("wandb/offline-run-*/run-*.wandb")
+    assert measured(path) == [*range(20, 401, 20)]
 
 
 def test_tags_and_notes_as_people_type_them():
