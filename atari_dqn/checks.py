@@ -3,7 +3,7 @@
 import math
 
 from atari_dqn import files, scores
-from atari_dqn.config import Env, Head, PlayProtocol, Protocol, TrainConfig
+from atari_dqn.config import Env, Head, Logger, PlayProtocol, Protocol, TrainConfig
 from atari_dqn.errors import UserError
 from atari_dqn.games import own_of, suggest
 
@@ -80,7 +80,7 @@ def check(config: TrainConfig) -> None:
     one_of("emulators", config.emulators.kind, ("local", "ray"))
     if config.emulators.actors is not None:
         between("emulators.actors", config.emulators.actors, 1)
-    one_of("logger.wandb", config.logger.wandb, ("online", "offline", "off"))
+    check_logger(config.logger)
     for key, value in (
         ("env.frame_skip", env.frame_skip), ("env.frame_stack", env.frame_stack), ("env.max_frames", env.max_frames),
         ("total_steps", config.total_steps), ("num_envs", config.num_envs), ("agent.n_step", config.agent.n_step),
@@ -152,6 +152,25 @@ def check(config: TrainConfig) -> None:
             f"replay.warmup_steps={replay.warmup_steps} can never be reached with replay.capacity={replay.capacity}; "
             f"lower the one or raise the other"
         )
+
+
+def check_logger(logger: Logger) -> None:
+    """Raise UserError for the first value that W&B would not take."""
+    one_of("logger.wandb", logger.wandb, ("online", "offline", "off"))
+    for key, most, banned in (
+        ("project", 128, "/\\#?%:"), ("entity", 128, "/\\#?%:"), ("name", 128, ""), ("group", 128, ""),
+    ):  # fmt: skip
+        value = getattr(logger, key)
+        if value is not None and (not value.strip() or len(value) > most or {*banned} & {*value}):
+            without = f", without {' '.join(banned)}" if banned else ""
+            raise UserError(
+                f"logger.{key}={value:.150}: must have 1 to {most} characters{without}; null for the default"
+            )
+    for tag in logger.tags or []:
+        if not 1 <= len(tag) <= 64:
+            raise UserError(f"logger.tags: {tag[:70]!r} must have 1 to 64 characters")
+    if logger.timeout_seconds is not None:
+        between("logger.timeout_seconds", logger.timeout_seconds, 1, 3600)
 
 
 def check_head(head: Head) -> None:

@@ -156,7 +156,14 @@ class Checkpoint:
 class Logger:
     every_steps: int | None = MISSING
     wandb: str = MISSING  # online | offline | off
-    project: str = MISSING
+    project: str | None = None  # null, here and below: what the W&B client is set to
+    entity: str | None = None
+    name: str | None = None
+    group: str | None = None
+    tags: list[str] | None = None
+    notes: str | None = None
+    artifacts: bool = True  # upload the best and the last network
+    timeout_seconds: float | None = None
     tensorboard: bool = MISSING
 
 

@@ -314,13 +314,9 @@ def disk() -> Finding:
 
 
 def wandb() -> Finding:
-    import wandb
+    from atari_dqn import wandb_client
 
-    from atari_dqn.wandb_client import wandb_login
-
-    if os.environ.get("WANDB_MODE") in ("disabled", "offline") or not wandb_login():
-        return GOOD, f"{wandb.__version__}, no login: runs are recorded offline (`wandb login` changes that)"
-    return GOOD, f"{wandb.__version__}, logged in: runs are sent (WANDB=offline or WANDB=off changes that)"
+    return GOOD, wandb_client.standing()
 
 
 def display() -> Finding:

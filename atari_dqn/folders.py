@@ -101,6 +101,12 @@ class Process:
         self.ended = ""
         self._facts = locks.own() | {"machine": machine.facts(), "versions": machine.versions()}
 
+    def end(self, how: str) -> None:
+        """Say how it went out, now: what is still sent to others afterwards changes nothing of that."""
+        self.ended = how
+        with contextlib.suppress(OSError):  # a full disk is no reason to hide what went wrong
+            self.write()
+
     def write(self) -> None:
         more = {"until": _now(), "ended": self.ended} if self.ended else {}
         with replacing(self.path, "w") as file:
@@ -166,8 +172,7 @@ def held(folder: Path) -> Iterator[Process]:
         raise
     finally:
         if process.ended:
-            with contextlib.suppress(OSError):  # a full disk is no reason to hide what went wrong
-                process.write()
+            process.end(process.ended)
         if handle is not None:
             os.close(handle)
 

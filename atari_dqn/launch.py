@@ -168,8 +168,8 @@ def train(
     run = prepare(config, console)
     presets.tell(config.preset, departures, console)
     with folders.held(run.folder) as process:
+        run.tell_outcome = process.end
         run.go(*watchers)
-        process.ended = run.outcome
     return run
 
 
@@ -217,8 +217,8 @@ def resume(
             file.write(to_yaml(config))
         presets.tell(config.preset, presets.departures(config), console)
         say(f"going on in {folder} after {run.agent_steps:,} agent steps")
+        run.tell_outcome = process.end
         run.go(*watchers)
-        process.ended = run.outcome
     return run
 
 

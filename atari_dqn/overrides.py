@@ -17,7 +17,7 @@ from atari_dqn.errors import UserError
 
 # Of settings that are text: those that are paths, and those in which commas are part of the text.
 PATHS = ("checkpoint", "run", "runs", "run_dir", "resume", "output", "sweep.storage")
-WITH_COMMAS = (*PATHS, "sweep.games", "sweep.address")
+WITH_COMMAS = (*PATHS, "sweep.games", "sweep.address", "logger.name", "logger.notes")
 # In place of files of submitit's plugin, by which a job ends after an hour and for good. (A file of ours by the same
 # name would be checked against the plugin's, with a warning.)
 LAUNCHERS = {
@@ -36,6 +36,10 @@ def as_hydra_reads(word: str, is_many: bool = False) -> str:
     key, equals, value = word.partition("=")
     if not equals:
         return word
+    if key == "logger.tags" and value not in ("", "null") and not value.startswith("["):
+        names = [name.strip().strip("'\"").replace("'", "\\'") for name in value.split(",")]
+        quoted = ",".join(f"'{name}'" for name in names)
+        return f"{key}=[{quoted}]"
     if is_many and "," in value and not re.search(r"[][(){}'\"]", value):
         return f"{key}=" + ",".join(as_hydra_reads(f"{key}={one}").partition("=")[2] for one in value.split(","))
     if re.fullmatch(r"[\w.]*(steps|frames|capacity|episodes)", key):

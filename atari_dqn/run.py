@@ -5,7 +5,7 @@ import functools
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -46,6 +46,9 @@ class Run:
 
     Args:
         resumed: the checkpoint to go on from, and its replay's files.
+
+    Attributes:
+        tell_outcome: called when all is saved, before the trackers send what they still have to.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Run:
         self.events = 0  # that the trackers were told
         self.over = False  # no more turns
         self.stopped = threading.Event()
+        self.tell_outcome: Callable[[str], None] = lambda outcome: None
         self.seconds_before, self._started = 0.0, time.perf_counter()
         self.evaluation_seconds = 0.0  # of them
         self.watch = Stopwatch()
@@ -149,6 +153,7 @@ class Run:
                     self.say(f"note: {note}")
                 self._say_what_scores_mean()
                 self._train()
+                self.tell_outcome(self.outcome)
         except UserError:
             raise
         except Exception as error:

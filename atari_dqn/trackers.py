@@ -2,13 +2,12 @@
 
 import collections
 import dataclasses
-import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from atari_dqn import curves, scores, wandb_client
+from atari_dqn import curves, scores, settings, wandb_tracker
 from atari_dqn.config import Goal, TrainConfig
 from atari_dqn.console import Console
 from atari_dqn.csv_files import CsvFile
@@ -105,19 +104,27 @@ class CsvFiles(Tracker):
             file.close()
 
 
-class TensorBoard(Tracker):
-    """Scalars against environment frames, in tensorboard/."""
+# What TensorBoard shows last (it sorts panels by name): how far and how fast, not how well.
+BOOKKEEPING = {
+    "agent_steps", "updates", "seconds", "games", "frames_per_second", "length_frames", *(f"time_{s}" for s in STAGES),
+}  # fmt: skip
 
-    def __init__(self, folder: Path, frames: int = 0) -> None:
+
+class TensorBoard(Tracker):
+    """Scalars against environment frames, and the config as text, in tensorboard/."""
+
+    def __init__(self, folder: Path, frames: int = 0, config: str = "") -> None:
         from torch.utils.tensorboard.writer import SummaryWriter  # slow to load
 
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=frames + 1 if frames else None)
+        self._writer.add_text("config", "".join(f"    {line}\n" for line in config.splitlines()), frames)
 
     def _scalars(self, group: str, row: Row) -> None:
-        beside = ("frames",) if group == "train" else wandb_client.BESIDE
+        beside = ("frames",) if group == "train" else wandb_tracker.BESIDE
         for key, value in row.items():
             if isinstance(value, int | float) and key not in beside and math.isfinite(value):
-                self._writer.add_scalar(f"{group}/{key}", value, row["frames"])
+                tag = f"z_bookkeeping/{key}" if key in BOOKKEEPING else f"{group}/{key}"
+                self._writer.add_scalar(tag, value, row["frames"])
 
     def metrics(self, row: Row) -> None:
         self._scalars("train", row)
@@ -186,15 +193,15 @@ def build(
     past = curves.evaluations(curves.read(folder / "evaluations.csv"))
     best = max((point.mean for point in past if point.frames <= agent_steps * skip), default=None)
     if logger.tensorboard:
-        chosen.append(Guarded("TensorBoard", lambda: TensorBoard(folder, agent_steps * skip), say))
-    mode = wandb_client.wandb_mode(logger.wandb)
-    if mode != "off":
-        plain, known = dataclasses.asdict(config), {}
-        if best is not None:
-            share = scores.human_normalised(config.env.game, best) if curves.is_whole(config) else None
-            known = {"best_return": best, "best_human_normalised": share}
-        made = functools.partial(wandb_client.WandB, folder, mode, logger.project, plain, events, known, say)
-        chosen.append(Guarded("W&B", made, say))
+        chosen.append(
+            Guarded("TensorBoard", lambda: TensorBoard(folder, agent_steps * skip, settings.to_yaml(config)), say)
+        )
+    known = {}
+    if best is not None:
+        share = scores.human_normalised(config.env.game, best) if curves.is_whole(config) else None
+        known = {"best_return": best, "best_human_normalised": share}
+    if watched := wandb_tracker.build(logger, folder, dataclasses.asdict(config), events, known, say):
+        chosen.append(watched)
     pace = curves.pace(config, folder, agent_steps)
     whole = curves.is_whole(config, training=True), curves.is_whole(config)
     return [*chosen, Display(console, config.env.game, config.total_steps, skip, agent_steps, pace, best, whole)]

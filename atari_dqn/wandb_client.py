@@ -1,132 +1,185 @@
-"""Weights & Biases: the same rows as in the CSV files, films, and a summary. Its failures stop nothing."""
+"""The W&B client: its settings and login, which it finds by its own rules, and its process in the background.
 
-import netrc
+It reads the environment, its settings files and .netrc; nothing of that is read here.
+"""
+
+import contextlib
 import os
+import re
 import secrets
-from collections.abc import Callable
+import shutil
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
-from atari_dqn import files
-from atari_dqn.display import Row, Tracker, group
-from atari_dqn.files import replacing
+import psutil
 
-# What would be a panel of its own for each kind of row, and is one of `train`'s, or no number worth drawing.
-BESIDE = ("frames", "agent_steps", "updates", "seconds", "env", "episodes", "best", "network", "protocol")
+from atari_dqn.config import Logger
+
+TIMEOUT_SECONDS = 30.0  # for the server to answer at the start, and to take what is left at the end
+MODES = {"offline": "offline", "dryrun": "offline", "disabled": "off"}  # of the client; all others are online
+# What the client's settings are called that a run's config has, too.
+NAMES = {
+    "project": "project", "entity": "entity", "name": "run_name", "group": "run_group", "tags": "run_tags",
+    "notes": "run_notes",
+}  # fmt: skip
+
+
+class Warnings:
+    """Where the client's messages go: to nobody, but its warnings are kept."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def info(self, text: str) -> None: ...
+
+    def warning(self, text: str) -> None:
+        self.heard.append(text)
+
+    error = warning
+
+    def of_upload(self) -> str:
+        """What kept a part from being uploaded, in a sentence; empty for nothing."""
+        found = next((text for text in self.heard if "wandb sync" in text), "")  # the remedy that it names
+        return re.sub(r"^wandb: \w+ ", "", line(found)).partition(". ")[0] if found else ""
+
+
+def load() -> Any:
+    """The client's module."""
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # else a broken server holds up telemetry, and with it us
+    import wandb  # slow to load
+
+    return wandb
+
+
+def client_settings(warnings: Warnings | None = None) -> Any:
+    """The client's own settings, from its files and the environment. It is quiet unless these say otherwise."""
+    wandb = load()
+    from wandb.sdk.wandb_setup import singleton  # wandb.setup() would start a process
+
+    wandb.termsetup(wandb.Settings(silent=True), warnings)
+    settings = singleton().settings
+    if "silent" not in settings.model_fields_set:
+        settings.silent = True
+    wandb.termsetup(settings, warnings)
+    return settings
 
 
 def wandb_login() -> bool:
-    """Whether a W&B key is at hand, in the environment or in ~/.netrc. It is not read further."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    """Whether the client has a login for its server, by its own rules. Costs no network."""
+    settings = client_settings()
+    silent, settings.silent = settings.silent, True  # else it asks the server for a name to show
     try:
-        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
+        return bool(load().login(prompt=False, verify=False))
+    finally:
+        settings.silent = silent
+
+
+def standing() -> str:
+    """What becomes of a run here, in a sentence."""
+    wandb = load()
+    stop(kill=False)  # settings are read anew
+    settings, mode = client_settings(), wandb_mode("online")
+    if mode != "online":
+        where = "runs are recorded offline" if mode == "offline" else "runs do not use it"
+        return f"{wandb.__version__}, {settings.mode}: {where} (`wandb online`, or WANDB_MODE=online, changes that)"
+    if not wandb_login():
+        return f"{wandb.__version__}, no login: runs are recorded offline (`wandb login` changes that)"
+    return f"{wandb.__version__}, logged in: runs are sent to {settings.base_url} (WANDB=offline or off changes that)"
 
 
 def wandb_mode(asked: str) -> str:
-    """online, offline or off; the client's own WANDB_MODE counts where nothing else was asked."""
-    own = {"offline": "offline", "dryrun": "offline", "disabled": "off"}.get(os.environ.get("WANDB_MODE", ""), "online")
-    return own if asked == "online" else asked
+    """online, offline or off; the client's own mode counts where nothing else was asked."""
+    return MODES.get(client_settings().mode, "online") if asked == "online" else asked
 
 
-class WandB(Tracker):
-    """The real Weights & Biases client. Metrics are drawn against environment frames; videos are its mp4 files.
+def service_processes() -> list[psutil.Process]:
+    """The client's processes in the background."""
+    return [child for child in psutil.Process().children() if child.name().startswith("wandb-core")]
 
-    Without a login, or where its server cannot be reached, it records offline and says how to upload later.
 
-    Args:
-        final: of its summary, what was known before.
-        step: W&B's own count of rows. A resumed run writes those since its checkpoint again, with the same numbers.
+def end_service() -> None:
+    """Have all fail at once that waits for the client."""
+    killed = service_processes()
+    for process in killed:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(killed, timeout=5)
+
+
+class Client:
+    """The client, set up for a run.
+
+    Attributes:
+        known_id: of the run when it is resumed, else empty.
+        warnings: what the client warned of.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        mode: str,
-        project: str,
-        config: Row,
-        step: int,
-        final: Row,
-        say: Callable[[str], None],
-    ) -> None:
-        import wandb  # slow to load
+    def __init__(self, logger: Logger, folder: Path) -> None:
+        self._logger, self._folder, self.warnings = logger, folder, Warnings()
+        self.known_id = _read_id(folder / "wandb_id")
+        self._new_id = secrets.token_hex(4)
 
-        self._wandb, self._say, self._offline, self._step = wandb, say, mode == "offline", step
-        if mode == "online" and not wandb_login():
-            say("W&B: no login on this machine (`wandb login` makes one), so this run is recorded offline")
-            self._offline = True
-        id_file = folder / "wandb_id"
-        run_id = files.text(id_file, 1000).strip() if os.path.lexists(id_file) else ""
-        if not files.is_name(run_id):
-            run_id = secrets.token_hex(4)
-            with replacing(id_file, "w") as file:
-                file.write(run_id + "\n")
+    def settings(self, mode: str) -> Any:
+        """Its settings: what the run's config says, then the user's own, then our defaults."""
+        settings, logger = client_settings(self.warnings), self._logger
+        default = {
+            "project": "atari_dqn",
+            "root_dir": str(self._folder),
+            "run_name": self._folder.name,
+            "run_id": self._new_id,
+            "resume": "allow",
+            "console": "off",
+            "init_timeout": TIMEOUT_SECONDS,
+            "finish_timeout": TIMEOUT_SECONDS,
+            "x_transaction_log_flush_interval": 1.0,  # seconds of rows that a kill may cost; 15 is its own
+        }
+        values = {key: value for key, value in default.items() if key not in settings.model_fields_set}
+        values |= {name: getattr(logger, key) for key, name in NAMES.items() if getattr(logger, key) is not None}
+        if self.known_id:
+            values |= {"run_id": self.known_id, "resume": "allow"}
+        for key in ("init_timeout", "finish_timeout"):
+            if logger.timeout_seconds is not None or getattr(settings, key) <= 0:  # 0 would wait for ever
+                values[key] = logger.timeout_seconds or TIMEOUT_SECONDS
+        for key, value in values.items():
+            if hasattr(settings, key):
+                setattr(settings, key, value)
+        settings.finish_timeout_raises = True
+        settings.reinit = "create_new"  # no `wandb.run`, which a service that was killed would leave behind
+        if mode == "offline" or not settings._shared:
+            settings.mode = mode
+        return settings
 
-        quiet = wandb.Settings(silent=True, console="off", init_timeout=60)
-        if hasattr(quiet, "x_transaction_log_flush_interval"):
-            quiet.x_transaction_log_flush_interval = 1.0  # seconds of rows that a kill may cost offline; 15 is its own
-
-        def init(offline: bool) -> Any:
-            return wandb.init(
-                project=project,
-                dir=str(folder),
-                name=folder.name,
-                id=run_id,
-                resume="allow",
-                config=config,
-                mode="offline" if offline else "online",
-                settings=quiet,
-            )
-
+    def start(self, mode: str, config: dict[str, Any]) -> Any:
+        """A new run of the client's. Where that fails, its process and what it began to write are gone."""
+        settings = self.settings(mode)
+        folder, runs = Path(settings.wandb_dir), f"*run-*-{settings.run_id}"
+        before = set(folder.glob(runs))
         try:
-            self._run = init(self._offline)
-        except wandb.errors.Error as error:
-            if self._offline:
-                raise
-            say(f"W&B: cannot reach the server ({str(error).splitlines()[0]:.100}), so this run is recorded offline")
-            self._offline = True
-            self._run = init(True)
-        self._run.define_metric("frames")
-        self._run.define_metric("*", step_metric="frames")
-        self._final = dict(final)
-        if not self._offline:
-            say(f"W&B: {self._run.url}")
+            return load().init(config=config)
+        except BaseException:
+            stop()
+            for begun in set(folder.glob(runs)) - before:
+                shutil.rmtree(begun, ignore_errors=True)
+            raise
 
-    def _log(self, row: Row) -> None:
-        self._run.log(row, step=self._step, commit=True)
-        self._step += 1
 
-    def _numbers(self, group: str, row: Row) -> None:
-        beside = ("frames",) if group == "train" else BESIDE
-        self._log({"frames": row["frames"]} | {f"{group}/{k}": v for k, v in row.items() if k not in beside})
+def stop(kill: bool = True) -> None:
+    """End the client's process; without `kill`, once it has done what it has to."""
+    if kill:
+        end_service()
+    with contextlib.suppress(Exception, SystemExit):  # what it says of a process that was killed
+        load().teardown()
 
-    def metrics(self, row: Row) -> None:
-        self._numbers("train", row)
-        self._final |= {key: row[key] for key in ("frames", "agent_steps", "updates")}
-        self._final |= {"hours": row["seconds"] / 3600, "training_return": row["return_mean"]}
 
-    def episode(self, row: Row) -> None:
-        self._numbers("episode", row)
+def _read_id(path: Path) -> str:
+    """The run's id of before; empty where there is none, or no id in the file."""
+    if path.is_symlink() or not path.is_file():
+        return ""
+    with open(path, "rb") as file:
+        found = file.read(129).decode(errors="replace").strip()
+    return found if re.fullmatch(r"[\w.-]{1,128}", found, re.ASCII) else ""
 
-    def evaluation(self, row: Row) -> None:
-        self._numbers(group(row), row)
-        if row["best"]:
-            self._final |= {"best_return": row["mean"], "best_human_normalised": row["human_normalised"]}
-        if row["network"] == "best":  # once more, from fresh seeds
-            self._final["best_return_again"] = row["mean"]
 
-    def video(self, path: Path, row: Row) -> None:
-        self._log({"frames": row["frames"], "evaluation/video": self._wandb.Video(str(path), format="mp4")})
-
-    def close(self) -> None:
-        folder = Path(self._run.dir).parent
-        self._run.summary.update({f"final/{key}": value for key, value in self._final.items() if value is not None})
-        self._run.finish()
-        if self._offline:
-            if len(list(folder.parent.glob(f"*-{self._run.id}"))) > 1:  # a folder for each time it went on
-                folder = folder.parent / f"*-{self._run.id}"
-            self._say(f"W&B: recorded offline; upload with `wandb sync {os.path.relpath(folder)}`")
+def line(error: BaseException | str) -> str:
+    """An error in a line for a person."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -49,7 +49,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def _no_accounts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No test may find a person's W&B login, or a screen."""
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "DISPLAY", "WAYLAND_DISPLAY"):
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
+    own = [name for name in os.environ if name.startswith("WANDB_") and name != "WANDB_CONFIG_DIR"]
+    for name in (*own, "DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
 
 

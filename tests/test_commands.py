@@ -103,6 +103,12 @@ def test_tensorboard_wrote_the_same(breakout):
     events = EventAccumulator(str(breakout / "tensorboard"))
     events.Reload()
     assert [event.step for event in events.Scalars("train/epsilon")] == [400, 800, 1200, 1600, 2000, 2400]
+    shown = sorted(events.Tags()["scalars"])  # as it sorts its panels
+    last = [tag for tag in shown if tag.split("/")[1].startswith(("time_", "agent_", "updates", "seconds", "length_"))]
+    assert last and {tag.split("/")[0] for tag in last} == {"z_bookkeeping"} and shown[-1] in last
+    assert shown[0] == "episode/return" and shown[1].startswith("evaluation/")
+    (config,) = events.Tensors("config/text_summary")
+    assert b"    game: Breakout" in config.tensor_proto.string_val[0]
 
 
 def test_videos_are_h264_at_native_speed(breakout):

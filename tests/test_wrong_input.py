@@ -56,7 +56,7 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         path.write_bytes(bytes(flipped))
     (folder / "noconfig" / "config.yaml").write_text("env: [oh\n")
     text = (run / "config.yaml").read_text()
-    (folder / "secret" / "config.yaml").write_text(text.replace("project: atari_dqn", "project: ${oc.env:HOME}"))
+    (folder / "secret" / "config.yaml").write_text(text.replace("project: null", "project: ${oc.env:HOME}"))
     (folder / "empty").mkdir()
     (folder / "busy" / "process.json").write_text('{"pid": 1, "host": "here", "since": "today"}')
     cartpole = folder / "pole" / "checkpoints" / "latest.pt"
