@@ -99,11 +99,11 @@ def _output(asked: str | None, default: Path) -> Path:
 def evaluate(composed: Any) -> None:
     from rich.console import Console
 
-    from atari_dqn import evaluation, scores
+    from atari_dqn import environments, evaluation, scores
 
     asked, checkpoint, protocol = _asked(composed)
-    env, player = evaluation.seat(checkpoint, protocol, asked.env.game)
-    name = f"{checkpoint.path.stem}-{env.game.replace('/', '-')}-{protocol.name}.json"
+    env, player = evaluation.seat(checkpoint, protocol, asked.env.game, asked.env.arguments)
+    name = f"{checkpoint.path.stem}-{environments.bare(env.game)}-{protocol.name}.json"
     output = _output(asked.output, checkpoint.path.parent / name)
     console = Console(highlight=False)
     episodes = asked.evaluation.episodes
@@ -132,14 +132,14 @@ def _dress(asked: Any, env: Any, player: Any) -> Any:
 
 
 def video(composed: Any) -> None:
-    from atari_dqn import evaluation
+    from atari_dqn import environments, evaluation
     from atari_dqn import video as videos
 
     asked, checkpoint, protocol = _asked(composed)
-    env, player = evaluation.seat(checkpoint, protocol, asked.env.game)
+    env, player = evaluation.seat(checkpoint, protocol, asked.env.game, asked.env.arguments)
     folder = checkpoint.path.parent
     folder = folder.parent / "videos" if folder.name == "checkpoints" else folder
-    name = f"{checkpoint.path.stem}-{env.game.replace('/', '-')}-seed{asked.seed}.mp4"
+    name = f"{checkpoint.path.stem}-{environments.bare(env.game)}-seed{asked.seed}.mp4"
     output = _output(asked.output, folder / name)
     dress = _dress(asked, env, player)
     game, seconds = videos.film(player, env, protocol.epsilon, asked.seed, output, asked.max_seconds, dress=dress)
@@ -151,7 +151,7 @@ def watch(composed: Any) -> None:
     from atari_dqn import video as videos
 
     asked, checkpoint, protocol = _asked(composed)
-    env, player = evaluation.seat(checkpoint, protocol, asked.env.game)
+    env, player = evaluation.seat(checkpoint, protocol, asked.env.game, asked.env.arguments)
     videos.watch(player, env, protocol.epsilon, asked.seed, _dress(asked, env, player))
 
 
@@ -163,12 +163,10 @@ def play(composed: Any) -> None:
     device = machine.choose_device(asked.device)
     if asked.checkpoint is not None:
         checkpoint = checkpoints.Checkpoint(checkpoints.find(asked.checkpoint), device)
-        env, player = evaluation.seat(checkpoint, checkpoint.config.protocol, asked.env.game)
+        env, player = evaluation.seat(checkpoint, checkpoint.config.protocol, asked.env.game, asked.env.arguments)
         name = str(checkpoint.path)
     elif asked.env.game is not None:
-        kind = "cartpole" if asked.env.game.lower() in ("cartpole", "cartpole-v1") else "atari"
-        game = [] if kind == "cartpole" else [f"env.game={asked.env.game}"]
-        env = settings.to_train_config(settings.compose("train", [f"env={kind}", *game])).env
+        env = settings.environment(asked.env.game, asked.env.arguments)
         player, name = None, ""
     else:
         raise UserError("which game? set env.game (GAME=Pong), or checkpoint (CKPT=runs/...)")
@@ -248,6 +246,8 @@ def hydra_command(command: str, words: list[str]) -> int:
     from atari_dqn import config, settings
 
     is_many = bool({"-m", "--multirun"} & {*words})
+    if command in ("train", "profile", "sweep"):
+        words = settings.with_group(words)
     words = [settings.as_hydra_reads(word, is_many) for word in words]
     for word in words:
         if word.startswith("-") and word.split("=")[0] not in HYDRA_OPTIONS:
@@ -259,7 +259,12 @@ def hydra_command(command: str, words: list[str]) -> int:
 
     def job(composed: Any) -> Any:
         results: list[Any] = []
-        codes.append(guarded(lambda: results.append(COMMANDS[command](composed))))
+
+        def action() -> None:
+            settings.allow_typed(composed)
+            results.append(COMMANDS[command](composed))
+
+        codes.append(guarded(action))
         if not results and settings.is_multirun():
             typed = {word.lower() for word in words}  # what all have in common
             own = [word for word in settings.task_overrides() if word.lower() not in typed]

@@ -14,6 +14,7 @@ import psutil
 
 from atari_dqn import machine
 from atari_dqn.config import TrainConfig
+from atari_dqn.environments import bare
 from atari_dqn.errors import UserError
 from atari_dqn.files import replacing, sweep
 from atari_dqn.settings import to_yaml
@@ -62,7 +63,7 @@ def _is_free(folder: Path) -> bool:
 
 
 def _prefix(config: TrainConfig) -> str:
-    return f"{config.env.game.replace('/', '-')}-{config.preset}-seed{config.seed}-"
+    return f"{bare(config.env.game)}-{config.preset}-seed{config.seed}-"
 
 
 def of_job(config: TrainConfig) -> None:

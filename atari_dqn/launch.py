@@ -43,6 +43,10 @@ def resumed_config(folder: Path, overrides: list[str], asked: TrainConfig) -> Tr
 
     def differs(key: str) -> bool:  # in what was written then: an older program knew fewer settings
         node = _select(written, key)
+        if key == "env":  # a group: of what it sets, that counts which was typed, and its kind of game
+            return any(map(differs, ("env.kind", "env.game")))
+        if key.endswith(".arguments"):
+            return bool(_select(saved, key) != _select(typed, key))
         if omegaconf.OmegaConf.is_dict(node):
             return any(differs(f"{key}.{name}") for name in node)
         return bool(_select(saved, key) != _select(typed, key))

@@ -14,8 +14,9 @@ from rich.console import Console
 from atari_dqn import checks, cluster, folders, launch, scores, settings, unread
 from atari_dqn.config import Sweep, TrainConfig
 from atari_dqn.display import Row, Tracker
+from atari_dqn.environments import allow, bare, own_of
 from atari_dqn.errors import RunFailed, UserError
-from atari_dqn.games import ATARI_26, own_of
+from atari_dqn.games import ATARI_26
 from atari_dqn.machine import memory_size
 from atari_dqn.replay import BYTES_BESIDE_FRAME
 from atari_dqn.signals import stop_signals
@@ -65,14 +66,14 @@ def plan(config: TrainConfig, sweep: Sweep, typed: list[str]) -> list[Job]:
     jobs: list[Job] = []
     games = games_of(sweep.games, config.env.kind)
     for game in games if config.env.kind == "gymnasium" else []:  # before all its runs fail
-        own_of(game).check(game, config.env.frame_skip)
+        own_of(game, config.env.arguments).check(game, config.env.frame_skip)
     for seed in range(config.seed, config.seed + sweep.seeds):
         for game in games:
             own = copy.deepcopy(config)
             own.env.game, own.seed, own.resume = game, seed, "auto"
             if not jobs:  # the others are told the same
                 unread.refuse(own, words)
-            jobs.append(Job(f"{game.replace('/', '-')}-seed{seed}", own, words))
+            jobs.append(Job(f"{bare(game)}-seed{seed}", own, words))
     return jobs
 
 
@@ -134,6 +135,7 @@ def work(job: Job, where: str, board: Any) -> Outcome:
         return Outcome(word, " ".join(text.split())[:400], time.monotonic() - began)
 
     try:
+        allow(job.config.env.game, job.config.env.arguments)  # as the driver has done, where they were typed
         store = Store(where)
         if store.is_folder:
             return outcome(_train(job, Path(where), [Teller(job.name, board)]))
