@@ -195,10 +195,10 @@ def make_single(env: config.Env, on_frame: Callable[[], None] | None = None, **k
         raise UserError(f"{env.game} has actions of kind {actions}; DQN needs discrete ones")
     if actions.n > 256:  # the replay keeps them as bytes
         raise UserError(f"{env.game} has {actions.n} actions; at most 256 can be learned")
-    if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) > 3 or not np.prod(space.shape):
+    if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) > 3 or not space.shape or 0 in space.shape:
         raise UserError(
-            f"{env.game} shows {type(space).__name__} {space.shape or ''}; only vectors and pictures can be learned "
-            f"from, which are a gymnasium.spaces.Box"
+            f"{env.game} shows {str(space)[:100]}; only vectors and pictures can be learned from, each a "
+            f"gymnasium.spaces.Box of 1 to 3 dimensions"
         )
     single = gymnasium.wrappers.TimeLimit(single, env.max_frames)
     if len(space.shape) == 3:

@@ -1,98 +1,31 @@
-"""Gymnasium's environments and your own: modules that register them, their arguments, and what they do by themselves.
-
-A module is imported only because a person typed its name, and a text that could be a path or a module reaches an
-environment only because a person typed it: a checkpoint or config.yaml from elsewhere must not choose what runs here.
-"""
+"""Gymnasium's environments and your own: their names, what they are made with, what they do by themselves."""
 
 import contextlib
 import copy
 import functools
-import importlib
 import inspect
 import json
-import os
 import re
-import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
+from atari_dqn import own_modules
 from atari_dqn.errors import RunFailed, UserError
 from atari_dqn.games import atari_name, suggest
 from atari_dqn.wrappers import Watched, where
 
-MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
-PLAIN = re.compile(r"[\w.+-]*")  # texts that name neither a path nor a module
 OURS = ("id", "render_mode", "disable_env_checker")  # arguments of gymnasium.make that the program sets
 
-_specs: dict[str, EnvSpec] = {}  # of the environments whose modules were typed, by what was typed
-_typed_texts: set[str] = set()
 _tried: set[tuple[str, str]] = set()
 
 
 def bare(name: str) -> str:
     """An environment's name without its module, as a file can be called: `my_module:My/Env-v0` -> `My-Env-v0`."""
     return re.sub(r"[^\w.+-]+", "-", name.rpartition(":")[2])
-
-
-def allow(game: str, arguments: Any = None) -> None:
-    """Take what a person typed as wanted: import the game's module, if it names one, and let its arguments pass.
-
-    Raises UserError where the module cannot be imported, or has no such environment.
-    """
-    _typed_texts.update(_texts(arguments))
-    if ":" in game and game not in _specs:
-        _specs[game] = _imported(game)
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from _texts(part)
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _texts(part)
-
-
-def _imported(game: str) -> EnvSpec:
-    module, _, name = game.partition(":")
-    if not MODULE.fullmatch(module):
-        raise UserError(
-            f"env.game={game}: a module's name stands before the colon, as in my_package.my_module:MyEnv-v0"
-        )
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    before = {*gymnasium.registry}
-    try:
-        loaded = importlib.import_module(module)
-    except (Exception, SystemExit) as error:
-        if isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}."):
-            raise UserError(
-                f"env.game={game}: there is no module {error.name}; it is looked for in the current folder, in "
-                f"PYTHONPATH and among the installed packages"
-            ) from None
-        raise UserError(f"env.game={game}: importing {module} failed: {where(error)}") from None
-    if name in gymnasium.registry:
-        return gymnasium.registry[name]
-    package = module.partition(".")[0]
-    own = [
-        one for one, spec in gymnasium.registry.items() if one not in before or _origin(spec).startswith(f"{package}.")
-    ]
-    made = getattr(loaded, name, None)
-    if isinstance(made, type) and issubclass(made, gymnasium.Env) and not any(one.startswith(name) for one in own):
-        return EnvSpec(id=name, entry_point=made)  # type: ignore[arg-type]
-    there = f"it registers {', '.join(sorted(own)[:5])}" if own else "it registers none"
-    raise UserError(f"env.game={game}: {module} has no environment {name!r}{suggest(name, own)}; {there}")
-
-
-def _origin(spec: EnvSpec) -> str:
-    made = spec.entry_point
-    return f"{made.partition(':')[0] if isinstance(made, str) else getattr(made, '__module__', '')}."
 
 
 def named(typed: str) -> str:
@@ -109,22 +42,23 @@ def named(typed: str) -> str:
 def is_gymnasium(typed: str) -> bool:
     """Whether a name is of a Gymnasium environment that is no Atari game."""
     spec = gymnasium.registry.get(named(typed))
-    return ":" in typed or (spec is not None and not _origin(spec).startswith("ale_py."))
+    return ":" in typed or (spec is not None and not own_modules.origin(spec).startswith("ale_py."))
 
 
 def _spec(name: str) -> EnvSpec:
     if ":" in name:
-        if name not in _specs:
-            raise UserError(
-                f"{name} comes from the module {name.partition(':')[0]}, which is imported only where you name it: add "
-                f"env.game={name} (with make: GAME={name})"
-            )
-        return _specs[name]
+        return own_modules.spec(name)
     if name in gymnasium.registry:
         return gymnasium.registry[name]
     newest = named(re.sub(r"-v\d+$", "", name))
     if newest in gymnasium.registry:
         raise UserError(f"no Gymnasium environment {name!r}: the newest version is {newest}")
+    namespace = name.rpartition("/")[0]
+    if namespace not in {spec.namespace or "" for spec in gymnasium.registry.values()}:
+        raise UserError(
+            f"no Gymnasium environment {name!r}: no installed package registers any called {namespace}/...; install "
+            f"it, or name its module, env.game=my_module:{name}"
+        )
     own = "; for one of your own, name its module: env.game=my_module:MyEnv-v0"
     raise UserError(f"no Gymnasium environment {name!r}{suggest(name, gymnasium.registry) or own}")
 
@@ -151,11 +85,7 @@ def make(name: str, arguments: Mapping[str, Any] | None = None, **kwargs: Any) -
     Raises UserError where it cannot be made.
     """
     spec, arguments = _spec(name), copy.deepcopy(dict(arguments or {}))
-    if strange := sorted({text for text in _texts(arguments) if not PLAIN.fullmatch(text)} - _typed_texts):
-        raise UserError(
-            f"{name} was made with the argument {strange[0]!r}, which could name a file or a module, and is used only "
-            f"where you type it: 'env.arguments={json.dumps(arguments)}'"
-        )
+    own_modules.check_typed(name, arguments)
     try:
         creator: Any = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
         known = _parameters(creator)
@@ -169,13 +99,16 @@ def make(name: str, arguments: Mapping[str, Any] | None = None, **kwargs: Any) -
         raise
     except (gymnasium.error.Error, ImportError) as error:
         raise UserError(_lacking(name, error)) from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         unknown = sorted({*arguments} - {"max_episode_steps"} - {*known}) if known is not None else []
         if unknown:
             takes = [one for one in known or () if one not in OURS]
             hint = suggest(unknown[0], takes) + f"; it takes {', '.join(takes) or 'none'}"
             raise UserError(f"{name} takes no env.arguments.{unknown[0]}{hint}") from None
-        raise UserError(f"{name} cannot be made with env.arguments={json.dumps(arguments)}: {where(error)}") from None
+        text = re.sub(r" was raised from the environment creator .*\)(?= \(|$)", "", where(error))
+        given = f" with env.arguments={json.dumps(arguments)}" if arguments else ""
+        remedy = "; env.arguments={...} gives it" if "missing" in text else ""
+        raise UserError(f"{name} cannot be made{given}: {text}{remedy}") from None
     _try_out(watched, name, arguments)
     return watched
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atari_dqn import cluster, config, emulators, environments, seeding
+from atari_dqn import cluster, config, emulators, own_modules, seeding
 from atari_dqn.emulators import Emulators, Turn
 from atari_dqn.errors import RunFailed, UserError
 from atari_dqn.replay import CUT
@@ -24,7 +24,7 @@ class Player:
 
     @functools.cached_property
     def _envs(self) -> Emulators:
-        environments.allow(self._env.game, self._env.arguments)  # the run has made one, so they were typed there
+        own_modules.allow(self._env.game, self._env.arguments)  # the run has made one, so they were typed there
         return emulators.make(self._env, self._num_envs)
 
     def reset(self, seeds: list[int], which: NDArray[np.bool_] | None = None) -> NDArray[Any]:

@@ -16,7 +16,7 @@ from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from atari_dqn import checks, environments
+from atari_dqn import checks, environments, own_modules
 from atari_dqn.config import SCHEMAS, Env, PlayConfig, PlayProtocol, Protocol, TrainConfig, ViewConfig, conf_dir
 from atari_dqn.errors import UserError
 from atari_dqn.games import atari_games, atari_name, suggest
@@ -103,7 +103,7 @@ def allow_typed(composed: Any) -> None:
     names += str(composed.sweep.games).split(",") if "sweep.games" in typed else []
     arguments = plain_arguments(composed) if any(key.startswith("env.arguments") for key in typed) else {}
     for name in names or [""]:
-        environments.allow(name.strip(), arguments)
+        own_modules.allow(name.strip(), arguments)
 
 
 def environment(typed: str, arguments: dict[str, Any]) -> Env:

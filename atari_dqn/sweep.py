@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from atari_dqn import checks, cluster, folders, launch, scores, settings, unread
+from atari_dqn import checks, cluster, folders, launch, own_modules, scores, settings, unread
 from atari_dqn.config import Sweep, TrainConfig
 from atari_dqn.display import Row, Tracker
-from atari_dqn.environments import allow, bare, own_of
+from atari_dqn.environments import bare, own_of
 from atari_dqn.errors import RunFailed, UserError
 from atari_dqn.games import ATARI_26
 from atari_dqn.machine import memory_size
@@ -135,7 +135,9 @@ def work(job: Job, where: str, board: Any) -> Outcome:
         return Outcome(word, " ".join(text.split())[:400], time.monotonic() - began)
 
     try:
-        allow(job.config.env.game, job.config.env.arguments)  # as the driver has done, where they were typed
+        own_modules.allow(
+            job.config.env.game, job.config.env.arguments
+        )  # as the driver has done, where they were typed
         store = Store(where)
         if store.is_folder:
             return outcome(_train(job, Path(where), [Teller(job.name, board)]))

@@ -37,7 +37,7 @@ def where(error: BaseException) -> str:
     text = " ".join(str(error).split())[:200]
     at = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
     at = [frame for frame in at if Path(frame.filename).parent != Path(__file__).parent and frame.filename[0] != "<"]
-    place = f" ({Path(at[-1].filename).name}, line {at[-1].lineno})" if at else ""
+    place = f" ({Path(at[-1].filename).name}, line {at[-1].lineno})" if at and "line" not in text else ""
     return f"{type(error).__name__}{': ' if text else ''}{text}{place}"
 
 
@@ -67,7 +67,7 @@ class Watched(gymnasium.Wrapper):
             answer = method(*args, **kwargs)
         except (UserError, RunFailed):
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             is_shape = "unpack" in str(error) or "unexpected keyword argument" in str(error)
             raise self._failed(f"{where(error)}{f'; {wanted}' if is_shape else ''}", wanted) from error
         if not isinstance(answer, tuple) or len(answer) != length:
@@ -111,7 +111,9 @@ class Watched(gymnasium.Wrapper):
     def render(self) -> np.ndarray:
         try:
             picture: Any = self.env.render()
-        except Exception as error:
+        except NotImplementedError:
+            raise UserError(f"{self._name} cannot be shown: it has no render()") from None
+        except (Exception, SystemExit) as error:
             raise UserError(f"{self._name} cannot be shown: render() failed: {where(error)}") from None
         if not (isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.shape[2:] == (3,)):
             what = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
@@ -269,8 +271,11 @@ def picture(space: Space, name: str) -> tuple[Callable[[np.ndarray], np.ndarray]
             f"{name} shows {shape}, which is no picture: (height, width), or with 1, 3 (RGB) or 4 (RGBA) channels, as "
             f"(height, width, 3)" + stack
         )
-    if low < 0 or high > 255:
-        raise UserError(f"{name} shows pictures of {low:g} to {high:g}; they must be from 0 to 1 or from 0 to 255")
+    if low < 0 or high > 255 or space.dtype == bool:
+        raise UserError(
+            f"{name} shows pictures of {space.dtype} from {low:g} to {high:g}; they must be bytes from 0 to 255, or "
+            f"floats from 0 to 1 or from 0 to 255"
+        )
     first, scale = shape[-1] not in (1, 3, 4), 255 if high <= 1 else 1
 
     def look(seen: np.ndarray) -> np.ndarray:
