@@ -70,14 +70,16 @@ def _asked(composed: Any) -> "tuple[config.PlayConfig, Checkpoint, config.Protoc
 
     Tells what the protocol asks for in vain, and what the environment does by itself.
     """
-    from atari_dqn import checkpoints, checks, machine, networks, settings, unread
+    from atari_dqn import checkpoints, checks, evaluation, machine, networks, settings, unread
 
     asked = settings.to_play_config(composed)
     device = machine.choose_device(asked.device)
     checkpoint = checkpoints.Checkpoint(checkpoints.find(asked.checkpoint), device)
     networks.set_threads(checkpoint.config.network.name, device)
     protocol = settings.merge_protocol(asked.protocol, checkpoint.config.protocol)
-    played = dataclasses.replace(checkpoint.config, protocol=protocol)
+    env = evaluation.environment(checkpoint.config.env, protocol, asked.env.game, asked.env.arguments)
+    env = dataclasses.replace(checkpoint.config.env, game=env.game, arguments=env.arguments)
+    played = dataclasses.replace(checkpoint.config, protocol=protocol, env=env)
     unread.refuse(played, settings.task_overrides(), "protocol.")
     for note in (*unread.notes(played, "protocol."), *checks.own_notes(played.env)):
         print(f"note: {note}")

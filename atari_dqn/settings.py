@@ -93,7 +93,7 @@ def game_name(kind: str, typed: str) -> str:
 def with_group(words: list[str]) -> list[str]:
     """Typed settings with env=gymnasium where a game names its module, and so can be of no other kind."""
     is_own = any(re.match(r"env\.game=[^:]+:|sweep\.games=[^:]+:", word) for word in words)
-    return ["env=gymnasium", *words] if is_own and not any(word.startswith("env=") for word in words) else words
+    return [*words, "env=gymnasium"] if is_own and not any(word.startswith("env=") for word in words) else words
 
 
 def allow_typed(composed: Any) -> None:

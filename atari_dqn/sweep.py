@@ -1,6 +1,7 @@
 """Many games and seeds: each run is a Ray task, which goes on from its checkpoint wherever it is begun again."""
 
 import copy
+import dataclasses
 import json
 import socket
 import tempfile
@@ -14,7 +15,8 @@ from rich.console import Console
 from atari_dqn import checks, cluster, folders, launch, own_modules, scores, settings, unread
 from atari_dqn.config import Sweep, TrainConfig
 from atari_dqn.display import Row, Tracker
-from atari_dqn.environments import bare, own_of
+from atari_dqn.emulators import make_single
+from atari_dqn.environments import bare
 from atari_dqn.errors import RunFailed, UserError
 from atari_dqn.games import ATARI_26
 from atari_dqn.machine import memory_size
@@ -66,7 +68,7 @@ def plan(config: TrainConfig, sweep: Sweep, typed: list[str]) -> list[Job]:
     jobs: list[Job] = []
     games = games_of(sweep.games, config.env.kind)
     for game in games if config.env.kind == "gymnasium" else []:  # before all its runs fail
-        own_of(game, config.env.arguments).check(game, config.env.frame_skip)
+        make_single(dataclasses.replace(config.env, game=game)).close()
     for seed in range(config.seed, config.seed + sweep.seeds):
         for game in games:
             own = copy.deepcopy(config)
