@@ -14,7 +14,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10 p
 
 is_cartpole := $(filter cartpole cartpole-v1,$(shell printf %s '$(GAME)' | tr A-Z a-z))
 # CartPole is learnt from numbers with an MLP; every other game from its screen.
-ENV := $(if $(is_cartpole),env=cartpole,env=atari 'env.game=$(GAME)')
+ENV := $(if $(is_cartpole),env=cartpole,$(if $(findstring :,$(GAME)),env=gymnasium,env=atari) 'env.game=$(GAME)')
 LOGGER := $(if $(WANDB),'logger.wandb=$(WANDB)')
 TRAIN := $(if $(PRESET),'preset=$(PRESET)') $(if $(SEED),'seed=$(SEED)') $(if $(STEPS),'total_steps=$(STEPS)') \
 	$(if $(REPLAY),'replay.capacity=$(REPLAY)') $(LOGGER)
@@ -34,7 +34,7 @@ help:  ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*##  *\(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-12s%s\n", $$1, $$2}'
 	@echo
 	@echo 'Variables:'
-	@echo '  GAME      CartPole, or any Atari game in any case      (Breakout)'
+	@echo '  GAME      CartPole, any Atari game, my_module:MyEnv-v0 (Breakout)'
 	@echo '  SEED      a whole number                               (1)'
 	@echo '  PRESET    a file in conf/preset: nature, rainbow ...   (default)'
 	@echo '  STEPS     agent steps to train, e.g. 20k               (10M; CartPole 150k)'
@@ -92,6 +92,7 @@ demo: $(READY)  ## learn Pong in some minutes, film it, draw its curve; SEED, AR
 
 resume: $(READY)  ## go on with RUN from its latest checkpoint; STEPS makes it longer
 	@$(RUN_PYTHON) train $(if $(RUN),'resume=$(RUN)',$(error RUN=... is missing: a folder in runs/)) \
+		$(if $(filter command line environment,$(origin GAME)),$(if $(findstring :,$(GAME)),'env.game=$(GAME)')) \
 		$(if $(STEPS),'total_steps=$(STEPS)') $(LOGGER) $(ARGS)
 
 evaluate: $(READY)  ## play whole games with CKPT, on GAME if given; EPISODES, PROTOCOL, ARGS="output=PATH"

@@ -70,14 +70,16 @@ def _asked(composed: Any) -> "tuple[config.PlayConfig, Checkpoint, config.Protoc
 
     Tells what the protocol asks for in vain, and what the environment does by itself.
     """
-    from atari_dqn import checkpoints, checks, machine, networks, settings, unread
+    from atari_dqn import checkpoints, checks, evaluation, machine, networks, settings, unread
 
     asked = settings.to_play_config(composed)
     device = machine.choose_device(asked.device)
     checkpoint = checkpoints.Checkpoint(checkpoints.find(asked.checkpoint), device)
     networks.set_threads(checkpoint.config.network.name, device)
     protocol = settings.merge_protocol(asked.protocol, checkpoint.config.protocol)
-    played = dataclasses.replace(checkpoint.config, protocol=protocol)
+    env = evaluation.environment(checkpoint.config.env, protocol, asked.env.game, asked.env.arguments)
+    env = dataclasses.replace(checkpoint.config.env, game=env.game, arguments=env.arguments)
+    played = dataclasses.replace(checkpoint.config, protocol=protocol, env=env)
     unread.refuse(played, settings.task_overrides(), "protocol.")
     for note in (*unread.notes(played, "protocol."), *checks.own_notes(played.env)):
         console.say(f"note: {note}")
@@ -85,11 +87,11 @@ def _asked(composed: Any) -> "tuple[config.PlayConfig, Checkpoint, config.Protoc
 
 
 def evaluate(composed: Any) -> None:
-    from atari_dqn import display, evaluation, files, outputs, scores
+    from atari_dqn import display, environments, evaluation, files, outputs, scores
 
     asked, checkpoint, protocol = _asked(composed)
-    env, player = evaluation.seat(checkpoint, protocol, asked.env.game)
-    name = f"{checkpoint.path.stem}-{files.name(env.game)}-{files.name(protocol.name)}.json"
+    env, player = evaluation.seat(checkpoint, protocol, asked.env.game, asked.env.arguments)
+    name = f"{checkpoint.path.stem}-{environments.bare(env.game)}-{files.name(protocol.name)}.json"
     output = outputs.choose(asked.output, checkpoint.path.parent / name, (".json",), is_kept=True)
     view, episodes = console.Console(), asked.evaluation.episodes
     seldom = display.Seldom(view)
@@ -118,14 +120,14 @@ def _dress(asked: Any, env: Any, player: Any) -> Any:
 
 
 def video(composed: Any) -> None:
-    from atari_dqn import evaluation, files, outputs, screens
+    from atari_dqn import environments, evaluation, outputs, screens
     from atari_dqn import video as videos
 
     asked, checkpoint, protocol = _asked(composed)
-    env, player = evaluation.seat(checkpoint, protocol, asked.env.game)
+    env, player = evaluation.seat(checkpoint, protocol, asked.env.game, asked.env.arguments)
     folder = checkpoint.path.parent
     folder = folder.parent / "videos" if folder.name == "checkpoints" else folder
-    name = f"{checkpoint.path.stem}-{files.name(env.game)}-seed{asked.seed}.mp4"
+    name = f"{checkpoint.path.stem}-{environments.bare(env.game)}-seed{asked.seed}.mp4"
     output = outputs.choose(asked.output, folder / name, screens.FILMS, is_kept=True)
     dress = _dress(asked, env, player)
     game, seconds = videos.film(player, env, protocol.epsilon, asked.seed, output, asked.max_seconds, dress=dress)
@@ -137,7 +139,7 @@ def watch(composed: Any) -> None:
     from atari_dqn import video as videos
 
     asked, checkpoint, protocol = _asked(composed)
-    env, player = evaluation.seat(checkpoint, protocol, asked.env.game)
+    env, player = evaluation.seat(checkpoint, protocol, asked.env.game, asked.env.arguments)
     videos.watch(player, env, protocol.epsilon, asked.seed, _dress(asked, env, player))
 
 
@@ -149,12 +151,10 @@ def play(composed: Any) -> None:
     device = machine.choose_device(asked.device)
     if asked.checkpoint is not None:
         checkpoint = checkpoints.Checkpoint(checkpoints.find(asked.checkpoint), device)
-        env, player = evaluation.seat(checkpoint, checkpoint.config.protocol, asked.env.game)
+        env, player = evaluation.seat(checkpoint, checkpoint.config.protocol, asked.env.game, asked.env.arguments)
         name = str(checkpoint.path)
     elif asked.env.game is not None:
-        kind = "cartpole" if asked.env.game.lower() in ("cartpole", "cartpole-v1") else "atari"
-        game = [] if kind == "cartpole" else [f"env.game={asked.env.game}"]
-        env = settings.to_train_config(settings.compose("train", [f"env={kind}", *game])).env
+        env = settings.environment(asked.env.game, asked.env.arguments)
         player, name = None, ""
     else:
         raise UserError("which game? set env.game (GAME=Pong), or checkpoint (CKPT=runs/...)")
@@ -224,6 +224,8 @@ def hydra_command(command: str, words: list[str]) -> int:
     from atari_dqn import config, overrides, settings
 
     is_many = bool({"-m", "--multirun"} & {*words})
+    if command in ("train", "profile", "sweep"):
+        words = settings.with_group(words)
     words = [settings.as_hydra_reads(word, is_many) for word in words]
     for word in words:
         if word.startswith("-") and word.split("=")[0] not in HYDRA_OPTIONS:
@@ -237,7 +239,12 @@ def hydra_command(command: str, words: list[str]) -> int:
 
     def job(composed: Any) -> Any:
         results: list[Any] = []
-        codes.append(guarded(lambda: results.append(COMMANDS[command](composed))))
+
+        def action() -> None:
+            settings.allow_typed(composed)
+            results.append(COMMANDS[command](composed))
+
+        codes.append(guarded(action))
         if not results and settings.is_multirun():
             typed = {word.lower() for word in words}  # what all have in common
             own = [word for word in settings.task_overrides() if word.lower() not in typed]

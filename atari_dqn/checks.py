@@ -4,8 +4,9 @@ import math
 
 from atari_dqn import files, scores
 from atari_dqn.config import Env, Head, Logger, PlayProtocol, Protocol, TrainConfig
+from atari_dqn.environments import check_arguments, own_of
 from atari_dqn.errors import UserError
-from atari_dqn.games import own_of, suggest
+from atari_dqn.games import suggest
 
 
 def check_protocol(protocol: Protocol | PlayProtocol) -> None:
@@ -142,8 +143,7 @@ def check(config: TrainConfig) -> None:
         raise UserError(f"network.hidden: {len(config.network.hidden)} layers; at most 100")
     for width in config.network.hidden:
         between("network.hidden", width, 1)
-    if ":" in env.game:  # Gymnasium would import what stands before it
-        raise UserError(f"env.game={env.game}: a game's name has no colon")
+    check_arguments(env.kind, env.game, env.arguments)
     least = config.num_envs * (env.frame_stack + config.agent.n_step + 1)
     if replay.capacity < least:
         raise UserError(f"replay.capacity={replay.capacity}: must be at least {least} for {config.num_envs} games")
@@ -230,7 +230,7 @@ def notes(config: TrainConfig) -> list[str]:
 
 def own_notes(env: Env) -> list[str]:
     """What a Gymnasium environment does by itself, where it may not be expected."""
-    own = own_of(env.game) if env.kind == "gymnasium" else None
+    own = own_of(env.game, env.arguments) if env.kind == "gymnasium" else None
     if own is None or not own.note:
         return []
     remedy = f"; env=atari env.game={own.atari} has settings for it" if own.atari else ""

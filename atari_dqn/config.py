@@ -36,6 +36,7 @@ class Env:
     full_action_space: bool = MISSING
     terminal_on_life_loss: bool = MISSING
     goals: list[Goal] = field(default_factory=list)
+    arguments: dict[str, Any] = field(default_factory=dict)  # that a Gymnasium environment is made with
 
 
 @dataclass
@@ -231,6 +232,7 @@ class SweepConfig(TrainConfig):
 @dataclass
 class PlayEnv:
     game: str | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)  # to change of those that it was trained with
 
 
 @dataclass

@@ -16,7 +16,7 @@ from ale_py.vector_env import AtariVectorEnv
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 
-from atari_dqn import config, games, scores, wrappers
+from atari_dqn import config, environments, scores, wrappers
 from atari_dqn.errors import UserError
 from atari_dqn.games import atari_games
 from atari_dqn.machine import cpus
@@ -188,16 +188,21 @@ def make_single(env: config.Env, on_frame: Callable[[], None] | None = None, **k
 
     Raises UserError where it has none, or no actions, or skips frames by itself and is to skip them once more.
     """
-    single = games.make(env.game, **kwargs)
-    space = single.observation_space
-    games.own(single).check(env.game, env.frame_skip)
-    if not isinstance(single.action_space, gymnasium.spaces.Discrete):
-        raise UserError(f"{env.game} has actions of kind {single.action_space}; DQN needs discrete ones")
-    if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) > 3:
-        raise UserError(f"{env.game} shows {space}; only vectors and pictures can be learnt from")
+    single = environments.make(env.game, env.arguments, **kwargs)
+    space, actions = single.observation_space, single.action_space
+    environments.own(single).check(env.game, env.frame_skip)
+    if not isinstance(actions, gymnasium.spaces.Discrete):
+        raise UserError(f"{env.game} has actions of kind {actions}; DQN needs discrete ones")
+    if actions.n > 256:  # the replay keeps them as bytes
+        raise UserError(f"{env.game} has {actions.n} actions; at most 256 can be learned")
+    if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) > 3 or not space.shape or 0 in space.shape:
+        raise UserError(
+            f"{env.game} shows {str(space)[:100]}; only vectors and pictures can be learned from, each a "
+            f"gymnasium.spaces.Box of 1 to 3 dimensions"
+        )
     single = gymnasium.wrappers.TimeLimit(single, env.max_frames)
     if len(space.shape) == 3:
-        return wrappers.pixels(single, env.frame_skip, env.screen_size, on_frame)
+        return wrappers.pixels(single, env.game, env.frame_skip, env.screen_size, on_frame)
     if space.dtype == np.uint8 and not wrappers.is_screen(space) and (space.high < 255).all():
         single = gymnasium.wrappers.DtypeObservation(single, np.float32)  # counts and flags: no bytes to be scaled
     return wrappers.FrameSkip(single, env.frame_skip, on_frame) if env.frame_skip > 1 or on_frame else single
@@ -226,8 +231,6 @@ class GymnasiumEmulators(Emulators):
         space = self._envs.single_observation_space
         assert isinstance(space, gymnasium.spaces.Box) and space.shape is not None
         assert isinstance(self._envs.single_action_space, gymnasium.spaces.Discrete)
-        if self._envs.single_action_space.n > 256:  # the replay keeps them as bytes
-            raise UserError(f"{env.game} has {self._envs.single_action_space.n} actions; at most 256 can be learnt")
         self.num_envs = num_envs
         self.frame_shape = space.shape
         self.frame_dtype = np.dtype(np.uint8 if space.dtype == np.uint8 else np.float32)

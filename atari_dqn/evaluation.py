@@ -5,7 +5,7 @@ import dataclasses
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,10 @@ from atari_dqn.checks import PLAYED, check_training, played_by
 from atari_dqn.config import Env, Protocol
 from atari_dqn.console import Console
 from atari_dqn.emulators import Emulators, Game
+from atari_dqn.environments import check_arguments, named, own_of
 from atari_dqn.errors import UserError
 from atari_dqn.files import replacing
-from atari_dqn.games import atari_name, own_of
+from atari_dqn.games import atari_name
 from atari_dqn.graphs import graphed
 from atari_dqn.machine import cpus
 from atari_dqn.networks import QNetwork
@@ -193,8 +194,12 @@ def mean_max_q(network: QNetwork, states: Tensor) -> float:
     return float(torch.cat([network.q_values(some).amax(1) for some in states.split(100)]).mean())
 
 
-def environment(trained: Env, protocol: Protocol, game: str | None) -> Env:
-    """The games to evaluate on: preprocessing as trained, starts and ends as the protocol says, lives ignored."""
+def environment(trained: Env, protocol: Protocol, game: str | None, arguments: Mapping[str, Any] | None = None) -> Env:
+    """The games to evaluate on: preprocessing as trained, starts and ends as the protocol says, lives ignored.
+
+    Args:
+        arguments: of a Gymnasium environment, to change of those that it was trained with.
+    """
     changes: dict[str, Any] = {"terminal_on_life_loss": False, "goals": []}
     for key in played_by(trained):
         if getattr(protocol, key) is not None:
@@ -202,14 +207,25 @@ def environment(trained: Env, protocol: Protocol, game: str | None) -> Env:
     if game is not None:
         if trained.kind == "atari":
             changes["game"] = atari_name(game)
-        elif game.lower() not in (trained.game.lower(), trained.game.lower().partition("-v")[0]):
+        elif named(game.rpartition(":")[2]).lower() != trained.game.rpartition(":")[2].lower():
             raise UserError(f"this checkpoint learnt {trained.game}, not from Atari's screen; it cannot play {game}")
+        elif ":" in game:  # its module may have moved
+            changes["game"] = game
+    if arguments:
+        changes["arguments"] = {**trained.arguments, **arguments}
+        check_arguments(trained.kind, trained.game, arguments)
     return dataclasses.replace(trained, **changes)
 
 
-def seat(checkpoint: Checkpoint, protocol: Protocol, game: str | None) -> tuple[Env, Player]:
-    """A checkpoint's network at the controls of `game` (None: the one it learnt), under a protocol."""
-    env = environment(checkpoint.config.env, protocol, game)
+def seat(
+    checkpoint: Checkpoint, protocol: Protocol, game: str | None, arguments: Mapping[str, Any] | None = None
+) -> tuple[Env, Player]:
+    """A checkpoint's network at the controls of `game` (None: the one it learnt), under a protocol.
+
+    Args:
+        arguments: as `environment` takes them.
+    """
+    env = environment(checkpoint.config.env, protocol, game, arguments)
     envs = emulators.make(env, 1)
     envs.close()
     if (envs.frame_shape, envs.frame_dtype.name) != (checkpoint.frame_shape, checkpoint.frame_dtype):
@@ -259,8 +275,9 @@ def played_as(env: Env) -> dict[str, Any]:
     """How games are played, for the record: what `env` asks for, or what the game does by itself."""
     found = {key: getattr(env, key) if key in played_by(env) else None for key in PLAYED}
     if env.kind != "atari":
-        own = own_of(env.game)
+        own = own_of(env.game, env.arguments)
         found |= {"repeat_action_probability": own.stickiness, "own_frame_skip": list(own.frame_skip)}
+        found |= {"arguments": env.arguments} if env.arguments else {}
     return found | {key: getattr(env, key) for key in ("frame_skip", "frame_stack", "screen_size")}
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from atari_dqn import files, locks, machine
 from atari_dqn.config import TrainConfig
+from atari_dqn.environments import bare
 from atari_dqn.errors import UserError
 from atari_dqn.files import replacing, sweep
 from atari_dqn.settings import to_yaml
@@ -66,7 +67,7 @@ def _is_free(folder: Path) -> bool:
 
 
 def _prefix(config: TrainConfig) -> str:
-    return f"{files.name(config.env.game)}-{files.name(config.preset)}-seed{config.seed}-"
+    return f"{bare(config.env.game)}-{files.name(config.preset)}-seed{config.seed}-"
 
 
 def of_job(config: TrainConfig) -> None:

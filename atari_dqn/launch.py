@@ -47,6 +47,8 @@ def resumed_config(folder: Path, overrides: list[str], asked: TrainConfig) -> Tr
 
     def differs(key: str) -> bool:  # in what was written then: an older program knew fewer settings
         node = _select(written, key)
+        if key.endswith(".arguments"):
+            return bool(_select(saved, key) != _select(typed, key))
         if omegaconf.OmegaConf.is_dict(node):
             return any(differs(f"{key}.{name}") for name in node)
         return bool(_select(saved, key) != _select(typed, key))
@@ -60,6 +62,9 @@ def resumed_config(folder: Path, overrides: list[str], asked: TrainConfig) -> Tr
                 omegaconf.OmegaConf.update(saved, key, typed.emulators)
             elif key.startswith(RESUMABLE):
                 omegaconf.OmegaConf.update(saved, key, override.value())
+            elif key == "env":  # a group, of whose defaults a run may have changed any
+                if differs("env.kind") or (override.value() == "cartpole" and differs("env.game")):
+                    raise UserError(f"{folder} is a run of {saved.env.game}; leave out env={override.value()}")
             elif key not in ("logger", "hydra", "preset") and differs(key):
                 allowed = ", ".join(f"{name}*" if name.endswith(".") else name for name in RESUMABLE)
                 raise UserError(f"{key} cannot be changed when a run goes on; only {allowed} can")

@@ -33,6 +33,8 @@ def as_hydra_reads(word: str, is_many: bool = False) -> str:
     commas are between values. Raises UserError for a path that cannot be one.
     """
     word = LAUNCHERS.get(word, word)
+    if re.match(r"(env|optimizer)\.arguments[.=]", word):  # they have no names until they are typed
+        word = f"++{word}"
     key, equals, value = word.partition("=")
     if not equals:
         return word

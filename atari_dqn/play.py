@@ -1,5 +1,6 @@
 """A person at the controls, with the keyboard; a network's advice beside, where there is one."""
 
+import contextlib
 import csv
 import datetime
 import os
@@ -19,6 +20,7 @@ from atari_dqn.files import appending
 from atari_dqn.screens import Around, Screen, Window, enlarge
 
 KEYS = "arrows or WASD: move    space: fire    P: pause    Esc: end"
+UNNAMED = tuple(f"ACTION{i}" for i in range(10))  # of environments that do not name them: the number keys
 REMEDY = "a person needs one to play; `make video CKPT=...` films a network"
 COLUMNS = ("when", "game", "score", "length_frames", "cut", "checkpoint")
 
@@ -30,6 +32,8 @@ def action(pressed: set[str], names: Sequence[str]) -> int:
     and DOWN takes them for RIGHT and LEFT, as Pong's paddle does.
     """
     has = set(names)
+    if unnamed := sorted(pressed & has & {*UNNAMED}):
+        return names.index(unnamed[0])
     if not has & {"UP", "DOWN"}:
         pressed = {{"UP": "RIGHT", "DOWN": "LEFT"}.get(way, way) for way in pressed}
     vertical = "UP" * ("UP" in pressed) + "DOWN" * ("DOWN" in pressed)
@@ -50,7 +54,7 @@ class Keyboard:
         self._ways = {
             pygame.K_UP: "UP", pygame.K_w: "UP", pygame.K_DOWN: "DOWN", pygame.K_s: "DOWN", pygame.K_LEFT: "LEFT",
             pygame.K_a: "LEFT", pygame.K_RIGHT: "RIGHT", pygame.K_d: "RIGHT", pygame.K_SPACE: "FIRE",
-        }  # fmt: skip
+        } | {getattr(pygame, f"K_{i}"): name for i, name in enumerate(UNNAMED)}  # fmt: skip
         self._down: set[int] = set()
         self._tapped: set[int] = set()
 
@@ -73,8 +77,9 @@ class Strip(Around):
 
     HEIGHT = 52
 
-    def __init__(self, screen: Screen, best: float | None) -> None:
+    def __init__(self, screen: Screen, best: float | None, keys: str = KEYS) -> None:
         super().__init__(screen)
+        self._keys = keys
         self._best = "" if best is None else f"    best {best:.10g}"
         self._text = ""
         self._drawn: tuple[tuple[int, str], np.ndarray] | None = None
@@ -89,7 +94,7 @@ class Strip(Around):
         if self._drawn is None or self._drawn[0] != wanted:
             image = Image.new("RGB", (picture.shape[1], self.HEIGHT), inspector.BACK)
             draw = ImageDraw.Draw(image)
-            for top, text, ink in ((5, self._text, inspector.INK), (28, KEYS, inspector.SOFT)):
+            for top, text, ink in ((5, self._text, inspector.INK), (28, self._keys, inspector.SOFT)):
                 size = next(
                     (s for s in range(14, 7, -1) if draw.textlength(text, inspector.font(s)) < wanted[0] - 16), 7
                 )
@@ -118,22 +123,24 @@ def play(player: Player | None, env: Env, names: Sequence[str], seed: int, outpu
     keyboard = Keyboard()
     window = Window(env.game, REMEDY, keyboard.hear)
     meant = inspector.KNOWN.get(env.game, (names,))[0]
+    keys = KEYS.replace("arrows or WASD: move    space: fire", f"number keys: actions 0 to {min(len(meant), 10) - 1}")
     best: Game | None = None
 
     def hand() -> int:
         return action(keyboard.pressed(), meant)
 
-    while not window.closed:
-        strip = Strip(window, best.score if best else None)
-        screen = inspector.Inspected(strip, player, env.game) if player else strip
-        game = video.play_one(player, env, 0.0, seed, screen, hand)
-        console.say(f"{env.game}: {video.score(env, game)}")
-        if not game.stopped:
-            best = game if best is None or game.score > best.score else best
-            try:
-                keep(output, env, game, checkpoint)
-            except OSError as error:
-                raise UserError(f"cannot write {output}: {error.strerror}; set output=PATH") from None
-        seed += 1
+    with contextlib.closing(video.Stage(env)) as stage:
+        while not window.closed:
+            strip = Strip(window, best.score if best else None, keys if meant[0] in UNNAMED else KEYS)
+            screen = inspector.Inspected(strip, player, env.game) if player else strip
+            game = stage.play(player, 0.0, seed, screen, hand)
+            console.say(f"{env.game}: {video.score(env, game)}")
+            if not game.stopped:
+                best = game if best is None or game.score > best.score else best
+                try:
+                    keep(output, env, game, checkpoint)
+                except OSError as error:
+                    raise UserError(f"cannot write {output}: {error.strerror}; set output=PATH") from None
+            seed += 1
     if best is not None:
         console.say(f"best of this session: {video.score(env, best)}; all games are in {os.fspath(output)}")

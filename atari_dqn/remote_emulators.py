@@ -1,5 +1,6 @@
 """Games on other machines: Ray's actors, each of which steps a share of them."""
 
+import functools
 import itertools
 import time
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atari_dqn import cluster, config, emulators, seeding
+from atari_dqn import cluster, config, emulators, own_modules, seeding
 from atari_dqn.emulators import Emulators, Turn
 from atari_dqn.errors import RunFailed, UserError
 from atari_dqn.replay import CUT
@@ -21,7 +22,12 @@ class Player:
     """A share of the games, in a process of its own."""
 
     def __init__(self, env: config.Env, num_envs: int) -> None:
-        self._envs = emulators.make(env, num_envs)
+        self._env, self._num_envs = env, num_envs
+
+    @functools.cached_property
+    def _envs(self) -> Emulators:
+        own_modules.allow(self._env.game, self._env.arguments)  # the run has made one, so they were typed there
+        return emulators.make(self._env, self._num_envs)
 
     def reset(self, seeds: list[int], which: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         return self._envs.reset(seeds, which)
@@ -134,6 +140,10 @@ class RemoteEmulators(Emulators):
             raise RunFailed(f"Ray found no CPU for the emulators within {ROOM_SECONDS:.0f} s") from None
         except self._ray.exceptions.RayActorError:
             return None
+        except self._ray.exceptions.RayTaskError as error:  # whose text is a traceback
+            if isinstance(error.cause, RunFailed | UserError):
+                raise error.cause from None
+            raise
 
     def _again(self, i: int, seeds: list[int]) -> NDArray[Any]:
         """The first frames of a share's games, from another actor. Raises RunFailed where it is lost as well."""

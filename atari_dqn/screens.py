@@ -145,6 +145,8 @@ WITHOUT_DISPLAY = "`make video CKPT=...` writes an mp4 instead"
 class Window(Screen):
     """A window on the desktop: P pauses, Esc ends. Raises UserError where there is no display.
 
+    Environments use pygame, too, and some of them end it with all its windows: then this one is opened again.
+
     Args:
         hear: told of every event.
     """
@@ -158,16 +160,21 @@ class Window(Screen):
         self._pygame, self._title, self._hear = pygame, title, hear
         self.closed = self._paused = False
         self._surface: Any = None
+        self._remedy = remedy
         check_display(remedy)
-        try:
-            pygame.display.init()
-        except pygame.error as error:
-            raise UserError(f"cannot open a window ({error}); {remedy}") from None
+        self._start()
         self._clock = pygame.time.Clock()
+
+    def _start(self) -> None:
+        try:
+            self._pygame.display.init()
+        except self._pygame.error as error:
+            raise UserError(f"cannot open a window ({error}); {self._remedy}") from None
 
     def show(self, picture: np.ndarray) -> bool:
         pygame, picture = self._pygame, enlarge(picture)
-        if self._surface is None:
+        if not pygame.display.get_init() or pygame.display.get_surface() is not self._surface or not self._surface:
+            self._start()
             self._surface = pygame.display.set_mode((picture.shape[1], picture.shape[0]))
             pygame.display.set_caption(f"{self._title} (P pauses, Esc ends)")
         self._surface.blit(pygame.surfarray.make_surface(picture.swapaxes(0, 1)), (0, 0))

@@ -16,8 +16,8 @@ from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from atari_dqn import checks
-from atari_dqn.config import SCHEMAS, PlayConfig, PlayProtocol, Protocol, TrainConfig, ViewConfig, conf_dir
+from atari_dqn import checks, environments, own_modules
+from atari_dqn.config import SCHEMAS, Env, PlayConfig, PlayProtocol, Protocol, TrainConfig, ViewConfig, conf_dir
 from atari_dqn.errors import UserError
 from atari_dqn.games import atari_games, atari_name, suggest
 from atari_dqn.overrides import as_hydra_reads
@@ -44,10 +44,43 @@ def game_name(kind: str, typed: str) -> str:
     if kind == "atari":
         if re.fullmatch(r"cartpole(-v\d)?", typed, re.IGNORECASE):
             raise UserError("CartPole is not an Atari game: use env=cartpole (`make train GAME=CartPole` does)")
+        if environments.is_gymnasium(typed):
+            raise UserError(f"{typed} is no Atari game but a Gymnasium environment: use env=gymnasium env.game={typed}")
         return atari_name(typed)
     if typed.lower() in {name.lower() for name in atari_games()}:
         raise UserError(f"{typed} is an Atari game: use env=atari (`make train GAME={typed}` does)")
-    return typed
+    return environments.named(typed)
+
+
+def with_group(words: list[str]) -> list[str]:
+    """Typed settings with env=gymnasium where a game names its module, and so can be of no other kind."""
+    is_own = any(re.match(r"env\.game=[^:]+:|sweep\.games=[^:]+:", word) for word in words)
+    return [*words, "env=gymnasium"] if is_own and not any(word.startswith("env=") for word in words) else words
+
+
+def allow_typed(composed: Any) -> None:
+    """Import the modules of environments that were typed for the running job. Raises UserError."""
+    typed = {word.lstrip("+").partition("=")[0] for word in task_overrides()}
+    names = [str(composed.env.game)] if "env.game" in typed else []
+    names += str(composed.sweep.games).split(",") if "sweep.games" in typed else []
+    arguments = plain_arguments(composed) if any(key.startswith("env.arguments") for key in typed) else {}
+    for name in names or [""]:
+        own_modules.allow(name.strip(), arguments)
+
+
+def environment(typed: str, arguments: dict[str, Any]) -> Env:
+    """A game that is played without having been learned, with the settings of its kind. Raises UserError."""
+    kind = "gymnasium" if environments.is_gymnasium(typed) else "atari"
+    kind = "cartpole" if environments.named(typed) == "CartPole-v1" else kind
+    env = to_train_config(compose("train", [f"env={kind}"])).env
+    env = dataclasses.replace(env, game=game_name(env.kind, typed), arguments=arguments)
+    checks.check_arguments(env.kind, env.game, arguments)
+    return env
+
+
+def plain_arguments(composed: Any) -> Any:
+    """env.arguments as they were typed."""
+    return OmegaConf.to_container(composed.env.arguments, resolve=True)
 
 
 def plain(node: Any) -> Any:
@@ -165,7 +198,7 @@ def known_keys(command: str) -> tuple[set[str], dict[str, list[str]]]:
 
 def is_known(key: str, keys: set[str]) -> bool:
     """Whether `key` is one of `keys`, or below one that holds anything."""
-    return key in keys or key.startswith(("optimizer.arguments.", "env.goals."))
+    return key in keys or key.startswith(("optimizer.arguments.", "env.arguments.", "env.goals."))
 
 
 def explain_value(error: BaseException) -> str:

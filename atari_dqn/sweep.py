@@ -1,6 +1,7 @@
 """Many games and seeds: each run is a Ray task, which goes on from its checkpoint wherever it is begun again."""
 
 import copy
+import dataclasses
 import json
 import socket
 import tempfile
@@ -9,12 +10,14 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from atari_dqn import checks, cluster, files, folders, launch, scores, settings, unread
+from atari_dqn import checks, cluster, folders, launch, own_modules, scores, settings, unread
 from atari_dqn.config import Sweep, TrainConfig
 from atari_dqn.console import Console, appended, visible
 from atari_dqn.display import Row, Tracker
+from atari_dqn.emulators import make_single
+from atari_dqn.environments import bare
 from atari_dqn.errors import RunFailed, UserError
-from atari_dqn.games import ATARI_26, own_of
+from atari_dqn.games import ATARI_26
 from atari_dqn.machine import memory_size
 from atari_dqn.replay import BYTES_BESIDE_FRAME
 from atari_dqn.signals import stop_signals
@@ -64,14 +67,14 @@ def plan(config: TrainConfig, sweep: Sweep, typed: list[str]) -> list[Job]:
     jobs: list[Job] = []
     games = games_of(sweep.games, config.env.kind)
     for game in games if config.env.kind == "gymnasium" else []:  # before all its runs fail
-        own_of(game).check(game, config.env.frame_skip)
+        make_single(dataclasses.replace(config.env, game=game)).close()
     for seed in range(config.seed, config.seed + sweep.seeds):
         for game in games:
             own = copy.deepcopy(config)
             own.env.game, own.seed, own.resume = game, seed, "auto"
             if not jobs:  # the others are told the same
                 unread.refuse(own, words)
-            jobs.append(Job(f"{files.name(game)}-seed{seed}", own, words))
+            jobs.append(Job(f"{bare(game)}-seed{seed}", own, words))
     return jobs
 
 
@@ -133,6 +136,9 @@ def work(job: Job, where: str, board: Any) -> Outcome:
         return Outcome(word, " ".join(text.split())[:400], time.monotonic() - began)
 
     try:
+        own_modules.allow(
+            job.config.env.game, job.config.env.arguments
+        )  # as the driver has done, where they were typed
         store = Store(where)
         if store.is_folder:
             return outcome(_train(job, Path(where), [Teller(job.name, board)]))

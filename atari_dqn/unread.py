@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from atari_dqn import checks, presets
 from atari_dqn.config import TrainConfig
+from atari_dqn.environments import own_of
 from atari_dqn.errors import UserError
-from atari_dqn.games import own_of
 
 
 class Reader(NamedTuple):
@@ -25,7 +25,7 @@ class Reader(NamedTuple):
 
 
 def _sees_pictures(config: TrainConfig) -> bool:
-    return config.env.kind == "atari" or len(own_of(config.env.game).shape) == 3
+    return config.env.kind == "atari" or len(own_of(config.env.game, config.env.arguments).shape) == 3
 
 
 _GAME = " ".join(f"env.{key} protocol.{key}" for key in checks.PLAYED if key != "max_frames")

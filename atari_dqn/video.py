@@ -1,5 +1,6 @@
 """One game, seen from its first picture to its last: filmed to an mp4, or shown in a window."""
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -47,32 +48,38 @@ def single_game(env: Env, on_frame: Callable[[], None] | None) -> gymnasium.Env:
     return gymnasium.wrappers.FrameStackObservation(game, env.frame_stack, padding_type="zero")
 
 
-def play_one(
-    player: Player | None, env: Env, epsilon: float, seed: int, screen: Screen, hand: Callable[[], int] | None = None
-) -> Game:
-    """Play one game and show every single frame, in colour, until the screen wants no more.
-
-    Args:
-        player: the network that plays; or thinks beside, where there is a `hand`.
-        hand: a person's action, as the game counts them, in place of the player's.
+class Stage:
+    """An environment on which games are shown one after another. Close it when all are over: Gymnasium's environments
+    close all of pygame's windows with them.
     """
-    going, frames = True, 0
 
-    def on_frame() -> None:
-        nonlocal going, frames
-        picture: Any = game.render()
-        frames += 1
-        going = going and screen.show(picture)
+    def __init__(self, env: Env) -> None:
+        self._env, self._frames, self._going = env, 0, True
+        self._screen: Screen | None = None
+        self._game = single_game(env, self._on_frame)
 
-    game = single_game(env, on_frame)
-    try:
+    def _on_frame(self) -> None:
+        picture: Any = self._game.render()
+        self._frames += 1
+        self._going = self._going and self._screen is not None and self._screen.show(picture)
+
+    def play(
+        self, player: Player | None, epsilon: float, seed: int, screen: Screen, hand: Callable[[], int] | None = None
+    ) -> Game:
+        """Play one game and show every single frame, in color, until the screen wants no more.
+
+        Args:
+            player: the network that plays; or thinks beside, where there is a `hand`.
+            hand: a person's action, as the game counts them, in place of the player's.
+        """
+        env, game, self._screen, self._going = self._env, self._game, screen, True
         screen.fps = 60 if env.kind == "atari" else int(game.metadata.get("render_fps") or 30)
         first_action = int(getattr(game.action_space, "start", 0))
         generator = seeding.generator(player.device, seed, "video actions") if player else None
         state, _ = game.reset(seed=seeding.derive(seed, "video game")[0])
-        frames = 0  # those before were the no-ops of the start
+        self._frames = 0  # those before were the no-ops of the start
         score, agent_steps, over, cut = 0.0, 0, False, False
-        while going and not over:
+        while self._going and not over:
             screen.stand(score, agent_steps)
             action = hand() if hand else 0
             if player and generator is not None:
@@ -87,10 +94,19 @@ def play_one(
             score += float(reward)
             agent_steps += 1
             over = terminated or cut
-        cut = cut and not terminated and frames >= emulators.cut_after(env, game)
-        return Game(0, score, frames, cut, stopped=not over)
-    finally:
-        game.close()
+        cut = cut and not terminated and self._frames >= emulators.cut_after(env, game)
+        return Game(0, score, self._frames, cut, stopped=not over)
+
+    def close(self) -> None:
+        self._game.close()
+
+
+def play_one(
+    player: Player | None, env: Env, epsilon: float, seed: int, screen: Screen, hand: Callable[[], int] | None = None
+) -> Game:
+    """Play one game on a stage of its own; see Stage.play."""
+    with contextlib.closing(Stage(env)) as stage:
+        return stage.play(player, epsilon, seed, screen, hand)
 
 
 def film(
@@ -116,9 +132,10 @@ def film(
 def watch(player: Player, env: Env, epsilon: float, seed: int, dress: Dress = plain) -> None:
     """Show games in a window, one after another, until it is closed."""
     window = Window(env.game)
-    while not window.closed:
-        console.say(f"{env.game}: {score(env, play_one(player, env, epsilon, seed, dress(window)))}")
-        seed += 1
+    with contextlib.closing(Stage(env)) as stage:
+        while not window.closed:
+            console.say(f"{env.game}: {score(env, stage.play(player, epsilon, seed, dress(window)))}")
+            seed += 1
 
 
 def score(env: Env, game: Game) -> str:

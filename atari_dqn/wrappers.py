@@ -4,7 +4,11 @@ It is used where a game must be seen (videos, windows), for pixel environments t
 that the ALE's own C++ path is compared with, frame by frame.
 """
 
+import contextlib
+import math
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -17,12 +21,111 @@ from gymnasium.wrappers import (
     ResizeObservation,
     TimeLimit,
     TransformAction,
+    TransformObservation,
 )
+
+from atari_dqn.errors import RunFailed, UserError
 
 
 def is_screen(space: Space) -> bool:
     """Whether observations are pictures. Vectors of bytes, as an Atari's RAM, are not."""
     return isinstance(space, Box) and space.dtype == np.uint8 and len(space.shape) > 1
+
+
+def where(error: BaseException) -> str:
+    """An error of somebody's own code in a line, with the place: `KeyError: 'x' (my_module.py, line 7)`."""
+    text = " ".join(str(error).split())[:200]
+    at = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
+    at = [frame for frame in at if Path(frame.filename).parent != Path(__file__).parent and frame.filename[0] != "<"]
+    place = f" ({Path(at[-1].filename).name}, line {at[-1].lineno})" if at and "line" not in text else ""
+    return f"{type(error).__name__}{': ' if text else ''}{text}{place}"
+
+
+RESET = "reset(self, *, seed=None, options=None) must return (observation, info)"
+STEP = "step(self, action) must return (observation, reward, terminated, truncated, info)"
+
+
+class Watched(gymnasium.Wrapper):
+    """Somebody's environment, whose mistakes end a command with a sentence: RunFailed from reset and step, UserError
+    from render. Without it a NaN would be taken for divergence, and other mistakes for ours.
+
+    Args:
+        name: as people type it.
+    """
+
+    def __init__(self, env: gymnasium.Env, name: str) -> None:
+        super().__init__(env)
+        self._name = name
+        for part in ("observation_space", "action_space"):
+            if not isinstance(getattr(env, part, None), Space):
+                raise UserError(f"{name} has no {part}, which must be one of gymnasium.spaces")
+        space = env.observation_space
+        self._box = space if isinstance(space, Box) else None
+
+    def _answer(self, method: Callable[..., Any], wanted: str, length: int, *args: Any, **kwargs: Any) -> list[Any]:
+        try:
+            answer = method(*args, **kwargs)
+        except (UserError, RunFailed):
+            raise
+        except (Exception, SystemExit) as error:
+            is_shape = "unpack" in str(error) or "unexpected keyword argument" in str(error)
+            raise self._failed(f"{where(error)}{f'; {wanted}' if is_shape else ''}", wanted) from error
+        if not isinstance(answer, tuple) or len(answer) != length:
+            raise self._failed(wanted, wanted)
+        return [self._seen(answer[0], wanted), *answer[1:]]
+
+    def _failed(self, text: str, wanted: str) -> RunFailed:
+        return RunFailed(f"{self._name} failed in {wanted.partition('(')[0]}(): {text}")
+
+    def _seen(self, observation: Any, wanted: str) -> Any:
+        if self._box is None:
+            return observation
+        try:
+            seen = np.asarray(observation)
+        except ValueError:
+            raise self._failed("the observation is no array", wanted) from None
+        if seen.shape != self._box.shape or not np.can_cast(seen.dtype, self._box.dtype, "same_kind"):
+            raise self._failed(
+                f"the observation is {seen.dtype} {seen.shape}, and observation_space says {self._box.dtype} "
+                f"{self._box.shape}",
+                wanted,
+            )
+        if seen.dtype.kind == "f" and not np.isfinite(seen).all():
+            raise self._failed("the observation has NaN or infinity in it", wanted)
+        return seen
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        observation, info = self._answer(self.env.reset, RESET, 2, **kwargs)
+        return observation, info
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self._answer(self.env.step, STEP, 5, action)
+        try:
+            number = float(reward)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise self._failed(f"the reward is {reward!r:.60}", STEP)
+        return observation, number, bool(terminated), bool(truncated), info
+
+    def render(self) -> np.ndarray:
+        try:
+            picture: Any = self.env.render()
+        except NotImplementedError:
+            raise UserError(f"{self._name} cannot be shown: it has no render()") from None
+        except (Exception, SystemExit) as error:
+            raise UserError(f"{self._name} cannot be shown: render() failed: {where(error)}") from None
+        if not (isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.shape[2:] == (3,)):
+            what = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
+            raise UserError(
+                f"{self._name} cannot be shown: with render_mode='rgb_array', render() must return a picture, uint8 "
+                f"(height, width, 3), not {what}"
+            )
+        return picture
+
+    def close(self) -> None:
+        with contextlib.suppress(Exception):  # what was computed is kept all the same
+            self.env.close()
 
 
 class FrameSkip(gymnasium.Wrapper):
@@ -137,9 +240,49 @@ def atari(
 
 
 def pixels(
-    env: gymnasium.Env, frame_skip: int, screen_size: int, on_frame: Callable[[], None] | None = None
+    env: gymnasium.Env, name: str, frame_skip: int, screen_size: int, on_frame: Callable[[], None] | None = None
 ) -> gymnasium.Env:
-    """Any environment that shows RGB pictures, as single grey frames uint8 [screen_size, screen_size]."""
+    """Any environment that shows pictures, as single gray frames uint8 [screen_size, screen_size].
+
+    Raises UserError where they are neither gray nor RGB nor RGBA.
+    """
+    look, shape = picture(env.observation_space, name)
+    env = TransformObservation(env, look, Box(0, 255, shape, np.uint8))
     env = FrameSkip(env, frame_skip, on_frame)
-    env = GrayscaleObservation(env)
+    env = GrayscaleObservation(env) if len(shape) == 3 else env
     return ResizeObservation(env, (screen_size, screen_size))
+
+
+def picture(space: Space, name: str) -> tuple[Callable[[np.ndarray], np.ndarray], tuple[int, ...]]:
+    """How observations become uint8 pictures [H, W] (gray) or [H, W, 3] (RGB), and the shape of these.
+
+    Channels may come first or last; of RGBA the alpha is dropped. Values may be bytes, or floats up to 1 or 255.
+    Raises UserError for what is no such picture.
+    """
+    assert isinstance(space, Box)
+    shape, low, high = space.shape, float(space.low.min()), float(space.high.max())
+    if shape[-1] in (1, 3, 4):
+        height, width, channels = shape
+    elif shape[0] in (1, 3):
+        channels, height, width = shape
+    else:
+        stack = "; for frames that are stacked, show one and set env.frame_stack" * (shape[0] == 4)
+        raise UserError(
+            f"{name} shows {shape}, which is no picture: (height, width), or with 1, 3 (RGB) or 4 (RGBA) channels, as "
+            f"(height, width, 3)" + stack
+        )
+    if low < 0 or high > 255 or space.dtype == bool:
+        raise UserError(
+            f"{name} shows pictures of {space.dtype} from {low:g} to {high:g}; they must be bytes from 0 to 255, or "
+            f"floats from 0 to 1 or from 0 to 255"
+        )
+    first, scale = shape[-1] not in (1, 3, 4), 255 if high <= 1 else 1
+
+    def look(seen: np.ndarray) -> np.ndarray:
+        seen = np.moveaxis(seen, 0, -1) if first else seen
+        seen = seen[..., 0] if channels == 1 else seen[..., :3]
+        if seen.dtype != np.uint8 or scale != 1:
+            seen = np.clip(np.rint(np.multiply(seen, scale, dtype=np.float32)), 0, 255).astype(np.uint8)
+        return np.ascontiguousarray(seen)
+
+    return look, (height, width) if channels == 1 else (height, width, 3)

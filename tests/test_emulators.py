@@ -6,7 +6,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from atari_dqn import checks, config, emulators, games, settings, video, wrappers
+from atari_dqn import checks, config, emulators, environments, settings, video, wrappers
 from atari_dqn.errors import UserError
 from atari_dqn.games import atari_games, atari_name
 from atari_dqn.replay import CUT, ORDINARY, TERMINAL
@@ -306,7 +306,7 @@ def test_no_frames_are_skipped_twice():
         ("Probe/Default-v0", (4, 4), 0.25), ("Probe/Wrapped-v0", (4, 4), 0),
         ("PongNoFrameskip-v0", (1, 1), 0.25), ("PongNoFrameskip-v4", (1, 1), 0),
     ):  # fmt: skip
-        own = games.own_of(game)
+        own = environments.own_of(game)
         assert (own.frame_skip, own.stickiness) == (frames, sticky)
         once, again = (atari("env=gymnasium", f"env.game={game}", f"env.frame_skip={skip}") for skip in (1, 4))
         emulators.make_single(once).close()
