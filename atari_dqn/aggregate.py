@@ -153,7 +153,7 @@ def aggregate(asked: AggregateConfig, console: Console) -> None:
     ]
     if own:
         console.print(improvement_table(better))
-    output = Path(asked.output or logbook.roots(asked.runs or "runs")[0] / "aggregate")
+    output = Path(asked.output or logbook.roots("runs", asked.runs or "runs")[0] / "aggregate")
     try:
         output.mkdir(parents=True, exist_ok=True)
         _write_all(output, own, others, rows, better, games, asked.resamples)

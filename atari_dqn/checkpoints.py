@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from atari_dqn import networks, settings
+from atari_dqn import folders, networks, settings
 from atari_dqn.errors import UserError
 from atari_dqn.files import replacing, sync_folder
 from atari_dqn.replay_files import ReplayFiles, segments
@@ -213,8 +213,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def find(where: str) -> Path:
-    """The checkpoint that a person means by a .pt file, a run's folder, or its checkpoints/ folder."""
-    path = Path(where)
+    """The checkpoint that a person means by a .pt file, a run's folder, its checkpoints/ folder, or `latest`."""
+    path = folders.named("checkpoint", where, "checkpoints/*.pt")
     for folder in (path / "checkpoints", path):
         for name in ("best.pt", "latest.pt", "previous.pt"):
             if (folder / name).is_file():

@@ -70,7 +70,8 @@ def check(makefile: str, env: Mapping[str, str]) -> None:
         if name in MAKES_OWN or re.search(rf"(^|\s){re.escape(name)}=", env.get("INHERITED", "")):
             continue
         if name not in used:
-            near = INSTEAD.get(name) if INSTEAD.get(name) in used else _near(name, used)
+            other = INSTEAD.get(name, "")
+            near = other if other in used else _near(name, used)
             those = "it uses " + ", ".join(used) if used else "it takes no variables"
             those += '; any other setting goes into ARGS="key=value"' if "ARGS" in used and not near else ""
             raise Wrong(f"`make {' '.join(goals)}` does not use {name}={near and f' (did you mean {near}?)'}; {those}")
