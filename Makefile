@@ -111,7 +111,7 @@ aggregate: $(VENV)/.ready-aggregate  ## IQM, median and more of RUNS, beside pub
 demo: $(READY)  ## learn Pong (no other GAME) in some minutes, film it, draw its curve; SEED, WANDB, ARGS
 	@$(PROGRAM) $@
 
-resume: $(READY)  ## go on with RUN from its latest checkpoint; STEPS makes it longer; WANDB, ARGS
+resume: $(READY)  ## go on with RUN from its latest checkpoint; STEPS makes it longer; WANDB, ARGS; GAME of a module of yours
 	@$(PROGRAM) $@
 
 evaluate: $(READY)  ## play whole games with CKPT, on GAME if given; EPISODES, PROTOCOL, SEED, ARGS="output=PATH"

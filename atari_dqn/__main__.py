@@ -259,6 +259,8 @@ def hydra_command(command: str, words: list[str]) -> int:
     chosen, words = options.apart(words, settings.known_keys(command)[0])
     words = [settings.as_hydra_reads(word, "--multirun" in chosen) for word in words]
     settings.check_plugins(words)
+    if "--multirun" in chosen:
+        options.check_values(command, words)
     if {*words} & {*settings.LAUNCHERS.values()}:
         print("each run is a job, and says what it has to say below runs/multirun/; Ctrl-C here leaves them at work")
     codes, failed = [0], []

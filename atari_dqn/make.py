@@ -102,7 +102,8 @@ def command(target: str, uses: Iterable[str], env: Mapping[str, str]) -> list[st
         key = "resume" if target == "resume" and name == "RUN" else SETTINGS[name]
         is_cartpole = value.lower() in ("cartpole", "cartpole-v1")
         if name == "GAME" and target in ("train", "profile"):
-            words += ["env=cartpole"] if is_cartpole else ["env=atari", f"{key}={value}"]
+            kind = "gymnasium" if ":" in value else "atari"  # my_module:MyEnv-v0
+            words += ["env=cartpole"] if is_cartpole else [f"env={kind}", f"{key}={value}"]
         elif name == "GAMES" and is_cartpole:
             words += ["env=cartpole", f"{key}=CartPole-v1"]
         else:

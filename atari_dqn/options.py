@@ -2,6 +2,11 @@
 
 from collections.abc import Collection
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ValueType
+from hydra.errors import HydraException
+
+from atari_dqn import settings
 from atari_dqn.errors import UserError
 from atari_dqn.games import suggest
 
@@ -14,6 +19,9 @@ CHOICES = {
 }
 
 
+MOST_VALUES = 50  # of a setting of a multirun that are looked at before it begins
+
+
 def apart(words: list[str], parts: Collection[str]) -> tuple[list[str], list[str]]:
     """The options among what was typed, as Hydra takes them, and the settings.
 
@@ -24,12 +32,12 @@ def apart(words: list[str], parts: Collection[str]) -> tuple[list[str], list[str
         UserError: for an unknown option, one without its value, or ones that exclude each other.
     """
     options: dict[str, str] = {}
-    settings = []
+    others = []
     rest = list(words)
     while rest:
         word = rest.pop(0)
         if not word.startswith("-"):
-            settings.append(word)
+            others.append(word)
             continue
         typed, equals, value = word.partition("=")
         name = SHORT.get(typed, typed)
@@ -58,4 +66,33 @@ def apart(words: list[str], parts: Collection[str]) -> tuple[list[str], list[str
     package = options.get("--package", "_global_")
     if options.get("--cfg") == "job" and package not in {"_global_", *parts}:
         raise UserError(f"--package {package}: no part of the settings is called that{suggest(package, parts)}")
-    return [f"{name}={value}" if value else name for name, value in options.items()], settings
+    return [f"{name}={value}" if value else name for name, value in options.items()], others
+
+
+def check_values(command: str, words: list[str]) -> None:
+    """Compose every value of a multirun's settings once, before its folder is made and its first run takes hours.
+
+    Raises UserError for what cannot be composed, and for a game that is none. Plugins' sweepers have a grammar of their
+    own. What else is wrong with a run ends that run alone.
+    """
+    if any(word.startswith("hydra/sweeper=") for word in words):
+        return
+    words = [word for word in words if not word.startswith("hydra")]
+    try:
+        parsed = OverridesParser.create().parse_overrides(words)
+    except HydraException as error:
+        raise settings.explain(command, words, error) from None
+    values = []
+    for word, override in zip(words, parsed, strict=True):
+        if override.value_type == ValueType.GLOB_CHOICE_SWEEP:
+            continue
+        if override.value_type == ValueType.INTERVAL_SWEEP:
+            raise UserError(f"{word}: intervals are for hydra/sweeper=tune; write the values, or range(1,5)")
+        key = override.get_key_element()
+        values.append(
+            [f"{key}={one}" for one in override.sweep_string_iterator()] if override.is_sweep_override() else [word]
+        )
+    for i in range(min(MOST_VALUES, max(map(len, values), default=0))):
+        composed = settings.compose(command, [those[min(i, len(those) - 1)] for those in values])
+        if command == "train" and composed.env.kind == "atari":
+            settings.game_name("atari", composed.env.game)

@@ -110,6 +110,7 @@ def test_each_target_starts_its_command(checkout):
     assert started("train") == ["train", "env=atari", "env.game=Breakout"]
     assert started("profile", "GAME=cartpole-V1") == ["profile", "env=cartpole"]
     assert started("resume", "RUN=runs/a b", "STEPS=2M") == ["train", "total_steps=2M", "resume=runs/a b"]
+    assert started("train", "GAME=mine:Env-v0") == ["train", "env=gymnasium", "env.game=mine:Env-v0"]
     assert started("evaluate", "CKPT=latest", SEED="3") == ["evaluate", "seed=3", "checkpoint=latest"]
     assert started("sweep", "GAMES=CartPole", "RAY=auto") == [
         "sweep", "env=cartpole", "sweep.games=CartPole-v1", "sweep.address=auto",
