@@ -111,7 +111,7 @@ aggregate: $(VENV)/.ready-aggregate  ## IQM, median and more of RUNS, beside pub
 demo: $(READY)  ## learn Pong (no other GAME) in some minutes, film it, draw its curve; SEED, WANDB, ARGS
 	@$(PROGRAM) $@
 
-resume: $(READY)  ## go on with RUN from its latest checkpoint; STEPS makes it longer; WANDB, ARGS; GAME of a module of yours
+resume: $(READY)  ## go on with RUN from its latest checkpoint; STEPS makes it longer; WANDB, ARGS; GAME for your own environment
 	@$(PROGRAM) $@
 
 evaluate: $(READY)  ## play whole games with CKPT, on GAME if given; EPISODES, PROTOCOL, SEED, ARGS="output=PATH"
@@ -161,10 +161,10 @@ bench: $(READY) .peers/cleanrl/.ready .peers/sb3/.ready $(if $(value CLEANRL),,.
 family: $(READY)  ## train and time the variants (2 hours); ARGS=speed for the times
 	@$(PROGRAM) -- benchmarks/family.py
 
-laptop: $(READY)  ## minutes to solve Pong, and three games against PRESET=nature (up to 100 minutes)
+laptop: $(READY)  ## minutes to solve Pong, and three games against the nature preset (up to 100 minutes); ARGS
 	@$(PROGRAM) -- benchmarks/laptop.py
 
-scaling: $(READY)  ## how the cost grows with games, replay and batch (4 minutes)
+scaling: $(READY)  ## how the cost grows with games, replay and batch (4 minutes); ARGS="--seconds 6"
 	@$(PROGRAM) -- benchmarks/scaling.py
 
 saving: $(READY)  ## what saving and loading a full replay costs (10 minutes); ARGS="--games Pong Seaquest"
@@ -173,7 +173,7 @@ saving: $(READY)  ## what saving and loading a full replay costs (10 minutes); A
 cluster: $(VENV)/.ready-ray  ## a sweep on several raylets, one of which is killed; what Ray costs (a quarter of an hour); ARGS
 	@for part in kill time actors; do $(PROGRAM) -- benchmarks/sweep.py $$part || exit 1; done
 
-torture: $(READY)  ## kill runs 50 times each, resume them, compare them with untouched ones (15 minutes)
+torture: $(READY)  ## kill runs 50 times each, resume them, compare them with untouched ones (15 minutes); ARGS="--csv PATH"
 	@$(PROGRAM) -- tests/torture.py
 
 fuzz: $(READY)  ## feed broken and cheating files to the readers (5 minutes); ARGS="--minutes 20"
