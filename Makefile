@@ -25,7 +25,7 @@ FITS := 'import sys; raise SystemExit(not (3, 10) <= sys.version_info[:2] <= (3,
 PIP_INSTALL := -I -m pip install --quiet --disable-pip-version-check
 PIP := PIP_USER=0 PIP_TARGET= PIP_PREFIX= PIP_ROOT= $(BIN)/python $(PIP_INSTALL)
 
-# An interrupted set-up, or one whose Python has gone, begins anew.
+# Where packages were lost, with the Python they were for or otherwise, the set-up runs again.
 SOUND := $(and $(wildcard $(READY)),$(shell $(BIN)/python -I -c 'import importlib.util as u; print(u.find_spec("torch") and 1)' 2>/dev/null))
 ifneq ($(SOUND),1)
 .PHONY: $(READY)
@@ -67,17 +67,19 @@ help:  ## this list
 	@echo '  ARGS      any settings of conf/: ARGS="key=value key=value"'
 
 $(READY): requirements.lock pyproject.toml
-	@test '$(SOUND)' || for p in $(PYTHONS); do \
+	@test ! -e $(VENV)/.unfinished && $(BIN)/python -c $(FITS) 2>/dev/null && \
+	$(BIN)/python -I -m pip --version >/dev/null 2>&1 && exit 0; \
+	for p in $(PYTHONS); do \
 	"$$p" -c $(FITS) 2>/dev/null && found=$$p || continue; \
 	"$$p" -c 'import ensurepip, venv' 2>/dev/null || continue; \
 	echo "setting up $(VENV) with $$("$$p" --version); this takes a minute or two, once"; \
-	"$$p" -m venv --clear $(VENV) && exit 0; done; \
-	test '$(SOUND)' || { test "$$found" && \
+	"$$p" -m venv --clear $(VENV) && touch $(VENV)/.unfinished && exit 0; done; \
+	test "$$found" && \
 	echo "make: $$found cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2 || \
-	echo 'make: no Python from 3.10 to 3.13 found; install one, or name it: PYTHON=/path/to/python3.12' >&2; exit 2; }
+	echo 'make: no Python from 3.10 to 3.13 found; install one, or name it: PYTHON=/path/to/python3.12' >&2; exit 2
 	@$(PIP) -r requirements.lock && $(PIP) --no-deps --editable . || \
 	{ echo 'make: pip could not install what is needed (see above); `make setup` tries again' >&2; exit 2; }
-	@touch $@
+	@touch $@ && rm -f $(VENV)/.unfinished
 
 # What some targets need besides: an extra of pyproject.toml, at the versions that extras.lock pins.
 $(VENV)/.ready-%: $(READY) extras.lock | arguments

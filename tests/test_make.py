@@ -125,31 +125,29 @@ def test_set_up_takes_a_python_that_can_and_people_s_pip_as_it_is(checkout):
     (checkout / ".venv/lib/half-made").mkdir(parents=True)
     (checkout / "requirements.lock").write_text("pip\n")
     log = checkout / "log"
-    can = (
-        'case "$*" in *ensurepip*) exit {0};; *venv*) mkdir -p .venv/bin; cp "$0" .venv/bin/python; echo "$@" >> log;;'
-    )
-    pip = '*--editable*) echo editable >> log;; *pip*) exec "{1}" "$@" --dry-run --no-index;; *) exec "{1}" "$@";; esac'
+    fake_python = """case "$*" in *ensurepip*) exit {0};; *venv*) mkdir -p .venv/bin
+        cp "$0" .venv/bin/python; echo "$@" >> log;;
+        *--editable*) echo editable >> log;;
+        *pip*install*) exec "{1}" "$@" --dry-run --no-index;; *) exec "{1}" "$@";; esac"""
     fake = checkout.parent / "bin"
-    script(fake / "python3", f"{can} {pip}".format(1, sys.executable))  # as Debian's, without python3-venv
+    script(fake / "python3", fake_python.format(1, sys.executable))  # as Debian's, without python3-venv
     script(fake / "python3.13", "exit 1")  # a shim of pyenv's
     path = f"{fake}:/usr/bin:/bin"
     for name in ("python3.12", "python3.11", "python3.10", "python"):
         script(fake / name, "exit 1")
     refused = run_make(checkout, "setup", PATH=path)
     assert refused.returncode == 2 and "python3 cannot make virtual environments" in refused.stderr, refused.stderr
-    script(fake / "python3.12", f"{can} {pip}".format(0, sys.executable))
-    person = {
-        "PIP_USER": "1",
-        "PIP_TARGET": "/x",
-        "PIP_PREFIX": "/x",
-        "PYTHONHOME": "/x",
-        "PIP_REQUIRE_VIRTUALENV": "1",
-    }
-    done = run_make(checkout, "setup", PATH=path, **person)
+    script(fake / "python3.12", fake_python.format(0, sys.executable))
+    names = {"PIP_USER": "1", "PIP_TARGET": "/x", "PIP_PREFIX": "/x", "PYTHONHOME": "/x", "PIP_REQUIRE_VIRTUALENV": "1"}
+    done = run_make(checkout, "setup", PATH=path, **names)
     assert done.returncode == 0, done.stderr + done.stdout
-    assert (
-        log.read_text().splitlines() == ["-m venv --clear .venv", "editable"] and (checkout / ".venv/.ready").exists()
-    )
+    assert log.read_text().splitlines() == ["-m venv --clear .venv", "editable"]
+    (checkout / ".venv/.ready").rename(checkout / ".venv/.unfinished")  # as an interrupted one leaves it: anew
+    assert run_make(checkout, "setup", PATH=path).returncode == 0
+    (checkout / ".venv/.ready").unlink()  # as a person's own .venv: kept
+    assert run_make(checkout, "setup", PATH=path).returncode == 0
+    assert log.read_text().splitlines() == ["-m venv --clear .venv", "editable"] * 2 + ["editable"]
+    assert (checkout / ".venv/.ready").exists() and not (checkout / ".venv/.unfinished").exists()
 
 
 def test_a_mistake_that_only_the_program_can_see_ends_make_as_well():
