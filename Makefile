@@ -5,7 +5,7 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-PROGRAM := $(BIN)/python -m atari_dqn.make
+PROGRAM := $(BIN)/python -I atari_dqn/make.py
 
 # What was typed reaches recipes by the environment alone, unexpanded: make itself would run a $(shell ...) in it, the
 # shell a quote and what follows. So no recipe below may name a variable such as $(GAME); atari_dqn/make.py reads them.
@@ -36,7 +36,7 @@ TARGETS := help setup doctor games runs train sweep aggregate demo resume evalua
 $(TARGETS) $(READY): | arguments
 
 # Before anything else: does each goal exist, have what it needs, and use what was typed?
-CHECK := for p in $(BIN)/python $(PYTHONS); do "$$p" -c $(FITS) 2>/dev/null && exec "$$p" -m atari_dqn.make; done
+CHECK := for p in $(BIN)/python $(PYTHONS); do "$$p" -c $(FITS) 2>/dev/null && exec "$$p" -I atari_dqn/make.py; done
 arguments:
 	+@$(CHECK); :
 .DEFAULT:

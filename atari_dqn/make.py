@@ -1,8 +1,8 @@
 """What the Makefile's variables mean to the program. The standard library suffices: this runs before .venv is there.
 
-    python -m atari_dqn.make            check what was typed: each goal, what it needs, what it would not use
-    python -m atari_dqn.make train      run a target's command with its variables as settings
-    python -m atari_dqn.make -- FILE    run this Python with what follows, and ARGS
+    python -I atari_dqn/make.py            check what was typed: each goal, what it needs, what it would not use
+    python -I atari_dqn/make.py train      run a target's command with its variables as settings
+    python -I atari_dqn/make.py -- FILE    run this Python with what follows, and ARGS
 
 The Makefile's help lines are the table: a target uses the variables that its line names. Values come by the
 environment, as they were typed.
