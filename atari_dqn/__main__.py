@@ -9,6 +9,7 @@ Commands:
   compare    draw a run's curve on a published one
   video      film a game that a checkpoint plays
   watch      show a checkpoint's games in a window
+  runs       list the runs in runs/: how far, how good, how large
   report     put runs into one HTML file: settings, curves, scores, films
   dashboard  the same page, live in a browser on this machine
   play       play a game by hand, with a checkpoint's advice or without
@@ -75,6 +76,8 @@ def _asked(composed: Any) -> "tuple[config.PlayConfig, Checkpoint, config.Protoc
     asked = settings.to_play_config(composed)
     device = machine.choose_device(asked.device)
     checkpoint = checkpoints.Checkpoint(checkpoints.find(asked.checkpoint), device)
+    if asked.checkpoint == "latest":
+        console.say(f"checkpoint: {checkpoint.path}")
     networks.set_threads(checkpoint.config.network.name, device)
     protocol = settings.merge_protocol(asked.protocol, checkpoint.config.protocol)
     env = evaluation.environment(checkpoint.config.env, protocol, asked.env.game, asked.env.arguments)
@@ -184,6 +187,12 @@ def report(composed: Any) -> None:
     report.write(asked, console.Console())
 
 
+def runs(composed: Any) -> None:
+    from atari_dqn import runs, settings
+
+    runs.show(settings.to_object(composed).runs, console.Console())
+
+
 def dashboard(composed: Any) -> None:
     from atari_dqn import checks, dashboard, settings
 
@@ -207,11 +216,9 @@ def sweep(composed: Any) -> None:
 
 COMMANDS: dict[str, Callable[[Any], Any]] = {
     "train": train, "demo": demo, "evaluate": evaluate, "compare": compare, "video": video, "watch": watch,
-    "play": play, "report": report, "dashboard": dashboard, "profile": profile, "sweep": sweep, "aggregate": aggregate,
+    "play": play, "report": report, "runs": runs, "dashboard": dashboard, "profile": profile, "sweep": sweep,
+    "aggregate": aggregate,
 }  # fmt: skip
-
-
-HYDRA_OPTIONS = ("-h", "--help", "--hydra-help", "-c", "--cfg", "--resolve", "-m", "--multirun", "-i", "--info")
 
 
 def hydra_command(command: str, words: list[str]) -> int:
@@ -221,16 +228,15 @@ def hydra_command(command: str, words: list[str]) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from atari_dqn import config, overrides, settings
+    from atari_dqn import config, options, overrides, settings
 
-    is_many = bool({"-m", "--multirun"} & {*words})
+    chosen, words = options.apart(words, settings.known_keys(command)[0])
     if command in ("train", "profile", "sweep"):
         words = settings.with_group(words)
-    words = [settings.as_hydra_reads(word, is_many) for word in words]
-    for word in words:
-        if word.startswith("-") and word.split("=")[0] not in HYDRA_OPTIONS:
-            raise UserError(f"unknown option {word!r}; settings are written key=value, e.g. seed=2")
+    words = [settings.as_hydra_reads(word, "--multirun" in chosen) for word in words]
     settings.check_plugins(words)
+    if "--multirun" in chosen:
+        options.check_values(command, words)
     if {*words} & {*overrides.LAUNCHERS.values()}:
         console.say(
             "each run is a job, and says what it has to say below runs/multirun/; Ctrl-C here leaves them at work"
@@ -254,7 +260,7 @@ def hydra_command(command: str, words: list[str]) -> int:
             raise JobFailed(codes[-1])  # a sweeper, or the process that waits for this one, is to know
         return results[0] if results else None
 
-    sys.argv = [f"python -m atari_dqn {command}", *words]
+    sys.argv = [f"python -m atari_dqn {command}", *chosen, *words]
     try:
         hydra.main(config_path=str(config.conf_dir()), config_name=command, version_base="1.3")(job)()
     except Stopped:
@@ -346,6 +352,8 @@ def _main(words: list[str]) -> int:
             codes.append(doctor.main())
         elif command in COMMANDS:
             codes.append(hydra_command(command, rest))
+        elif command.startswith("-") or "=" in command:
+            raise UserError(f"the command comes first, then {command!r}: python -m atari_dqn train {command}")
         else:
             from atari_dqn.games import suggest
 

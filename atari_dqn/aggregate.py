@@ -153,7 +153,7 @@ def aggregate(asked: AggregateConfig, console: Console) -> None:
     ]
     if own:
         console.print(improvement_table(better))
-    output = Path(asked.output or logbook.roots(asked.runs or "runs")[0] / "aggregate")
+    output = Path(asked.output or logbook.roots("runs", asked.runs or "runs")[0] / "aggregate")
     if not asked.output and output.is_symlink():
         raise UserError(f"{output} is a link to elsewhere; set output=PATH")
     try:

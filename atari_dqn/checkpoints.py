@@ -226,8 +226,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def find(where: str) -> Path:
-    """The checkpoint that a person means by a .pt file, a run's folder, or its checkpoints/ folder."""
-    path = Path(where)
+    """The checkpoint that a person means by a .pt file, a run's folder, its checkpoints/ folder, or `latest`."""
+    path = folders.named("checkpoint", where, "checkpoints/*.pt")
     if path.is_dir():
         folders.refuse_links(path)
     for folder in (path / "checkpoints", path):

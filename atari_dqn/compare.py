@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from atari_dqn import checks, csv_files, outputs, presets, scores
+from atari_dqn import checks, csv_files, folders, outputs, presets, scores
 from atari_dqn.config import CompareConfig, TrainConfig
 from atari_dqn.console import Console
 from atari_dqn.curves import Point, by_value, evaluations, has_measure, is_whole, read, training, verdict
@@ -138,7 +138,7 @@ def find_curve(asked: str | None, config: TrainConfig) -> Curve:
 
 def compare(asked: CompareConfig, console: Console) -> None:
     """Compare a run with a published curve: print, write compare.csv and compare.png."""
-    folder = Path(asked.run)
+    folder = folders.named("run", asked.run)
     if not (folder / "config.yaml").is_file():
         raise UserError(f"run={folder}: not a run's folder (there is no config.yaml in it)")
     output = Path(asked.output) if asked.output else folder / "compare.png"

@@ -317,6 +317,13 @@ class DashboardConfig:
 
 
 @dataclass
+class RunsConfig:
+    """Which folders to list."""
+
+    runs: str = MISSING
+
+
+@dataclass
 class AggregateConfig:
     """Which runs to put together, and what to set them beside."""
 
@@ -330,7 +337,7 @@ class AggregateConfig:
 SCHEMAS: dict[str, type] = {
     "train": TrainConfig, "profile": TrainConfig, "demo": TrainConfig, "evaluate": PlayConfig, "video": ViewConfig,
     "watch": ViewConfig, "play": HandConfig, "compare": CompareConfig, "report": ReportConfig,
-    "dashboard": DashboardConfig, "sweep": SweepConfig, "aggregate": AggregateConfig,
+    "dashboard": DashboardConfig, "runs": RunsConfig, "sweep": SweepConfig, "aggregate": AggregateConfig,
 }  # fmt: skip
 # Where train.yaml's values are there already, its types' defaults must not come over them.
 _after_train = SweepConfig(**{part.name: MISSING for part in fields(TrainConfig)})

@@ -82,12 +82,53 @@ def of_job(config: TrainConfig) -> None:
 def find(config: TrainConfig) -> Path | None:
     """The folder that resume= means; None where resume=auto finds nothing to go on with."""
     if config.resume != "auto":
-        folder = Path(config.resume or "")
+        folder = named("resume", config.resume or "")
         if not (folder / "config.yaml").is_file():
             raise UserError(f"resume={folder}: not a run's folder (there is no config.yaml in it)")
         return folder
-    candidates = [Path(config.run_dir)] if config.run_dir else sorted(Path("runs").glob(f"{_prefix(config)}*"))
-    return next((folder for folder in reversed(candidates) if (folder / "config.yaml").is_file()), None)
+    candidates = [Path(config.run_dir)] if config.run_dir else Path("runs").glob(f"{_prefix(config)}*")
+    there = [folder for folder in candidates if (folder / "config.yaml").is_file()]
+    return max(there, key=lambda folder: (_begun(folder), _changed(folder)), default=None)
+
+
+def named(key: str, where: str, needs: str = "config.yaml") -> Path:
+    """The path that was typed; for `latest` the run below runs/ whose files changed last, whatever its name says.
+
+    Args:
+        key: what was set to it.
+        needs: which of a run's files it must have; a pattern.
+
+    Raises:
+        UserError: there is no run in runs/.
+    """
+    if where != "latest" or Path(where).exists():
+        return Path(where)
+    configs = (path for pattern in ("*", "*/*", "*/*/*") for path in Path("runs").glob(f"{pattern}/config.yaml"))
+    there = [path.parent for path in configs if any(path.parent.glob(needs))]
+    if not there:
+        raise UserError(f"{key}=latest: no run in runs/ has a {Path(needs).name.replace('*', '')} file")
+    return max(there, key=lambda folder: (_changed(folder), _begun(folder)))
+
+
+def _begun(folder: Path) -> float:
+    """When the run's last process started, in seconds since 1970; a folder's name has the local time, in any zone."""
+    try:
+        return datetime.datetime.fromisoformat(note(folder)["since"]).timestamp()
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return _modified(folder / "config.yaml")
+
+
+def _changed(folder: Path) -> float:
+    """When something of a run was written last. Looking at a run, or evaluating it, is no change."""
+    files = ("config.yaml", "process.json", "metrics.csv", "episodes.csv", "evaluations.csv", "checkpoints/latest.pt")
+    return max(_modified(folder / name) for name in files)
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.lstat().st_mtime
+    except OSError:
+        return 0.0
 
 
 class Process:

@@ -51,15 +51,15 @@ def named(root: Path) -> dict[str, Path]:
     return {folder.resolve().name if folder == root else str(folder.relative_to(root)): folder for folder in find(root)}
 
 
-def roots(asked: str) -> list[Path]:
-    """The folders that were asked for, with blanks between."""
-    return [Path(word) for word in ([asked] if Path(asked).exists() else asked.split())]
+def roots(key: str, asked: str) -> list[Path]:
+    """The folders that were asked for as `key`, with blanks between; `latest` is one."""
+    return [folders.named(key, word) for word in ([asked] if Path(asked).exists() else asked.split())]
 
 
 def name_runs(key: str, asked: str) -> dict[str, Path]:
     """The runs in what was asked for as `key`: runs' folders, or folders of those. Raises UserError for none."""
     found: dict[str, Path] = {}
-    for root in roots(asked):
+    for root in roots(key, asked):
         if not root.is_dir():
             raise UserError(f"{key}={root}: there is no such folder")
         runs = named(root)

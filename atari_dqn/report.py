@@ -82,7 +82,7 @@ def film_label(film: Path) -> str:
 
 def write(asked: ReportConfig, console: Console) -> None:
     """Write the report that is asked for, whole or not at all."""
-    folders, (first, *others) = logbook.name_runs("run", asked.run), logbook.roots(asked.run)
+    folders, (first, *others) = logbook.name_runs("run", asked.run), logbook.roots("run", asked.run)
     output = Path(asked.output or (first.parent if others else first) / "report.html")
     if output.suffix.lower() not in ENDINGS:
         raise UserError(f"output={output}: must end with .html")

@@ -229,8 +229,9 @@ def explain(command: str, overrides: list[str], error: BaseException) -> UserErr
             continue
         if key in groups:
             options = groups[key]
-            if "/" not in value and not {*value.split(",")} <= {*options, "null"} and key not in keys - {*groups}:
-                return UserError(f"{key}={value}: no such {key}{suggest(value, options)}; known: {', '.join(options)}")
+            wrong = next((one for one in value.split(",") if one not in (*options, "null")), None)
+            if wrong is not None and not re.search(r"[/(]", value) and key not in keys - {*groups}:
+                return UserError(f"{key}={wrong}: no such {key}{suggest(wrong, options)}; known: {', '.join(options)}")
         elif not is_known(key, keys):
             return UserError(f"no setting is called {key!r}{suggest(key, keys | {*groups})}")
     if match := re.match(r"Ambiguous value for argument '(.*)'", str(error)):

@@ -487,6 +487,7 @@ def test_make_help_lists_every_target():
         "train",
         "demo",
         "games",
+        "runs",
         "resume",
         "evaluate",
         "video",

@@ -1,18 +1,16 @@
 """Every wrong command in wrong_input.txt gets its line and its exit code, no traceback, and leaves nothing behind."""
 
-import os
 import pickle
 import re
 import shlex
 import shutil
-import subprocess
 import zipfile
 from pathlib import Path
 
 import filelock
 import pytest
 import torch
-from conftest import ROOT, sealed, small_run
+from conftest import sealed, small_run
 
 from atari_dqn import __main__, checkpoints
 from atari_dqn.run import Run
@@ -85,22 +83,3 @@ def test_wrong_input_gets_its_line_and_code_and_leaves_nothing(row, names, capsy
 
 def test_there_are_enough_of_them():
     assert len(TABLE) >= 60 and len({row[1] for row in TABLE}) == len(TABLE)
-
-
-@pytest.mark.parametrize(
-    ("words", "line"),
-    [
-        (["resume"], "RUN=... is missing"),
-        (["evaluate"], "CKPT=... is missing"),
-        (["train", "GAME=Breakot"], "did you mean Breakout?"),
-        (["train", "STEPS=soon"], "total_steps=soon: must be a whole number"),
-        (["train", "PRESET=natur"], "did you mean nature?"),
-        (["resume", "RUN=runs/nowhere"], "not a run's folder"),
-    ],
-    ids=str,
-)
-def test_make_says_the_same(words, line):
-    # `make test ARGS=...` gives both to whatever it starts.
-    outside = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "ARGS"))}
-    done = subprocess.run(["make", *words], cwd=ROOT, env=outside, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 2 and line in done.stderr and "Traceback" not in done.stderr
