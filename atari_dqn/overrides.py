@@ -42,8 +42,13 @@ def as_hydra_reads(word: str, is_many: bool = False) -> str:
         names = [name.strip().strip("'\"").replace("'", "\\'") for name in value.split(",")]
         quoted = ",".join(f"'{name}'" for name in names)
         return f"{key}=[{quoted}]"
-    if is_many and "," in value and not re.search(r"[][(){}'\"]", value):
-        return f"{key}=" + ",".join(as_hydra_reads(f"{key}={one}").partition("=")[2] for one in value.split(","))
+    is_text = key.lstrip("+") in text_keys()
+    if (
+        is_many
+        and not re.search(r"^\w+\(.*\)$" if is_text else r"[][(){}'\"]", value)
+        and len(parts := split(value)) > 1
+    ):
+        return f"{key}=" + ",".join(as_hydra_reads(f"{key}={one}", True).partition("=")[2] for one in parts)
     if re.fullmatch(r"[\w.]*(steps|frames|capacity|episodes)", key):
         match = re.fullmatch(r"([\d._]+(?:e\d+)?|\d{1,3}(?:,\d{3})+)([kKmM]?)", value)
         try:
@@ -53,9 +58,14 @@ def as_hydra_reads(word: str, is_many: bool = False) -> str:
         except ValueError:
             return word
         return f"{key}={int(number)}" if number == int(number) else word
-    if key.lstrip("+") in text_keys():
+    if is_text:
         return f"{key}={_as_text(key.lstrip('+'), value, is_many)}"
     return word
+
+
+def split(value: str) -> list[str]:
+    """What is between commas; one within quotes is none."""
+    return re.findall(r"""(?:^|,)('(?:[^'\\]|\\.)*'(?=,|$)|"(?:[^"\\]|\\.)*"(?=,|$)|[^,]*)""", value)
 
 
 def _as_text(key: str, value: str, is_many: bool) -> str:

@@ -349,17 +349,17 @@ class Run:
         """At the end: score the best of several networks once more, and say how the last and the best one do."""
         path, game = self.folder / "checkpoints" / "best.pt", self.config.env.game
         last, evaluated = self.examiner.last, curves.evaluations(curves.read(self.folder / "evaluations.csv"))
-        if last and len(evaluated) == 1:  # not chosen from many, so its score is what another one would be
-            self.examiner.confirmed = True
-            self._tell("evaluation", self._row(**last | {"network": "best", "best": 0, "held_out_q": math.nan}))
-            self.say(f"best network: the last one, the only one evaluated: {self._score(last)}")
-            return
         with self._evaluating():
             try:
                 best = checkpoints.Checkpoint(path, self.device)
             except UserError as error:
                 self.say(f"the best network cannot be played again: {error}")
                 self.examiner.confirmed = True
+                return
+            if last and len(evaluated) == 1 and self.config.protocol.source == "games":  # not the best of many
+                self.examiner.confirmed = True
+                self._tell("evaluation", self._row(**last | {"network": "best", "best": 0, "held_out_q": math.nan}))
+                self.say(f"best network: the last one, the only one evaluated: {self._score(last)}")
                 return
             numbers = self.examiner.confirm(best.network, self.agent_steps)
             if self.stopped.is_set():

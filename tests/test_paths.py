@@ -52,6 +52,8 @@ def test_quotes_and_null_mean_what_they_mean_to_hydra_and_the_tilde_a_home():
 
 def test_of_several_runs_each_has_its_path():
     assert settings.as_hydra_reads("run_dir=é,b c,1e3", True) == "run_dir='é',b c,'1e3'"
+    assert settings.as_hydra_reads("run_dir='a,b',it's (1),c", True) == "run_dir='a,b','it\\'s (1)',c"
+    assert settings.as_hydra_reads("env.game=choice(Pong,Breakout)", True) == "env.game=choice(Pong,Breakout)"
     assert settings.as_hydra_reads("env.game=Pong,Breakout", True) == "env.game=Pong,Breakout"
     assert settings.as_hydra_reads("replay.capacity=100k,2M", True) == "replay.capacity=100000,2000000"
 
