@@ -3,6 +3,7 @@
 import csv
 import math
 import os
+import re
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,7 +53,13 @@ def read(path: Path, required: Collection[str] = ()) -> Rows:
     columns = _fields(header) or []
     if len({*columns}) < len(columns) or not {*required, *REQUIRED.get(path.name, ())} <= {*columns}:
         return Rows([], sum(bool(line.strip()) for line in (header, *lines)))
-    rows = [_row(columns, line, path.name in REQUIRED) for line in lines]
+    usual = re.compile(",".join(map(_usual, columns)) + "\r?")
+    rows = [
+        dict(zip(columns, line.rstrip("\r").split(","), strict=True))
+        if usual.fullmatch(line)
+        else _row(columns, line, path.name in REQUIRED)
+        for line in lines
+    ]
     damaged = sum(row is None and bool(line.strip()) for row, line in zip(rows[:-1], lines[:-1], strict=True))
     return Rows([row for row in rows if row], damaged)
 
@@ -90,6 +97,13 @@ def _row(columns: list[str], line: str, is_checked: bool) -> dict[str, str] | No
         return None
     row = dict(zip(columns, fields, strict=True))
     return row if not is_checked or all(_is_sound(column, value) for column, value in row.items()) else None
+
+
+def _usual(column: str) -> str:
+    """What a column's values look like nearly always, and are sound then: three times as fast as a closer look."""
+    if column in COUNTS:
+        return "[0-9]{1,14}"
+    return ("" if column == "seconds" else "-?") + r"[0-9]{1,14}(?:\.[0-9]{1,20})?"
 
 
 def _is_sound(column: str, value: str) -> bool:
