@@ -25,7 +25,9 @@ def test_there_is_one_way_out():
     """No module but console.py prints, writes to a standard stream, or makes a console that can fail."""
     found = []
     for path in (ROOT / "atari_dqn").glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if path.name != "console.py" else ():
+        if path.name in ("console.py", "make.py"):  # make.py runs before anything is installed
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call | ast.Attribute | ast.ImportFrom):
                 text = ast.unparse(node)
                 if re.match(r"print\(|traceback\.print|sys\.(__)?std(out|err)|from rich\S* import .*\bConsole\b", text):
