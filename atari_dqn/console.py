@@ -206,7 +206,7 @@ def appended(path: Path) -> Iterator[TextIO]:
     with contextlib.ExitStack() as stack:
         file: Any = None
         with contextlib.suppress(OSError):
-            file = stack.enter_context(files.appending(path))
+            file = stack.enter_context(files.appending(Path(path)))
         stream: Any = Stream(lambda: file)
         yield stream
         stream.flush()
