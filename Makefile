@@ -40,7 +40,7 @@ CHECK := for p in $(BIN)/python $(PYTHONS); do "$$p" -c $(FITS) 2>/dev/null && e
 arguments:
 	+@$(CHECK); :
 .DEFAULT:
-	+@($(CHECK)) && echo 'make: there is no such target, or a file of the project is missing' >&2; exit 2
+	+@($(CHECK)); test $$? -eq 2 || echo 'make: there is no such target, or a file of the project is missing' >&2; exit 2
 
 help:  ## this list
 	@echo 'make TARGET VARIABLE=value ...'
