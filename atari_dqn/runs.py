@@ -9,6 +9,7 @@ from rich.text import Text
 from atari_dqn import logbook
 from atari_dqn.console import Console
 from atari_dqn.display import compact
+from atari_dqn.folders import disk_use
 
 COLORS = {"running": "green", "failed": "red", "died": "red", "stopped": "yellow"}
 WIDE = 110  # columns of text from which on what most names tell has columns of its own
@@ -35,7 +36,7 @@ def show(asked: str, console: Console) -> None:
         table.add_column(name, no_wrap=True, justify="left" if name in ("game", "preset", "state") else "right")
     total = 0
     for name, folder, line in lines:
-        taken = size(folder)
+        taken = disk_use(folder)
         total += taken
         if "error" in line:
             values = ["?"] * (len(own) + 1) + ["broken", "", "", compact(taken), ""]
@@ -49,19 +50,6 @@ def show(asked: str, console: Console) -> None:
     count = f"{len(lines)} run{'s' if len(lines) > 1 else ''}"
     hint = "; CKPT=latest and RUN=latest mean the newest" if asked == "runs" else ""
     console.print(f"{count}, {compact(total)}B on disk{hint}", soft_wrap=True)
-
-
-def size(folder: Path) -> int:
-    """Bytes of the regular files in a folder and below it; links are not followed."""
-    total = 0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            path = Path(parent, name)
-            try:
-                total += 0 if path.is_symlink() or not path.is_file() else path.lstat().st_size
-            except OSError:  # it went meanwhile
-                continue
-    return total
 
 
 def age(seconds: float) -> str:
