@@ -72,7 +72,7 @@ def _asked(composed: Any) -> "tuple[config.PlayConfig, Checkpoint, config.Protoc
     """
     from atari_dqn import checkpoints, checks, machine, networks, settings, unread
 
-    asked = settings.to_play_config(composed)
+    asked = settings.to_object(composed)
     device = machine.choose_device(asked.device)
     checkpoint = checkpoints.Checkpoint(checkpoints.find(asked.checkpoint), device)
     networks.set_threads(checkpoint.config.network.name, device)
@@ -156,10 +156,9 @@ def watch(composed: Any) -> None:
 
 
 def play(composed: Any) -> None:
-    from atari_dqn import checkpoints, checks, emulators, evaluation, machine, play, screens, settings
+    from atari_dqn import checkpoints, emulators, evaluation, machine, play, screens, settings
 
     asked = settings.to_object(composed)
-    checks.between("seed", asked.seed, 0)
     device = machine.choose_device(asked.device)
     if asked.checkpoint is not None:
         checkpoint = checkpoints.Checkpoint(checkpoints.find(asked.checkpoint), device)
@@ -194,21 +193,18 @@ def compare(composed: Any) -> None:
 def report(composed: Any) -> None:
     from rich.console import Console
 
-    from atari_dqn import checks, report, settings
+    from atari_dqn import report, settings
 
     asked = settings.to_object(composed)
-    if asked.videos is not None:
-        checks.between("videos", asked.videos, 0)
     report.write(asked, Console(highlight=False))
 
 
 def dashboard(composed: Any) -> None:
     from rich.console import Console
 
-    from atari_dqn import checks, dashboard, settings
+    from atari_dqn import dashboard, settings
 
     asked = settings.to_object(composed)
-    checks.between("port", asked.port, 0, 65535)
     dashboard.serve(asked, Console(highlight=False))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from atari_dqn import checks, presets, scores
+from atari_dqn import bounds, presets, scores
 from atari_dqn.config import CompareConfig, TrainConfig
 from atari_dqn.curves import Point, by_value, evaluations, has_measure, is_whole, read, training, verdict
 from atari_dqn.display import compact
@@ -129,7 +129,7 @@ def find_curve(asked: str | None, config: TrainConfig) -> Curve:
     """The curve that was asked for, or that the run's preset names. Raises UserError where there is none."""
     name, game = asked or config.published, config.env.game
     if name is not None:
-        checks.one_of("published", name, scores.LEARNING_CURVES)
+        bounds.one_of("published", name, scores.LEARNING_CURVES)
     curve = scores.curve(name, game) if name else None
     if curve is None:
         others = [other for other in scores.LEARNING_CURVES if scores.curve(other, game)]

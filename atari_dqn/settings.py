@@ -16,8 +16,8 @@ from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from atari_dqn import checks
-from atari_dqn.config import SCHEMAS, PlayConfig, PlayProtocol, Protocol, TrainConfig, ViewConfig, conf_dir
+from atari_dqn import aliases, bounds, checks
+from atari_dqn.config import SCHEMAS, PlayProtocol, Protocol, TrainConfig, conf_dir
 from atari_dqn.errors import UserError
 from atari_dqn.games import atari_games, atari_name, suggest
 
@@ -40,7 +40,7 @@ def as_hydra_reads(word: str, is_many: bool = False) -> str:
             )
         except ValueError:
             return word
-        return f"{key}={int(number)}" if number == int(number) else word
+        return f"{key}={int(number)}" if number.is_integer() else word
     if key == "sweep.games" and re.fullmatch(r"[^'\"\[]*,[^'\"]*", value):
         return f"{key}='{value}'"
     if key in (
@@ -66,7 +66,7 @@ def to_train_config(composed: Any) -> TrainConfig:
         keys, groups = known_keys("train")
         for key in leaves(node):  # what was added with a plus
             if not is_known(key, keys):
-                raise UserError(f"no setting is called {key!r}{suggest(key, keys | {*groups})}")
+                raise UserError(f"no setting is called {key!r}{aliases.meant(key, keys | {*groups})}")
         config: TrainConfig = OmegaConf.to_object(node)  # type: ignore[assignment]
     except omegaconf.errors.OmegaConfBaseException as error:
         raise UserError(explain_value(error)) from None
@@ -97,32 +97,25 @@ def plain(node: Any) -> Any:
     return node
 
 
-def to_object(composed: Any) -> Any:
-    """What Hydra composed, as its own dataclass."""
+def to_object(composed: Any, prefix: str = "") -> Any:
+    """What Hydra composed, as its own dataclass, each value within its bounds.
+
+    Args:
+        prefix: what its keys begin with, where it is a part of a command's config.
+    """
     try:
-        return OmegaConf.to_object(composed)
+        config = OmegaConf.to_object(composed)
     except omegaconf.errors.OmegaConfBaseException as error:
         raise UserError(explain_value(error)) from None
+    bounds.check(config, prefix)
+    return config
 
 
 def apart(composed: Any, name: str) -> tuple[Any, Any]:
     """What Hydra composed without a part that is not a run's own, and that part as its own dataclass."""
     rest: Any = OmegaConf.to_container(composed)
     del rest[name]
-    return OmegaConf.create(rest), to_object(composed[name])
-
-
-def to_play_config(composed: Any) -> PlayConfig:
-    """A checked PlayConfig from what Hydra composed."""
-    config: PlayConfig = to_object(composed)
-    checks.between("evaluation.episodes", config.evaluation.episodes, 1)
-    checks.between("evaluation.num_envs", config.evaluation.num_envs, 1)
-    checks.between("max_seconds", config.max_seconds, 0)
-    checks.between("seed", config.seed, 0)
-    if isinstance(config, ViewConfig):
-        checks.one_of("view", config.view, ("plain", "inspect"))
-    checks.check_protocol(config.protocol)
-    return config
+    return OmegaConf.create(rest), to_object(composed[name], f"{name}.")
 
 
 def merge_protocol(asked: PlayProtocol, trained: Protocol) -> Protocol:
@@ -209,19 +202,24 @@ def is_known(key: str, keys: set[str]) -> bool:
     return key in keys or key.startswith(("optimizer.arguments.", "env.goals."))
 
 
+TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+
+
 def explain_value(error: BaseException) -> str:
     """One line for OmegaConf's errors about a value."""
     text = str(getattr(error, "msg", None) or error).split("\n")[0]
     key = getattr(error, "full_key", None) or ""
-    if match := re.match(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", text):
-        wanted = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
-        return f"{key}={match[1]}: must be {wanted.get(match[2], match[2])}"
-    if match := re.match(r"Value '(.*)' is not a valid bool", text):
-        return f"{key}={match[1]}: must be true or false"
     if isinstance(error, omegaconf.errors.MissingMandatoryValue):
         return f"{key or text} must be given"
     if "is not in struct" in text:
         return f"no setting is called {key!r}; a new one is written with a plus, +{key}=..."
+    if match := re.match(
+        r"Value '(.*?)' (?:of type '\w+' )?(?:could not be converted to (\w+)|is not a valid bool)", text
+    ):
+        kind = TYPES.get(match[2] or "Boolean", match[2])
+        return f"{key}={bounds.shown(match[1])}: expected {bounds.expected(key, kind)}"
+    if "is not Optional" in text or "Incompatible value 'None'" in text:
+        return f"{key}=null: expected {bounds.expected(key)}"
     return f"{key}: {text}" if key and key not in text else text
 
 
@@ -240,7 +238,7 @@ def explain(command: str, overrides: list[str], error: BaseException) -> UserErr
             if "/" not in value and not {*value.split(",")} <= {*options, "null"} and key not in keys - {*groups}:
                 return UserError(f"{key}={value}: no such {key}{suggest(value, options)}; known: {', '.join(options)}")
         elif not is_known(key, keys):
-            return UserError(f"no setting is called {key!r}{suggest(key, keys | {*groups})}")
+            return UserError(f"no setting is called {key!r}{aliases.meant(key, keys | {*groups})}")
     if match := re.match(r"Ambiguous value for argument '(.*)'", str(error)):
         return UserError(f"{match[1]}: several values make several runs, with -m before them")
     if isinstance(error, OverrideParseException):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from atari_dqn import checks, cluster, folders, launch, scores, settings, unread
+from atari_dqn import cluster, folders, launch, scores, settings, unread
 from atari_dqn.config import Sweep, TrainConfig
 from atari_dqn.display import Row, Tracker
 from atari_dqn.errors import RunFailed, UserError
@@ -57,10 +57,6 @@ def plan(config: TrainConfig, sweep: Sweep, typed: list[str]) -> list[Job]:
             raise UserError(f"{key} is each run's own in a sweep; sweep.storage says where they all are")
     if ":" in config.device:
         raise UserError(f"device={config.device}: Ray gives each run of a sweep a GPU of its choice; leave device out")
-    checks.between("sweep.seeds", sweep.seeds, 1)
-    checks.between("sweep.cpus", sweep.cpus, 1)
-    checks.between("sweep.gpus", sweep.gpus or 0, 0)
-    checks.between("sweep.retries", sweep.retries, 0)
     words = [word for word in typed if not word.lstrip("+").startswith("sweep.")]
     jobs: list[Job] = []
     games = games_of(sweep.games, config.env.kind)

@@ -93,7 +93,7 @@ def test_there_are_enough_of_them():
         (["resume"], "RUN=... is missing"),
         (["evaluate"], "CKPT=... is missing"),
         (["train", "GAME=Breakot"], "did you mean Breakout?"),
-        (["train", "STEPS=soon"], "total_steps=soon: must be a whole number"),
+        (["train", "STEPS=soon"], "total_steps=soon: expected a whole number such as 20000, 20k or 1M"),
         (["train", "PRESET=natur"], "did you mean nature?"),
         (["resume", "RUN=runs/nowhere"], "not a run's folder"),
     ],
