@@ -181,9 +181,8 @@ def _listed(options: tuple[str, ...]) -> str:
 
 def shown(value: object) -> str:
     """A value as a person types it, shortened where it is long."""
-    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-    if isinstance(value, float):
-        text = f"{value:g}"
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    text = {"None": "null", "True": "true", "False": "false"}.get(text, text)
     return text if len(text) <= LONG else f"{text[:LONG]}..."
 
 

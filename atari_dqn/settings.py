@@ -30,6 +30,8 @@ def as_hydra_reads(word: str, is_many: bool = False) -> str:
     """
     word = LAUNCHERS.get(word, word)
     key, _, value = word.partition("=")
+    if re.search(r"\d{1000}", value):  # more than Python turns into a number
+        raise UserError(f"{key}={bounds.shown(value)}: expected {bounds.expected(key)}")
     if is_many and re.fullmatch(r"[\w.,]+", value):
         return f"{key}=" + ",".join(as_hydra_reads(f"{key}={one}").partition("=")[2] for one in value.split(","))
     if re.fullmatch(r"[\w.]*(steps|frames|capacity|episodes)", key):
@@ -204,6 +206,8 @@ def is_known(key: str, keys: set[str]) -> bool:
 
 TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
 
+NOT_OF_ITS_KIND = "Invalid value assigned|Cannot (merge|convert)|Invalid type assigned|.* is not a subclass of"
+
 
 def explain_value(error: BaseException) -> str:
     """One line for OmegaConf's errors about a value."""
@@ -220,6 +224,8 @@ def explain_value(error: BaseException) -> str:
         return f"{key}={bounds.shown(match[1])}: expected {bounds.expected(key, kind)}"
     if "is not Optional" in text or "Incompatible value 'None'" in text:
         return f"{key}=null: expected {bounds.expected(key)}"
+    if key and re.match(NOT_OF_ITS_KIND, text):
+        return f"{key}: expected {bounds.expected(key, 'a single value')}"
     return f"{key}: {text}" if key and key not in text else text
 
 
