@@ -247,7 +247,7 @@ def hydra_command(command: str, words: list[str]) -> int:
     words = [settings.as_hydra_reads(word, is_many) for word in words]
     for word in words:
         if word.startswith("-") and word.split("=")[0] not in HYDRA_OPTIONS:
-            raise UserError(f"unknown option {word!r}; settings are written key=value, e.g. seed=2")
+            raise settings.unknown_option(command, word)
     settings.check_plugins(words)
     if {*words} & {*settings.LAUNCHERS.values()}:
         print("each run is a job, and says what it has to say below runs/multirun/; Ctrl-C here leaves them at work")
@@ -276,7 +276,7 @@ def hydra_command(command: str, words: list[str]) -> int:
         elif isinstance(error, JobFailed):
             print("atari_dqn: a run failed; what it said is below runs/multirun/", file=sys.stderr)
         else:
-            raise
+            raise settings.explain(command, words, error) from None
         return max(*codes, getattr(error, "code", 0))
     except (HydraException, OmegaConfBaseException) as error:
         raise settings.explain(command, words, error) from None

@@ -163,7 +163,9 @@ TEXTS: dict[str, str] = {
     "sweep.storage": "a directory or a URL, such as s3://bucket/directory",
 }
 
+# Settings that hold several values.
 LISTS: dict[str, str] = {
+    "optimizer.arguments": "the optimizer's own settings, such as {eps: 1e-5}",
     "network.hidden": "a list of whole numbers, such as [128,128]",
     "env.goals": "a list, such as [{score: 18, games: 20, note: solved, stop: true}]",
     "against": "a list, such as [nature_2015,dopamine_tf]",
@@ -172,7 +174,7 @@ LISTS: dict[str, str] = {
 
 def _bare(key: str) -> str:
     """A key of LIMITS for a value in a list: `env.goals.games` for `env.goals[0].games`."""
-    return re.sub(r"\[\d+\]", "", key)
+    return re.sub(r"\[\d+\]", "", key, count=1)
 
 
 def _listed(options: tuple[str, ...]) -> str:
@@ -197,7 +199,7 @@ def expected(key: str, kind: str = "another value") -> str:
     key = _bare(key)
     if limit := LIMITS.get(key):
         return f"{limit.kind} such as {limit.example}"
-    return _listed(CHOICES[key]) if key in CHOICES else TEXTS.get(key, kind)
+    return _listed(CHOICES[key]) if key in CHOICES else TEXTS.get(key) or LISTS.get(key, kind)
 
 
 def one_of(key: str, value: str, options: tuple[str, ...]) -> None:
@@ -233,6 +235,8 @@ def check(config: Any, prefix: str = "") -> None:
     """
     for key, value in values(config, prefix):
         name = _bare(key)
+        if "][" in key:
+            raise UserError(f"{key.partition('[')[0]}: expected {LISTS[key.partition('[')[0]]}")
         if isinstance(value, str):
             if name in CHOICES:
                 one_of(key, value, CHOICES[name])

@@ -6,7 +6,7 @@ import importlib
 import re
 from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, get_type_hints
 
 import hydra
 import omegaconf
@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from atari_dqn import aliases, bounds, checks
-from atari_dqn.config import SCHEMAS, PlayProtocol, Protocol, TrainConfig, conf_dir
+from atari_dqn.config import SCHEMAS, Goal, PlayProtocol, Protocol, TrainConfig, conf_dir
 from atari_dqn.errors import UserError
 from atari_dqn.games import atari_games, atari_name, suggest
 
@@ -140,7 +140,7 @@ def compose(command: str, overrides: list[str]) -> omegaconf.DictConfig:
     try:
         with nullcontext() if running else hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
             return hydra.compose(command, [as_hydra_reads(word) for word in overrides])
-    except (HydraException, omegaconf.errors.OmegaConfBaseException) as error:
+    except (HydraException, omegaconf.errors.OmegaConfBaseException, ValueError) as error:  # Hydra's own checks, too
         raise explain(command, overrides, error) from None
 
 
@@ -204,29 +204,52 @@ def is_known(key: str, keys: set[str]) -> bool:
     return key in keys or key.startswith(("optimizer.arguments.", "env.goals."))
 
 
-TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
-
-NOT_OF_ITS_KIND = "Invalid value assigned|Cannot (merge|convert)|Invalid type assigned|.* is not a subclass of"
+# What OmegaConf says of a value that is of another kind altogether.
+ANOTHER_KIND = (
+    "Value '|Invalid value assigned|Cannot (merge|convert|assign)|Invalid type assigned|.* is not a subclass of|"
+    ".* is not Optional|Incompatible value 'None'"
+)
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
 def explain_value(error: BaseException) -> str:
     """One line for OmegaConf's errors about a value."""
     text = str(getattr(error, "msg", None) or error).split("\n")[0]
-    key = getattr(error, "full_key", None) or ""
+    key, owner = getattr(error, "full_key", None) or "", getattr(error, "object_type", None)
+    if owner is Goal and "." not in key:
+        key = f"env.goals.{key}"
     if isinstance(error, omegaconf.errors.MissingMandatoryValue):
         return f"{key or text} must be given"
+    if isinstance(error, omegaconf.errors.ConfigKeyError) and owner is Goal:
+        return f"{key}: a goal has score, games, note and stop"
     if "is not in struct" in text:
         return f"no setting is called {key!r}; a new one is written with a plus, +{key}=..."
-    if match := re.match(
-        r"Value '(.*?)' (?:of type '\w+' )?(?:could not be converted to (\w+)|is not a valid bool)", text
-    ):
-        kind = TYPES.get(match[2] or "Boolean", match[2])
-        return f"{key}={bounds.shown(match[1])}: expected {bounds.expected(key, kind)}"
-    if "is not Optional" in text or "Incompatible value 'None'" in text:
-        return f"{key}=null: expected {bounds.expected(key)}"
-    if key and re.match(NOT_OF_ITS_KIND, text):
-        return f"{key}: expected {bounds.expected(key, 'a single value')}"
+    if key and re.match(ANOTHER_KIND, text):
+        typed = re.match(r"Value '(.*?)' (?:of type|could not|is not)", text)
+        value = "=null" if "None" in text or "Optional" in text else f"={bounds.shown(typed[1])}" if typed else ""
+        hints = get_type_hints(owner) if dataclasses.is_dataclass(owner) else {}
+        kinds = {KINDS[kind] for kind in KINDS if hints.get(key.rpartition(".")[2]) in (kind, kind | None)}
+        return f"{key}{value}: expected {bounds.expected(key, *kinds)}"
     return f"{key}: {text}" if key and key not in text else text
+
+
+def sections(keys: set[str]) -> dict[str, str]:
+    """Settings that hold others, each with the first of them."""
+    return {key.rpartition(".")[0]: key for key in sorted(keys, reverse=True) if "." in key}
+
+
+def unknown_option(command: str, word: str) -> UserError:
+    """What to say of `--learning-rate`, as other programs have it."""
+    keys, groups = known_keys(command)
+    name = word.lstrip("-").partition("=")[0].replace("-", "_")
+    hint = f" (did you mean {name}?)" if name in keys else aliases.meant(name, keys | {*groups})
+    return UserError(f"unknown option {word!r}{hint}; settings are written key=value, e.g. seed=2")
+
+
+GROUP_REMEDIES = {
+    "env": "name a game with env.game=Breakout",
+    "optimizer": "any of torch.optim is optimizer.name=AdamW",
+}
 
 
 def explain(command: str, overrides: list[str], error: BaseException) -> UserError:
@@ -241,10 +264,20 @@ def explain(command: str, overrides: list[str], error: BaseException) -> UserErr
             continue
         if key in groups:
             options = groups[key]
-            if "/" not in value and not {*value.split(",")} <= {*options, "null"} and key not in keys - {*groups}:
-                return UserError(f"{key}={value}: no such {key}{suggest(value, options)}; known: {', '.join(options)}")
+            if "/" not in value and not {*value.split(",")} <= {*options}:
+                more = f"; {GROUP_REMEDIES[key]}" if key in GROUP_REMEDIES else ""
+                return UserError(
+                    f"{key}={value}: no such {key}{suggest(value, options)}; known: {', '.join(options)}{more}"
+                )
+        elif override.startswith("~") and key in keys:
+            return UserError(f"~{key}: a setting cannot be removed; leave it out for its default")
+        elif key in sections(keys):
+            more = "; to go on with a run, resume=PATH" if key == "checkpoint" else ""
+            return UserError(f"{key}={value}: {key} holds settings, such as {sections(keys)[key]}=...{more}")
         elif not is_known(key, keys):
             return UserError(f"no setting is called {key!r}{aliases.meant(key, keys | {*groups})}")
+    if match := re.match(r"Could not append to config. An item is already at '(.*)'", str(error)):
+        return UserError(f"+{match[1]}: this setting is there already; write it without the plus")
     if match := re.match(r"Ambiguous value for argument '(.*)'", str(error)):
         return UserError(f"{match[1]}: several values make several runs, with -m before them")
     if isinstance(error, OverrideParseException):

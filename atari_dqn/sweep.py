@@ -57,6 +57,10 @@ def plan(config: TrainConfig, sweep: Sweep, typed: list[str]) -> list[Job]:
             raise UserError(f"{key} is each run's own in a sweep; sweep.storage says where they all are")
     if ":" in config.device:
         raise UserError(f"device={config.device}: Ray gives each run of a sweep a GPU of its choice; leave device out")
+    if sweep.gpus is not None and sweep.gpus > 1 and not sweep.gpus.is_integer():  # Ray's rule
+        raise UserError(
+            f"sweep.gpus={sweep.gpus:g}: expected a part of one GPU, such as 0.25, or a whole number of them"
+        )
     words = [word for word in typed if not word.lstrip("+").startswith("sweep.")]
     jobs: list[Job] = []
     games = games_of(sweep.games, config.env.kind)
