@@ -73,7 +73,7 @@ def _asked(composed: Any) -> "tuple[config.PlayConfig, Checkpoint, config.Protoc
     """
     from atari_dqn import checkpoints, checks, evaluation, machine, networks, settings, unread
 
-    asked = settings.to_play_config(composed)
+    asked = settings.to_object(composed)
     device = machine.choose_device(asked.device)
     checkpoint = checkpoints.Checkpoint(checkpoints.find(asked.checkpoint), device)
     if asked.checkpoint == "latest":
@@ -147,10 +147,9 @@ def watch(composed: Any) -> None:
 
 
 def play(composed: Any) -> None:
-    from atari_dqn import checkpoints, checks, emulators, evaluation, machine, outputs, play, screens, settings
+    from atari_dqn import checkpoints, emulators, evaluation, machine, outputs, play, screens, settings
 
     asked = settings.to_object(composed)
-    checks.between("seed", asked.seed, 0)
     device = machine.choose_device(asked.device)
     if asked.checkpoint is not None:
         checkpoint = checkpoints.Checkpoint(checkpoints.find(asked.checkpoint), device)
@@ -179,12 +178,9 @@ def compare(composed: Any) -> None:
 
 
 def report(composed: Any) -> None:
-    from atari_dqn import checks, report, settings
+    from atari_dqn import report, settings
 
-    asked = settings.to_object(composed)
-    if asked.videos is not None:
-        checks.between("videos", asked.videos, 0)
-    report.write(asked, console.Console())
+    report.write(settings.to_object(composed), console.Console())
 
 
 def runs(composed: Any) -> None:
@@ -194,11 +190,9 @@ def runs(composed: Any) -> None:
 
 
 def dashboard(composed: Any) -> None:
-    from atari_dqn import checks, dashboard, settings
+    from atari_dqn import dashboard, settings
 
-    asked = settings.to_object(composed)
-    checks.between("port", asked.port, 0, 65535)
-    dashboard.serve(asked, console.Console())
+    dashboard.serve(settings.to_object(composed), console.Console())
 
 
 def aggregate(composed: Any) -> None:
@@ -271,7 +265,7 @@ def hydra_command(command: str, words: list[str]) -> int:
         elif isinstance(error, JobFailed):
             console.complain("a run failed; what it said is below runs/multirun/")
         else:
-            raise
+            raise settings.explain(command, words, error) from None
         return max(*codes, getattr(error, "code", 0))
     except (HydraException, OmegaConfBaseException) as error:
         raise settings.explain(command, words, error) from None

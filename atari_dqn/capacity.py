@@ -8,11 +8,17 @@ from atari_dqn import machine
 from atari_dqn.checkpoints import Resumed
 from atari_dqn.config import TrainConfig
 from atari_dqn.emulators import Emulators
+from atari_dqn.errors import UserError
 from atari_dqn.replay import BYTES_BESIDE_FRAME
 
 
 def replay_room(
-    config: TrainConfig, envs: Emulators, resumed: Resumed | None, device: torch.device, say: Callable[[str], None]
+    config: TrainConfig,
+    envs: Emulators,
+    resumed: Resumed | None,
+    device: torch.device,
+    say: Callable[[str], None],
+    beside: int = 0,
 ) -> tuple[int, torch.device]:
     """Rows of a run's replay, and their device.
 
@@ -20,6 +26,7 @@ def replay_room(
 
     Args:
         device: the run's.
+        beside: bytes that the run takes there for all else; see footprint.py.
     """
     # A run shorter than its capacity never fills more than its length, and the first states' row; and what its
     # checkpoint holds, where it has been made shorter.
@@ -32,7 +39,15 @@ def replay_room(
     step_bytes = frame_bytes + BYTES_BESIDE_FRAME + 8 * config.replay.prioritized
     steps = rows * config.num_envs
     place = machine.replay_device(config.replay.device, steps * step_bytes, device)
-    say(machine.check_replay_fits(steps, step_bytes, place, config.replay.warmup_steps, device))
+    told = machine.check_replay_fits(steps, step_bytes, place, config.replay.warmup_steps, device)
+    needed, available = steps * step_bytes + beside, machine.available_memory(device)
+    if place.type == device.type and needed > available:
+        raise UserError(
+            f"a replay of {steps:,} agent steps and {machine.memory_size(beside)} for networks and minibatches are "
+            f"{machine.memory_size(needed)}, but {machine.memory_size(available)} is available on {device}; lower "
+            f"replay.capacity or update.batch_size"
+        )
+    say(told)
     if config.total_steps <= config.replay.warmup_steps:
         say(
             f"note: nothing will be learnt, for total_steps={config.total_steps} ends before "

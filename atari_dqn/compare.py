@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from atari_dqn import checks, csv_files, folders, outputs, presets, scores
+from atari_dqn import bounds, csv_files, folders, outputs, presets, scores
 from atari_dqn.config import CompareConfig, TrainConfig
 from atari_dqn.console import Console
 from atari_dqn.curves import Point, by_value, evaluations, has_measure, is_whole, read, training, verdict
@@ -127,7 +127,7 @@ def find_curve(asked: str | None, config: TrainConfig) -> Curve:
     """The curve that was asked for, or that the run's preset names. Raises UserError where there is none."""
     name, game = asked or config.published, config.env.game
     if name is not None:
-        checks.one_of("published", name, scores.LEARNING_CURVES)
+        bounds.one_of("published", name, scores.LEARNING_CURVES)
     curve = scores.curve(name, game) if name else None
     if curve is None:
         others = [other for other in scores.LEARNING_CURVES if scores.curve(other, game)]

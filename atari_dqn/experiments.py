@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from atari_dqn import checks, csv_files, curves, logbook, scores
+from atari_dqn import bounds, csv_files, curves, logbook, scores
 from atari_dqn.display import compact
 from atari_dqn.errors import UserError
 from atari_dqn.scores import MILLION
@@ -120,7 +120,7 @@ def published(agent: str, frames: int | None = None) -> Experiment:
 
     Raises UserError where there is none.
     """
-    checks.one_of("against", agent, tuple(name for name, by in scores.agents().items() if by.measure != "final"))
+    bounds.one_of("against", agent, tuple(name for name, by in scores.agents().items() if by.measure != "final"))
     runs = {}
     for game in scores.random_and_human():
         if curve := scores.curve(agent, game):

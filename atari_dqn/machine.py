@@ -115,7 +115,9 @@ def choose_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        if str(device) != name:  # torch reads cuda:300 as cuda:44
+        if str(device) != name or (
+            device.type == "cpu" and device.index is not None
+        ):  # torch reads cuda:300 as cuda:44
             raise RuntimeError
     except RuntimeError:
         raise UserError(f"device={name}: no such device; use auto, cpu, cuda, cuda:1 or mps") from None

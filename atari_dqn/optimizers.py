@@ -1,17 +1,26 @@
 """Nature's RMSProp, which no library has, and torch's own optimisers by name."""
 
+import functools
 import inspect
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from atari_dqn.bounds import shown
 from atari_dqn.errors import UserError
 from atari_dqn.games import suggest
 
 UNSUITED = ("Optimizer", "LBFGS", "SparseAdam")  # want closures or sparse gradients
 FUSED = ("Adam", "AdamW", "SGD")  # torch's one-kernel versions, on CPU and GPU
+SWITCHES = ("foreach", "fused")  # whose default is None: as torch sees fit
+NOT_FOR_LEARNING = {
+    "maximize": "it would make the loss larger",
+    "differentiable": "it is for optimizers that are learned themselves",
+}
+LARGEST = 1e9  # number among the arguments
 
 
 class NatureRMSProp(torch.optim.Optimizer):
@@ -24,6 +33,8 @@ class NatureRMSProp(torch.optim.Optimizer):
     """
 
     def __init__(self, params: Iterable[Tensor], lr: float = 2.5e-4, decay: float = 0.95, eps: float = 0.01) -> None:
+        if not 0 <= decay < 1 or not 0 < eps < math.inf:
+            raise ValueError(f"decay={decay:g} must be from 0 to below 1, eps={eps:g} above 0")
         super().__init__(params, {"lr": lr, "decay": decay, "eps": eps})
         self._apply: Callable[..., None] = nature_rmsprop
 
@@ -73,7 +84,7 @@ def can_be_recorded(optimizer: torch.optim.Optimizer) -> bool:
 def build(
     name: str, params: Iterable[Tensor], learning_rate: float, arguments: dict[str, Any]
 ) -> torch.optim.Optimizer:
-    """The optimiser called `name`: NatureRMSProp or any of torch.optim."""
+    """The optimizer called `name`: NatureRMSProp or any of torch.optim. Raises UserError where it could not learn."""
     known: dict[str, Any] = {
         key: value
         for key, value in vars(torch.optim).items()
@@ -83,12 +94,56 @@ def build(
     params = list(params)
     if name not in known:
         raise UserError(f"no optimizer is called {name!r}{suggest(name, known)}; known: {', '.join(sorted(known))}")
-    if name in FUSED:
+    options = dict(inspect.signature(known[name]).parameters)
+    for key, value in arguments.items():
+        _check(name, key, value, options)
+    if name in FUSED and not arguments.get("foreach"):
         arguments = {"fused": True} | arguments
-    if params[0].is_cuda and "capturable" in inspect.signature(known[name]).parameters:
+    if params[0].is_cuda and "capturable" in options:
         arguments = {"capturable": True} | arguments  # its step count on the device, for CUDA graphs
     try:
+        _try_out(functools.partial(known[name], lr=learning_rate, **arguments), params[0].device)
         optimizer: torch.optim.Optimizer = known[name](params, lr=learning_rate, **arguments)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"optimizer.arguments do not suit {name}: {error}") from None
+    except Exception as error:  # torch's, of numbers out of range or of switches that exclude each other
+        text = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"optimizer.arguments do not suit {name}: {text}") from None
     return optimizer
+
+
+def _try_out(make: Callable[[list[Tensor]], torch.optim.Optimizer], device: torch.device) -> None:
+    """Raise an error where an optimizer cannot make a step, which some arguments show no sooner."""
+    weights = torch.nn.Parameter(torch.ones(2, 2, device=device))
+    optimizer = make([weights])
+    for _ in range(2):
+        weights.grad = torch.tensor([[0.1, -0.1], [0.0, 1.0]], device=device)
+        optimizer.step()
+    if not weights.isfinite().all():
+        raise ValueError("its steps are no finite numbers")
+
+
+def _check(name: str, key: str, value: Any, options: dict[str, inspect.Parameter]) -> None:
+    """Raise UserError where an argument is none of an optimizer's, or of another type than its default."""
+    setting = f"optimizer.arguments.{key}"
+    if key == "lr":
+        raise UserError(f"{setting}: the learning rate is optimizer.learning_rate")
+    if key in NOT_FOR_LEARNING:
+        raise UserError(f"{setting}: {NOT_FOR_LEARNING[key]}; leave it out")
+    others = [option for option in options if option not in ("params", "lr", *NOT_FOR_LEARNING)]
+    if key not in others:
+        raise UserError(f"{setting}: {name} has no such argument{suggest(key, others)}; it has {', '.join(others)}")
+    default = options[key].default
+    if isinstance(default, bool) or key in SWITCHES:
+        fits, kind = isinstance(value, bool) or value is default, "true or false"
+    elif isinstance(default, tuple):
+        fits = isinstance(value, list | tuple) and len(value) == len(default) and all(map(_is_number, value))
+        kind = f"{len(default)} numbers, such as [{','.join(f'{number}' for number in default)}]"
+    elif isinstance(default, int | float):
+        fits, kind = _is_number(value), f"a number such as {default:g}"
+    else:
+        return
+    if not fits:
+        raise UserError(f"{setting}={shown(value)}: expected {kind}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST

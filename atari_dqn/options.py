@@ -6,7 +6,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ValueType
 from hydra.errors import HydraException
 
-from atari_dqn import settings
+from atari_dqn import aliases, settings
 from atari_dqn.errors import UserError
 from atari_dqn.games import suggest
 
@@ -55,7 +55,13 @@ def apart(words: list[str], parts: Collection[str]) -> tuple[list[str], list[str
             options[name] = value
         else:
             known = [*SHORT, *FLAGS, *CHOICES]
-            hint = f" (did you mean {word[:2]} {word[2:]}?)" if word[:2] in SHORT else suggest(typed, known)
+            setting = typed.lstrip("-").replace("-", "_")  # --learning-rate, as other programs have it
+            if word[:2] in SHORT:
+                hint = f" (did you mean {word[:2]} {word[2:]}?)"
+            elif setting in parts:
+                hint = f" (did you mean {setting}?)"
+            else:
+                hint = suggest(typed, known) or aliases.meant(setting, {*parts})
             raise UserError(f"unknown option {word!r}{hint}; settings are written key=value, e.g. seed=2")
     modes = [name for name in ("--multirun", "--cfg", "--info") if name in options]
     if len(modes) > 1:

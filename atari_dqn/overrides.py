@@ -12,6 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
 from hydra.errors import HydraException
 
+from atari_dqn import bounds
 from atari_dqn.config import SCHEMAS, conf_dir
 from atari_dqn.errors import UserError
 
@@ -38,6 +39,8 @@ def as_hydra_reads(word: str, is_many: bool = False) -> str:
     key, equals, value = word.partition("=")
     if not equals:
         return word
+    if re.search(r"\d{1000}", value):  # more than Python turns into a number
+        raise UserError(f"{key}={bounds.shown(value)}: expected {bounds.expected(key)}")
     if key == "logger.tags" and value not in ("", "null") and not value.startswith("["):
         names = [name.strip().strip("'\"").replace("'", "\\'") for name in value.split(",")]
         quoted = ",".join(f"'{name}'" for name in names)
@@ -57,7 +60,7 @@ def as_hydra_reads(word: str, is_many: bool = False) -> str:
             )
         except ValueError:
             return word
-        return f"{key}={int(number)}" if number == int(number) else word
+        return f"{key}={int(number)}" if number.is_integer() else word
     if is_text:
         return f"{key}={_as_text(key.lstrip('+'), value, is_many)}"
     return word

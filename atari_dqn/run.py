@@ -18,6 +18,7 @@ from atari_dqn import (
     curves,
     emulators,
     folders,
+    footprint,
     machine,
     networks,
     prioritized,
@@ -82,10 +83,11 @@ class Run:
         with contextlib.ExitStack() as on_error:
             on_error.callback(games.close)
             self.emulators = emulators.Journal(games, keep=config.checkpoint.cut_every_turns is not None)
+            beside = footprint.check(config, games, self.device)
             self.agent = agent.make(config, games.frame_shape, len(games.actions), self.device)
             self.examiner = Examiner(config, self.agent.online, games.actions, self.stopped.is_set, self._playing)
             self._replay_rows, self._replay_device = capacity.replay_room(
-                config, self.emulators, resumed, self.device, self.say
+                config, self.emulators, resumed, self.device, self.say, beside
             )
             self.saver = Saver(self, resumed)
             on_error.pop_all()

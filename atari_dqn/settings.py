@@ -6,7 +6,7 @@ import importlib
 import re
 from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, get_type_hints
 
 import hydra
 import omegaconf
@@ -16,8 +16,8 @@ from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from atari_dqn import checks, environments, own_modules
-from atari_dqn.config import SCHEMAS, Env, PlayConfig, PlayProtocol, Protocol, TrainConfig, ViewConfig, conf_dir
+from atari_dqn import aliases, bounds, checks, environments, own_modules
+from atari_dqn.config import SCHEMAS, Env, Goal, PlayProtocol, Protocol, TrainConfig, conf_dir
 from atari_dqn.errors import UserError
 from atari_dqn.games import atari_games, atari_name, suggest
 from atari_dqn.overrides import as_hydra_reads
@@ -30,7 +30,7 @@ def to_train_config(composed: Any) -> TrainConfig:
         keys, groups = known_keys("train")
         for key in leaves(node):  # what was added with a plus
             if not is_known(key, keys):
-                raise UserError(f"no setting is called {key!r}{suggest(key, keys | {*groups})}")
+                raise UserError(f"no setting is called {key!r}{aliases.meant(key, keys | {*groups})}")
         config: TrainConfig = OmegaConf.to_object(node)  # type: ignore[assignment]
     except omegaconf.errors.OmegaConfBaseException as error:
         raise UserError(explain_value(error)) from None
@@ -94,32 +94,25 @@ def plain(node: Any) -> Any:
     return node
 
 
-def to_object(composed: Any) -> Any:
-    """What Hydra composed, as its own dataclass."""
+def to_object(composed: Any, prefix: str = "") -> Any:
+    """What Hydra composed, as its own dataclass, each value within its bounds.
+
+    Args:
+        prefix: what its keys begin with, where it is a part of a command's config.
+    """
     try:
-        return OmegaConf.to_object(composed)
+        config = OmegaConf.to_object(composed)
     except omegaconf.errors.OmegaConfBaseException as error:
         raise UserError(explain_value(error)) from None
+    bounds.check(config, prefix)
+    return config
 
 
 def apart(composed: Any, name: str) -> tuple[Any, Any]:
     """What Hydra composed without a part that is not a run's own, and that part as its own dataclass."""
     rest: Any = OmegaConf.to_container(composed)
     del rest[name]
-    return OmegaConf.create(rest), to_object(composed[name])
-
-
-def to_play_config(composed: Any) -> PlayConfig:
-    """A checked PlayConfig from what Hydra composed."""
-    config: PlayConfig = to_object(composed)
-    checks.between("evaluation.episodes", config.evaluation.episodes, 1)
-    checks.between("evaluation.num_envs", config.evaluation.num_envs, 1)
-    checks.between("max_seconds", config.max_seconds, 0)
-    checks.between("seed", config.seed, 0)
-    if isinstance(config, ViewConfig):
-        checks.one_of("view", config.view, ("plain", "inspect"))
-    checks.check_protocol(config.protocol)
-    return config
+    return OmegaConf.create(rest), to_object(composed[name], f"{name}.")
 
 
 def merge_protocol(asked: PlayProtocol, trained: Protocol) -> Protocol:
@@ -142,7 +135,7 @@ def compose(command: str, overrides: list[str]) -> omegaconf.DictConfig:
     try:
         with nullcontext() if running else hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
             return hydra.compose(command, [as_hydra_reads(word) for word in overrides])
-    except (HydraException, omegaconf.errors.OmegaConfBaseException) as error:
+    except (HydraException, omegaconf.errors.OmegaConfBaseException, ValueError) as error:  # Hydra's own checks, too
         raise explain(command, overrides, error) from None
 
 
@@ -201,20 +194,44 @@ def is_known(key: str, keys: set[str]) -> bool:
     return key in keys or key.startswith(("optimizer.arguments.", "env.arguments.", "env.goals."))
 
 
+# What OmegaConf says of a value that is of another kind altogether.
+ANOTHER_KIND = (
+    "Value '|Invalid value assigned|Cannot (merge|convert|assign)|Invalid type assigned|.* is not a subclass of|"
+    ".* is not Optional|Incompatible value 'None'"
+)
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
 def explain_value(error: BaseException) -> str:
     """One line for OmegaConf's errors about a value."""
     text = str(getattr(error, "msg", None) or error).split("\n")[0]
-    key = getattr(error, "full_key", None) or ""
-    if match := re.match(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", text):
-        wanted = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
-        return f"{key}={match[1]}: must be {wanted.get(match[2], match[2])}"
-    if match := re.match(r"Value '(.*)' is not a valid bool", text):
-        return f"{key}={match[1]}: must be true or false"
+    key, owner = getattr(error, "full_key", None) or "", getattr(error, "object_type", None)
+    if owner is Goal and "." not in key:
+        key = f"env.goals.{key}"
     if isinstance(error, omegaconf.errors.MissingMandatoryValue):
         return f"{key or text} must be given"
+    if isinstance(error, omegaconf.errors.ConfigKeyError) and owner is Goal:
+        return f"{key}: a goal has score, games, note and stop"
     if "is not in struct" in text:
         return f"no setting is called {key!r}; a new one is written with a plus, +{key}=..."
+    if key and re.match(ANOTHER_KIND, text):
+        typed = re.match(r"Value '(.*?)' (?:of type|could not|is not)", text)
+        value = "=null" if "None" in text or "Optional" in text else f"={bounds.shown(typed[1])}" if typed else ""
+        hints = get_type_hints(owner) if dataclasses.is_dataclass(owner) else {}
+        kinds = {KINDS[kind] for kind in KINDS if hints.get(key.rpartition(".")[2]) in (kind, kind | None)}
+        return f"{key}{value}: expected {bounds.expected(key, *kinds)}"
     return f"{key}: {text}" if key and key not in text else text
+
+
+def sections(keys: set[str]) -> dict[str, str]:
+    """Settings that hold others, each with the first of them."""
+    return {key.rpartition(".")[0]: key for key in sorted(keys, reverse=True) if "." in key}
+
+
+GROUP_REMEDIES = {
+    "env": "name a game with env.game=Breakout",
+    "optimizer": "any of torch.optim is optimizer.name=AdamW",
+}
 
 
 def explain(command: str, overrides: list[str], error: BaseException) -> UserError:
@@ -230,10 +247,21 @@ def explain(command: str, overrides: list[str], error: BaseException) -> UserErr
         if key in groups:
             options = groups[key]
             wrong = next((one for one in value.split(",") if one not in (*options, "null")), None)
+            wrong = wrong if value != "null" else value
             if wrong is not None and not re.search(r"[/(]", value) and key not in keys - {*groups}:
-                return UserError(f"{key}={wrong}: no such {key}{suggest(wrong, options)}; known: {', '.join(options)}")
+                more = f"; {GROUP_REMEDIES[key]}" if key in GROUP_REMEDIES else ""
+                return UserError(
+                    f"{key}={wrong}: no such {key}{suggest(wrong, options)}; known: {', '.join(options)}{more}"
+                )
+        elif override.startswith("~") and key in keys:
+            return UserError(f"~{key}: a setting cannot be removed; leave it out for its default")
+        elif key in sections(keys):
+            more = "; to go on with a run, resume=PATH" if key == "checkpoint" else ""
+            return UserError(f"{key}={value}: {key} holds settings, such as {sections(keys)[key]}=...{more}")
         elif not is_known(key, keys):
-            return UserError(f"no setting is called {key!r}{suggest(key, keys | {*groups})}")
+            return UserError(f"no setting is called {key!r}{aliases.meant(key, keys | {*groups})}")
+    if match := re.match(r"Could not append to config. An item is already at '(.*)'", str(error)):
+        return UserError(f"+{match[1]}: this setting is there already; write it without the plus")
     if match := re.match(r"Ambiguous value for argument '(.*)'", str(error)):
         return UserError(f"{match[1]}: several values make several runs, with -m before them")
     if isinstance(error, OverrideParseException):

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from atari_dqn import checks, cluster, folders, launch, own_modules, scores, settings, unread
+from atari_dqn import cluster, folders, launch, own_modules, scores, settings, unread
 from atari_dqn.config import Sweep, TrainConfig
 from atari_dqn.console import Console, appended, visible
 from atari_dqn.display import Row, Tracker
@@ -59,10 +59,10 @@ def plan(config: TrainConfig, sweep: Sweep, typed: list[str]) -> list[Job]:
             raise UserError(f"{key} is each run's own in a sweep; sweep.storage says where they all are")
     if ":" in config.device:
         raise UserError(f"device={config.device}: Ray gives each run of a sweep a GPU of its choice; leave device out")
-    checks.between("sweep.seeds", sweep.seeds, 1)
-    checks.between("sweep.cpus", sweep.cpus, 1)
-    checks.between("sweep.gpus", sweep.gpus or 0, 0)
-    checks.between("sweep.retries", sweep.retries, 0)
+    if sweep.gpus is not None and sweep.gpus > 1 and not sweep.gpus.is_integer():  # Ray's rule
+        raise UserError(
+            f"sweep.gpus={sweep.gpus:g}: expected a part of one GPU, such as 0.25, or a whole number of them"
+        )
     words = [word for word in typed if not word.lstrip("+").startswith("sweep.")]
     jobs: list[Job] = []
     games = games_of(sweep.games, config.env.kind)

@@ -184,7 +184,7 @@ def test_a_run_is_the_same_wherever_its_replay_is(tmp_path, monkeypatch, variant
 
 def test_a_resumed_run_may_have_its_replay_elsewhere(tmp_path):
     run = small_run(
-        tmp_path / "run", "env=cartpole", "network=mlp", "total_steps=40", "replay.warmup_steps=20", "replay.device=cpu"
+        tmp_path / "run", "env=cartpole", "network=mlp", "total_steps=40", "replay.warmup_steps=36", "replay.device=cpu"
     )
     run.emulators.close()
     (run.folder / "config.yaml").write_text(settings.to_yaml(run.config))
