@@ -153,7 +153,10 @@ def test_a_server_that_does_not_begin(server, word, train, monkeypatch):
 
 
 @pytest.mark.parametrize("way", ["503", "401", "gone"])
-def test_a_server_that_dies_in_the_middle(server, way, train):
+def test_a_server_that_dies_in_the_middle(server, way, train, monkeypatch):
+    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "30")
+    monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "1")
+
     def die() -> None:
         server.mode = way
         if way == "gone":
@@ -161,8 +164,8 @@ def test_a_server_that_dies_in_the_middle(server, way, train):
             server.server_close()
             server.mode = "503"
 
-    done = train(begun=lambda: server.sent("UpsertBucket"), action=die)
-    assert "not all was uploaded" in done.said and done.seconds < 20
+    done = train("logger.timeout_seconds=null", begun=lambda: server.sent("UpsertBucket"), action=die)
+    assert "not all was uploaded" in done.said and done.seconds < 25
     (path,) = done.folder.glob("wandb/run-*/run-*.wandb")
     assert f"it is stored: `wandb sync {path.parent}` uploads it" in done.said
     assert measured(path) == [*range(20, 401, 20)]
