@@ -149,7 +149,7 @@ class Examiner:
             video.film(self._player, self._env, epsilon, self._seed(agent_steps), path, seconds, stop=self._stop)
         except Exception as error:  # a film is not worth a run
             self._films = False
-            say(f"no videos for the rest of this run; training goes on ({error!r:.200})")
+            say(f"no videos for the rest of this run; training goes on ({str(error) or repr(error):.200})")
             return False
         self._filmed = time.perf_counter()
         self._film_seconds = self._filmed - began
