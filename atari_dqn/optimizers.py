@@ -99,10 +99,11 @@ def build(
         _check(name, key, value, options)
     if name in FUSED and not arguments.get("foreach"):
         arguments = {"fused": True} | arguments
+    on_host = {key: value for key, value in arguments.items() if key != "capturable" or not params[0].is_cuda}
     if params[0].is_cuda and "capturable" in options:
         arguments = {"capturable": True} | arguments  # its step count on the device, for CUDA graphs
     try:
-        _try_out(functools.partial(known[name], lr=learning_rate, **arguments), params[0].device)
+        _try_out(functools.partial(known[name], lr=learning_rate, **on_host))
         optimizer: torch.optim.Optimizer = known[name](params, lr=learning_rate, **arguments)
     except Exception as error:  # torch's, of numbers out of range or of switches that exclude each other
         text = " ".join(str(error).split())[:200] or type(error).__name__
@@ -110,12 +111,12 @@ def build(
     return optimizer
 
 
-def _try_out(make: Callable[[list[Tensor]], torch.optim.Optimizer], device: torch.device) -> None:
-    """Raise an error where an optimizer cannot make a step, which some arguments show no sooner."""
-    weights = torch.nn.Parameter(torch.ones(2, 2, device=device))
+def _try_out(make: Callable[[list[Tensor]], torch.optim.Optimizer]) -> None:
+    """Raise an error where an optimizer cannot make a step on the CPU, which some arguments show no sooner."""
+    weights = torch.nn.Parameter(torch.ones(2, 2))
     optimizer = make([weights])
     for _ in range(2):
-        weights.grad = torch.tensor([[0.1, -0.1], [0.0, 1.0]], device=device)
+        weights.grad = torch.tensor([[0.1, -0.1], [0.0, 1.0]])
         optimizer.step()
     if not weights.isfinite().all():
         raise ValueError("its steps are no finite numbers")
