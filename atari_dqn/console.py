@@ -10,6 +10,7 @@ import io
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
@@ -223,12 +224,18 @@ def guarded() -> Iterator[Stream]:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
-    before = sys.stdout, sys.stderr
+    before, hook = (sys.stdout, sys.stderr), threading.excepthook
     out, error = Stream(lambda: before[0]), Stream(lambda: before[1])
-    sys.stdout, sys.stderr = out, error
+    sys.stdout, sys.stderr, threading.excepthook = out, error, _thread_failed
     try:
         yield out
     finally:
         out.flush()
         error.flush()
-        sys.stdout, sys.stderr = before
+        (sys.stdout, sys.stderr), threading.excepthook = before, hook
+
+
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """A line instead of a traceback: it is another package's thread, such as TensorBoard's on a full disk."""
+    text = " ".join(str(failure.exc_value).split())[:200]
+    complain(f"in the background: {failure.exc_type.__name__}: {text}; the run goes on")

@@ -71,7 +71,7 @@ def test_chain_values_equal_the_table(tmp_path, variant):
     """Mean values of the distributional ones; of several steps the optimal action's, for they follow the behaviour."""
     discount, greedy_only = 0.8, variant in ("3-step", "rainbow")
     run = small_run(
-        tmp_path / "run", "env=gymnasium", "env.game=Probe/Chain-v0", "num_envs=4", "total_steps=7_000",
+        tmp_path / "run", "env=gymnasium", "env.game=Probe/Chain-v0", "num_envs=4", "total_steps=5_500",
         "replay.warmup_steps=500", "replay.capacity=4_000", "update.period_steps=4", "update.target_period_steps=100",
         f"agent.discount={discount}", f"exploration.end={0.1 if greedy_only else 0.6}", "exploration.decay_steps=1_000",
         "optimizer.learning_rate=2e-3", "network.hidden=[32]", "evaluation.episodes=2", "seed=3", *VARIANTS[variant],
@@ -92,7 +92,7 @@ def test_chain_values_equal_the_table(tmp_path, variant):
         np.testing.assert_allclose(learnt, optimal, atol=0.05)
 
 
-@each_variant
+@pytest.mark.parametrize("variant", ["dqn", "dueling", "noisy", "prioritized", "qr", "iqn", "munchausen", "rainbow"])
 def test_memory_is_learnt_from_pixels(tmp_path, variant):
     run = small_run(
         tmp_path / "run", "env=gymnasium", "env.game=Probe/Memory-v0", "network=small_cnn", "env.frame_stack=2",
@@ -124,7 +124,7 @@ class Enough(Tracker):
             self._run.stop()
 
 
-@pytest.mark.parametrize("variant", ["dqn", "munchausen", "rainbow"])
+@pytest.mark.parametrize("variant", ["dqn", "rainbow"])
 def test_cartpole_is_balanced(tmp_path, variant):
     """195 is what counted as solving CartPole-v0. A second seed may try where the first is slow."""
     for seed in (1, 2):
@@ -266,8 +266,8 @@ def test_scripted_and_recorded_turns_equal_eager_ones(combination, monkeypatch):
 
 @pytest.mark.parametrize("combination", covering_pairs(), ids="-".join)
 def test_a_stopped_run_goes_on_to_the_bit(combination, tmp_path):
-    short = ["total_steps=1_200", "replay.capacity=600", "replay.warmup_steps=200", "checkpoint.every_steps=300"]
-    mine = [*CARTPOLE, *words(combination), *short, "network.hidden=[16,16]", "evaluation.every_steps=700"]
+    short = ["total_steps=800", "replay.capacity=400", "replay.warmup_steps=200", "checkpoint.every_steps=200"]
+    mine = [*CARTPOLE, *words(combination), *short, "network.hidden=[16,16]", "evaluation.every_steps=500"]
     small_run(tmp_path / "untouched", *mine).go()
     run = small_run(tmp_path / "stopped", *mine)
     run.go(Stop(run, 450))

@@ -28,7 +28,7 @@ MODULES = (  # all but the program itself
     "torch", "torch._dynamo", "hydra.main", "hydra._internal.hydra", "gymnasium", "ale_py", "cv2", "av", "wandb",
     "rich.live", "rich.progress", "torch.utils.tensorboard", "matplotlib.pyplot", "filelock", "psutil", "zstandard",
 )  # fmt: skip
-WHEN_LOADED = ("PYTHON", "LC_", "LANG", "OMP_", "GOMP_", "KMP_", "MKL_", "TORCH", "CUDA", "KINETO", "GRPC", "RAY")
+WHEN_LOADED = ("PYTHON", "LC_", "LANG", "OMP_", "GOMP_", "KMP_", "MKL_")
 CLONE = {"x86_64": 56, "aarch64": 220}.get(platform.machine()) if sys.platform == "linux" else None
 CLONE_PARENT = 0x8000
 
