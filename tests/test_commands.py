@@ -367,8 +367,10 @@ PRESETS = sorted(path.stem for path in (ROOT / "conf" / "preset").glob("*.yaml")
 ENVS = sorted(path.stem for path in (ROOT / "conf" / "env").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("env", ENVS)
-@pytest.mark.parametrize("preset", PRESETS)
+# A vector by any other name learns as CartPole's does.
+@pytest.mark.parametrize(
+    ("env", "preset"), [(e, p) for e in ENVS for p in PRESETS if e != "gymnasium" or p == "default"]
+)
 def test_every_config_composes_and_learns_a_few_steps(env, preset, tmp_path):
     words = [
         f"env={env}", f"preset={preset}", "num_envs=4", "total_steps=96", "replay.warmup_steps=64",
@@ -514,7 +516,7 @@ def test_profile_says_where_the_time_goes_and_leaves_nothing(inside, tmp_path):
 
 
 def test_the_demo_stops_when_it_is_solved_and_says_where_all_is(command, tmp_path):
-    goal = "env.goals=[{score: -21, games: 20, note: it is solved, stop: true}]"  # which random play reaches
+    goal = "env.goals=[{score: -21, games: 30, note: it is solved, stop: true}]"  # which random play reaches
     short = ["total_steps=100_000", "replay.warmup_steps=100_000", "evaluation.episodes=1", "protocol.max_frames=400"]
     result = command("demo", goal, *short, "evaluation.video_seconds=1", "run_dir=runs/it", "logger.wandb=off")
     assert result.returncode == 0, result.stderr

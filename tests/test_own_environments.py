@@ -17,6 +17,7 @@ from atari_dqn import (
     emulators,
     environments,
     launch,
+    make,
     own_modules,
     remote_emulators,
     settings,

@@ -110,8 +110,9 @@ def assert_equal_runs(one: Path, other: Path) -> None:
 @pytest.mark.parametrize("game", ["CartPole", "Pong"])
 def test_a_killed_run_ends_as_an_untouched_one(game, tmp_path):
     """The short form of `make torture`: whole processes, SIGKILL at random and in the middle of saving."""
-    steps = {"CartPole": 10_000, "Pong": 2_600}[game]
-    torture.torture(game, steps, 3, 1, tmp_path, *(["network=small_cnn"] if game == "Pong" else []))
+    steps = {"CartPole": 8_000, "Pong": 1_600}[game]
+    more = ["network=small_cnn", "evaluation.every_steps=1000"] if game == "Pong" else ["evaluation.every_steps=3000"]
+    torture.torture(game, steps, 3, 1, tmp_path, *more, most_seconds=2)
 
 
 @pytest.mark.parametrize("words", [CARTPOLE, PONG], ids=["CartPole", "Pong"])
@@ -499,7 +500,7 @@ def test_a_full_disk_costs_nothing_that_was_saved(cartpole, tmp_path, monkeypatc
         disk = Disk(patch, 0)
         small_run(tmp_path / "counted", *CARTPOLE).go()
     assert disk.writes > 15
-    for fails_at in range(1, disk.writes + 1, 4):
+    for fails_at in range(1, disk.writes + 1, 6):
         folder = tmp_path / f"run{fails_at}"
         with monkeypatch.context() as patch:
             Disk(patch, fails_at)
@@ -514,11 +515,11 @@ def test_a_really_full_disk(tmp_path):
     """A small file system of its own, with all loggers on: nothing hangs, exit 1, and it goes on with more room."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1536k", "tmpfs", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
     if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("only root can mount a file system")
     words = [sys.executable, "-m", "atari_dqn", "train", "run_dir=run", "resume=auto", "env=cartpole"]
-    words += ["total_steps=15_000", "checkpoint.every_steps=2_000", "logger.every_steps=40", "logger.wandb=offline"]
+    words += ["total_steps=9_000", "checkpoint.every_steps=2_000", "logger.every_steps=40", "logger.wandb=offline"]
     where = {"cwd": disk, "env": os.environ | {"PYTHONPATH": str(ROOT)}, "capture_output": True, "text": True}
     try:
         full = subprocess.run(words, **where, timeout=200)

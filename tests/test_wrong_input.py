@@ -69,7 +69,7 @@ def test_wrong_input_gets_its_line_and_code_and_leaves_nothing(row, names, capsy
     for name, path in names.items():
         typed, line = typed.replace(f"{{{name}}}", path), line.replace(f"{{{name}}}", path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Hydra, "get_mode", lambda *words: None)  # it composes all, only to read hydra.mode
+    monkeypatch.setattr(Hydra, "get_mode", lambda *words, **more: None)  # it composes all, only to read hydra.mode
     monkeypatch.setattr(Run, "go", lambda run: pytest.fail("this was not refused"))
     before = {path: path.stat().st_mtime_ns for path in Path(names["empty"]).parent.rglob("*")}
     with filelock.FileLock(Path(names["busy"]) / ".lock"):

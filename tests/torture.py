@@ -139,8 +139,13 @@ def left_behind(folder: Path) -> dict[str, Any]:
     return hashes
 
 
-def torture(game: str, steps: int, kills: int, seed: int, parent: Path, *more: str) -> Outcome:
-    """Raises SystemExit where the killed run is not equal to the untouched one. `more` are further settings."""
+def torture(game: str, steps: int, kills: int, seed: int, parent: Path, *more: str, most_seconds: float = 8) -> Outcome:
+    """Raises SystemExit where the killed run is not equal to the untouched one.
+
+    Args:
+        more: further settings.
+        most_seconds: that a run lives which is killed at any moment.
+    """
     began, chance = time.time(), random.Random(seed)
     untouched, tortured = parent / f"{game}-untouched", parent / f"{game}-tortured"
     finish(start(command(game, untouched, steps, *more)))
@@ -150,7 +155,7 @@ def torture(game: str, steps: int, kills: int, seed: int, parent: Path, *more: s
         process = start(command(game, tortured, steps, *more))
         way, patience = done % 3, chance.uniform(0, 2)
         if way == 0:  # at any moment
-            time.sleep(chance.uniform(0, 8))
+            time.sleep(chance.uniform(0, most_seconds))
         else:
             deadline = time.time() + 60
             while time.time() < deadline and process.poll() is None:
