@@ -24,6 +24,9 @@ FITS := 'import sys; raise SystemExit(not (3, 10) <= sys.version_info[:2] <= (3,
 # People's settings of pip that would lead elsewhere than to .venv; an index of theirs counts.
 PIP_INSTALL := -I -m pip install --quiet --disable-pip-version-check
 PIP := PIP_USER=0 PIP_TARGET= PIP_PREFIX= PIP_ROOT= $(BIN)/python $(PIP_INSTALL)
+# Python reads the path of an editable package in the locale's encoding, and would not start with an accent in it under
+# LC_ALL=C: so the path is relative, to lib/python3.x/site-packages. (-S: it must start to mend that.)
+RELATIVE := $(BIN)/python -I -S -c 'import glob; [open(p, "w").write("../../../..") for p in glob.glob("$(VENV)/lib/python*/site-packages/*editable*atari_dqn*.pth")]'
 
 # Where packages were lost, with the Python they were for or otherwise, the set-up runs again.
 SOUND := $(and $(wildcard $(READY)),$(shell $(BIN)/python -I -c 'import importlib.util as u; print(u.find_spec("torch") and 1)' 2>/dev/null))
@@ -77,14 +80,14 @@ $(READY): requirements.lock pyproject.toml
 	test "$$found" && \
 	echo "make: $$found cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2 || \
 	echo 'make: no Python from 3.10 to 3.13 found; install one, or name it: PYTHON=/path/to/python3.12' >&2; exit 2
-	@$(PIP) -r requirements.lock && $(PIP) --no-deps --editable . || \
+	@$(PIP) -r requirements.lock && $(PIP) --no-deps --editable . && $(RELATIVE) || \
 	{ echo 'make: pip could not install what is needed (see above); `make setup` tries again' >&2; exit 2; }
 	@touch $@ && rm -f $(VENV)/.unfinished
 
 # What some targets need besides: an extra of pyproject.toml, at the versions that extras.lock pins.
 $(VENV)/.ready-%: $(READY) extras.lock | arguments
 	@echo "adding what $* needs"
-	@$(PIP) --constraint extras.lock --editable '.[$*]'
+	@$(PIP) --constraint extras.lock --editable '.[$*]' && $(RELATIVE)
 	@touch $@
 .PRECIOUS: $(VENV)/.ready-%
 EXTRAS := ray slurm optuna aggregate

@@ -201,15 +201,15 @@ class Transcription:
             self.w[i] += 0.00025 * dw / np.sqrt(self.g2[i] - self.g[i] ** 2 + 0.01)
 
 
-def test_ten_updates_of_nature_equal_a_transcription_of_the_released_code():
+def test_six_updates_of_nature_equal_a_transcription_of_the_released_code():
     learner = made("preset=nature")
     with torch.no_grad():  # larger values, so that errors of all sizes come about
         learner.online.head[-1].weight *= 20
     learner.copy_target()
     transcription = Transcription(list(learner.online.parameters()))
     start = flat(learner.online).clone().numpy()
-    for count, batch in enumerate(random_batches(10, 4)):
-        if count == 5:
+    for count, batch in enumerate(random_batches(6, 4)):
+        if count == 3:
             learner.copy_target()
             transcription.target = [w.copy() for w in transcription.w]
         learner.learn(batch, DRAW)

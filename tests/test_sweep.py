@@ -61,7 +61,7 @@ def test_a_run_of_a_sweep_gets_its_share_of_a_gpu(words, there, gets):
 
 def test_a_sweep_that_loses_a_node_ends_as_an_untouched_one(tmp_path):
     """Two seeds on two nodes, one killed in the middle; then the same command again, and with other settings."""
-    steps, store, words = 8_000, tmp_path / "sweep", [*SWEEP, "sweep.seeds=2"]
+    steps, store, words = 6_000, tmp_path / "sweep", [*SWEEP, "sweep.seeds=2"]
     words = command(*words, f"total_steps={steps}", f"sweep.storage={store}")
     under_way = lose_a_node(store, words, steps)
     assert len(under_way) == 2
@@ -81,7 +81,7 @@ def test_a_sweep_that_loses_a_node_ends_as_an_untouched_one(tmp_path):
 def test_a_failed_run_does_not_stop_the_others_and_a_stopped_sweep_goes_on(tmp_path):
     """Runs at a URL, so from disk to disk; Ctrl-C in the middle; one run's place is taken by a file."""
     store = tmp_path / "bucket"
-    words = command(*SWEEP, "sweep.seeds=2", "total_steps=9000", f"sweep.storage=file://{store}")
+    words = command(*SWEEP, "sweep.seeds=2", "total_steps=6000", f"sweep.storage=file://{store}")
     store.mkdir()
     (store / "CartPole-v1-seed2").write_text("in the way")
     process = subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -103,7 +103,7 @@ def test_a_failed_run_does_not_stop_the_others_and_a_stopped_sweep_goes_on(tmp_p
     )
     assert "going on in" in (store / "CartPole-v1-seed1.log").read_text()
     untouched = tmp_path / "untouched"
-    small_run(untouched, *torture.GAMES["CartPole"], "total_steps=9000").go()
+    small_run(untouched, *torture.GAMES["CartPole"], "total_steps=6000").go()
     expected, found = torture.left_behind(untouched), torture.left_behind(first)
     assert [key for key in expected if expected[key] != found[key]] == []
 
@@ -151,7 +151,7 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("break_after", [0, 2, 5, 6, None])
+@pytest.mark.parametrize("break_after", [0, 5, None])
 def test_a_copy_that_breaks_off_leaves_the_checkpoint_before_it(break_after, untouched, tmp_path, monkeypatch):
     """A run's copies at a URL: whatever file is the last that got there, what is there can be gone on from."""
     store = storage.Store(f"file://{tmp_path / 'bucket'}")

@@ -6,6 +6,7 @@ import io
 import os
 import pty
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -59,7 +60,7 @@ open("done", "w").close()
 )  # fmt: skip
 def test_text_that_cannot_be_shown_stops_nothing(way, encoding, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding}
-    line = f"set -o pipefail; {sys.executable} -c '{SHOWS}' {way}"
+    line = f"set -o pipefail; {shlex.quote(sys.executable)} -c '{SHOWS}' {way}"
     done = subprocess.run(["bash", "-c", line], cwd=tmp_path, env=environment, capture_output=True, timeout=60)
     assert done.returncode == 0 and (tmp_path / "done").exists()
     assert done.stderr in (b"atari_dqn: wrong\n", b"")
