@@ -274,8 +274,9 @@ def explain(command: str, overrides: list[str], error: BaseException) -> UserErr
         return UserError(f"{match[1]}: several values make several runs, with -m before them")
     if isinstance(error, OverrideParseException):
         key, _, value = error.override.partition("=")
-        if is_known(key.lstrip("+"), keys) and not re.search(r"""[][(){}'"]""", value):
-            return UserError(f"{key}={bounds.shown(value)}: expected {bounds.expected(key.lstrip('+'))}")
+        expected = bounds.expected(key, "")
+        if expected and not re.search(r"""[][(){}'"]""", value):
+            return UserError(f"{key}={bounds.shown(value)}: expected {expected}")
         return UserError(f"cannot read {error.override!r}; is a bracket or a quote missing?")
     chain: BaseException | None = error
     while chain is not None:
