@@ -2,44 +2,45 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
 
-VENV := .venv
-BIN := $(VENV)/bin
-READY := $(VENV)/.ready
-PROGRAM := $(BIN)/python -I atari_dqn/make.py
-
 # What was typed reaches recipes by the environment alone, unexpanded: make itself would run a $(shell ...) in it, the
 # shell a quote and what follows. So no recipe below may name a variable such as $(GAME); atari_dqn/make.py reads them.
-TYPED := $(strip $(foreach .v,$(.VARIABLES),$(if $(filter command,$(origin $(.v))),$(.v))))
+override TYPED := $(strip $(foreach .v,$(.VARIABLES),$(if $(filter command,$(origin $(.v))),$(.v))))
 $(foreach .v,$(filter-out MAKE% SHELL,$(TYPED)),$(eval override $$(.v) := $$(value $$(.v))))
-GOALS := $(MAKECMDGOALS)
+override GOALS := $(MAKECMDGOALS)
 # Variables that a parent make passes on may be its own.
-INHERITED := $(if $(filter-out 0,$(MAKELEVEL)),$(shell printf %s "$$MAKEFLAGS"))
+override INHERITED := $(if $(filter-out 0,$(MAKELEVEL)),$(shell printf %s "$$MAKEFLAGS"))
 export TYPED GOALS INHERITED
 export $(TYPED)
 unexport PYTHONHOME
 
+# Nobody names these: `venv --clear` empties a folder, and the checks must be the checks.
+override VENV := .venv
+override BIN := $(VENV)/bin
+override READY := $(VENV)/.ready
+override PROGRAM := $(BIN)/python -I atari_dqn/make.py
+
 # The Pythons that are tried; PYTHON=... names another.
-PYTHONS := $(if $(value PYTHON),"$$PYTHON",python3 python3.13 python3.12 python3.11 python3.10 python)
-FITS := 'import sys; raise SystemExit(not (3, 10) <= sys.version_info[:2] <= (3, 13))'
+override PYTHONS := $(if $(value PYTHON),"$$PYTHON",python3 python3.13 python3.12 python3.11 python3.10 python)
+override FITS := 'import sys; raise SystemExit(not (3, 10) <= sys.version_info[:2] <= (3, 13))'
 # People's settings of pip that would lead elsewhere than to .venv; an index of theirs counts.
-PIP_INSTALL := -I -m pip install --quiet --disable-pip-version-check
-PIP := PIP_USER=0 PIP_TARGET= PIP_PREFIX= PIP_ROOT= $(BIN)/python $(PIP_INSTALL)
+override PIP_INSTALL := -I -m pip install --quiet --disable-pip-version-check
+override PIP := PIP_USER=0 PIP_TARGET= PIP_PREFIX= PIP_ROOT= $(BIN)/python $(PIP_INSTALL)
 # Python reads the path of an editable package in the locale's encoding, and would not start with an accent in it under
 # LC_ALL=C: so the path is relative, to lib/python3.x/site-packages. (-S: it must start to mend that.)
-RELATIVE := $(BIN)/python -I -S -c 'import glob; [open(p, "w").write("../../../..") for p in glob.glob("$(VENV)/lib/python*/site-packages/*editable*atari_dqn*.pth")]'
+override RELATIVE := $(BIN)/python -I -S -c 'import glob; [open(p, "w").write("../../../..") for p in glob.glob("$(VENV)/lib/python*/site-packages/*editable*atari_dqn*.pth")]'
 
 # Where packages were lost, with the Python they were for or otherwise, the set-up runs again.
-SOUND := $(and $(wildcard $(READY)),$(shell $(BIN)/python -I -c 'import importlib.util as u; print(u.find_spec("torch") and 1)' 2>/dev/null))
+override SOUND := $(and $(wildcard $(READY)),$(shell $(BIN)/python -I -c 'import importlib.util as u; print(u.find_spec("torch") and 1)' 2>/dev/null))
 ifneq ($(SOUND),1)
 .PHONY: $(READY)
 endif
 
-TARGETS := help setup doctor games runs train sweep aggregate demo resume evaluate compare video watch play report dashboard profile bench family laptop scaling saving cluster torture fuzz mutants bench-gpu test check clean lock
+override TARGETS := help setup doctor games runs train sweep aggregate demo resume evaluate compare video watch play report dashboard profile bench family laptop scaling saving cluster torture fuzz mutants bench-gpu test check clean lock
 .PHONY: arguments $(TARGETS)
 $(TARGETS) $(READY): | arguments
 
 # Before anything else: does each goal exist, have what it needs, and use what was typed?
-CHECK := for p in $(BIN)/python $(PYTHONS); do "$$p" -c $(FITS) 2>/dev/null && exec "$$p" -I atari_dqn/make.py; done
+override CHECK := for p in $(BIN)/python $(PYTHONS); do "$$p" -c $(FITS) 2>/dev/null && exec "$$p" -I atari_dqn/make.py; done
 arguments:
 	+@$(CHECK); :
 .DEFAULT:
@@ -90,15 +91,15 @@ $(VENV)/.ready-%: $(READY) extras.lock | arguments
 	@$(PIP) --constraint extras.lock --editable '.[$*]' && $(RELATIVE)
 	@touch $@
 .PRECIOUS: $(VENV)/.ready-%
-EXTRAS := ray slurm optuna aggregate
-ALL_READY := $(EXTRAS:%=$(VENV)/.ready-%)
+override EXTRAS := ray slurm optuna aggregate
+override ALL_READY := $(EXTRAS:%=$(VENV)/.ready-%)
 
 setup: $(READY)  ## make .venv with the locked versions (the other targets do this by themselves)
 
 doctor: $(READY)  ## say what is wrong with this machine, if anything
 	@$(PROGRAM) $@
 
-games: $(READY)  ## list the games that GAME can name
+games: $(READY)  ## list the names of the games
 	@$(PROGRAM) $@
 
 runs: $(READY)  ## list the runs in runs/: how far, how good, how large; RUNS for other folders
@@ -150,8 +151,8 @@ profile: $(READY)  ## where the time of a turn goes; GAME, SEED, PRESET, STEPS, 
 	@$(PIP:$(BIN)%=.peers/$*/bin%) -r $<
 	@touch $@
 
-CLEANRL_COMMIT := fe8d8a03c41a7ef5b523e2e354bd01c363e786bb
-CLEANRL_SITE := https://github.com/vwxyzjn/cleanrl
+override CLEANRL_COMMIT := fe8d8a03c41a7ef5b523e2e354bd01c363e786bb
+override CLEANRL_SITE := https://github.com/vwxyzjn/cleanrl
 
 .peers/cleanrl/source: .peers/cleanrl/.ready
 	@git clone --quiet $(CLEANRL_SITE) $@ && git -C $@ checkout --quiet $(CLEANRL_COMMIT) || \

@@ -241,6 +241,7 @@ def hydra_command(command: str, words: list[str]) -> int:
         results: list[Any] = []
 
         def action() -> None:
+            settings.check_references(composed)
             settings.allow_typed(composed)
             results.append(COMMANDS[command](composed))
 
@@ -320,12 +321,17 @@ def main(words: list[str] | None = None) -> int:
 
 def _only_tells(words: list[str]) -> bool:
     """Whether a command does nothing but print; others go on where nobody can read what they say."""
-    return words[0] not in COMMANDS or bool({*words} & {"-c", "--cfg", "-h", "--help", "--hydra-help"})
+    return (
+        words[0] not in COMMANDS
+        or words[0] == "runs"
+        or bool({*words} & {"-c", "--cfg", "-h", "--help", "--hydra-help"})
+    )
 
 
 def _main(words: list[str]) -> int:
     command, rest = (words[0], words[1:]) if words else ("", [])
-    if command in ("", "help", "-h", "--help"):
+    without = command in ("games", "doctor")  # settings
+    if command in ("", "help", "-h", "--help") or (without and rest in (["-h"], ["--help"])):
         console.say(__doc__)
         return 0 if command else 2
     if command == "--version":
@@ -336,6 +342,8 @@ def _main(words: list[str]) -> int:
     codes = [0]
 
     def action() -> None:
+        if without and rest:
+            raise UserError(f"{command} takes no settings, so {rest[0]!r} means nothing to it")
         if command == "games":
             from atari_dqn.games import atari_games
 

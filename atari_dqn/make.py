@@ -23,7 +23,7 @@ SETTINGS = {
     "PROTOCOL": "protocol", "EPISODES": "evaluation.episodes",
 }  # fmt: skip
 VARIABLES = (*SETTINGS, "CLEANRL", "ARGS")
-MAKES_OWN = ("PYTHON", "VENV", "SHELL", "MAKE", "MAKEFLAGS", "MAKEFILES", "MAKEOVERRIDES")
+MAKES_OWN = ("PYTHON", "SHELL", "MAKE", "MAKEFLAGS", "MAKEFILES", "MAKEOVERRIDES")
 NEEDS = {
     "resume": "RUN", "compare": "RUN", "report": "RUN", "evaluate": "CKPT", "video": "CKPT", "watch": "CKPT",
     "sweep": "GAMES",

@@ -58,6 +58,14 @@ def with_group(words: list[str]) -> list[str]:
     return [*words, "env=gymnasium"] if is_own and not any(word.startswith("env=") for word in words) else words
 
 
+def check_references(composed: Any) -> None:
+    """Raise UserError where a setting refers to what is not there, as ${HOME} does; a shell's $HOME has no braces."""
+    try:
+        OmegaConf.to_container(composed, resolve=True)
+    except omegaconf.errors.OmegaConfBaseException as error:
+        raise UserError(explain_value(error)) from None
+
+
 def allow_typed(composed: Any) -> None:
     """Import the modules of environments that were typed for the running job. Raises UserError."""
     typed = {word.lstrip("+").partition("=")[0] for word in task_overrides()}
@@ -265,6 +273,10 @@ def explain(command: str, overrides: list[str], error: BaseException) -> UserErr
     if match := re.match(r"Ambiguous value for argument '(.*)'", str(error)):
         return UserError(f"{match[1]}: several values make several runs, with -m before them")
     if isinstance(error, OverrideParseException):
+        key, _, value = error.override.partition("=")
+        expected = bounds.expected(key, "")
+        if expected and not re.search(r"""[][(){}'"]""", value):
+            return UserError(f"{key}={bounds.shown(value)}: expected {expected}")
         return UserError(f"cannot read {error.override!r}; is a bracket or a quote missing?")
     chain: BaseException | None = error
     while chain is not None:

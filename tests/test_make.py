@@ -66,6 +66,11 @@ sweep GAMES=Pong seed=3 => did you mean SEED?
 train total_steps=20k => did you mean STEPS?
 train lr=1 => any other setting goes into ARGS=
 clean SEED=1 => it takes no variables
+games GAME=Pong => does not use GAME=; it takes no variables
+games VENV=elsewhere => does not use VENV=
+games CHECK=: FITS=: => does not use CHECK=
+train TYPED= GOALS= game=Pong => does not use GOALS=
+train BIN='$(shell touch oops)' => does not use BIN=
 help gaem=Pong => did you mean GAME?
 SEDE=1 => did you mean SEED?
 train evaluate => `make evaluate` needs CKPT: CKPT=... is missing
@@ -85,7 +90,18 @@ def test_what_cannot_be_meant_is_refused_before_anything_runs(line, checkout):
     typed, said = line.split(" => ")
     done = run_make(checkout, *shlex.split(typed))
     assert done.returncode == 2 and said in done.stderr, done.stderr
-    assert "Traceback" not in done.stderr and "[[" not in done.stdout
+    assert "Traceback" not in done.stderr and "[[" not in done.stdout and not list(checkout.rglob("oops"))
+
+
+def test_no_folder_but_the_project_s_own_is_emptied_by_the_set_up(checkout):
+    kept = checkout / "elsewhere/thesis.tex"
+    kept.parent.mkdir()
+    kept.touch()
+    clears = f'case "$*" in *--clear*) rm -rf elsewhere/*; exit 1;; *) exec "{sys.executable}" "$@";; esac'
+    script(checkout / "python", clears)
+    for words in (["setup", "VENV=elsewhere"], ["-e", "setup"], ["clean", "VENV=elsewhere"]):
+        run_make(checkout, *words, "PYTHON=./python", VENV="elsewhere")
+        assert kept.exists() and len(list(kept.parent.iterdir())) == 1
 
 
 def test_variables_reach_the_program_as_they_were_typed(checkout):

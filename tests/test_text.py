@@ -15,7 +15,7 @@ import pytest
 from conftest import QUIET, ROOT, small_run
 from rich.table import Table
 
-from atari_dqn import console, display, evaluation, launch, logbook, profiling, settings
+from atari_dqn import __main__, console, display, evaluation, launch, logbook, profiling, settings
 from atari_dqn.training import Record
 
 HOSTILE = "a\x1b[2Jb\x07c\rd\x9be\u202ef\udcffg"
@@ -67,6 +67,15 @@ def test_text_that_cannot_be_shown_stops_nothing(way, encoding, tmp_path):
     if way == "> out":
         mu = {"ascii": b"u", "latin-1": b"\xb5"}[encoding]
         assert (tmp_path / "out").read_bytes().startswith(mu + rb" \u03b5 \u65e5\u672c 0" + b"\n")
+
+
+def test_what_only_tells_has_failed_where_it_cannot(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        for words in (["runs"], ["games"], ["doctor", "--help"]):
+            assert __main__.main(words) == 1
+            assert "cannot write the output: No space left" in capsys.readouterr().err
 
 
 TRAINS = """
