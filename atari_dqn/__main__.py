@@ -23,6 +23,7 @@ Commands:
 
 import atexit
 import dataclasses
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -278,6 +279,12 @@ def hydra_command(command: str, words: list[str]) -> int:
 # What other libraries say for "out of memory": the dynamic linker, torch, the system.
 NO_MEMORY = ("failed to map segment", "can't allocate memory", "Cannot allocate memory")
 
+# What the system says of a file or folder that a person named, or of the disk that it is on.
+FILE_TROUBLE = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ELOOP,
+    errno.ENAMETOOLONG,
+}  # fmt: skip
+
 
 def guarded(action: Callable[[], Any]) -> int:
     """Run `action`; errors become a line for a person and an exit code."""
@@ -303,6 +310,9 @@ def guarded(action: Callable[[], Any]) -> int:
         if isinstance(error, MemoryError) or any(sign in text for sign in NO_MEMORY):
             console.complain("out of memory; free some, or raise the limit that `ulimit -v` shows")
             return 1
+        if isinstance(error, OSError) and error.errno in FILE_TROUBLE and error.filename is not None:
+            console.complain(f"cannot use {os.fsdecode(error.filename)}: {error.strerror}")
+            return 2
         console.complain(f"unforeseen {type(error).__name__}: {text} (ATARI_DQN_TRACEBACK=1 shows where)")
         return 1
     return 0

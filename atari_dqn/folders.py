@@ -174,6 +174,15 @@ def refuse_links(folder: Path) -> None:
         raise UserError(f"{path} is a link to elsewhere; put what it leads to in its place")
 
 
+def _check_writable(folder: Path) -> None:
+    """Raise UserError where a run could not save its checkpoints, which it would learn hours later."""
+    for path in (folder / "checkpoints", folder / "replay"):
+        if path.exists() and not path.is_dir():
+            raise UserError(f"cannot write in {path}: it is not a folder; move it away")
+        if path.exists() and not os.access(path, os.W_OK | os.X_OK):
+            raise UserError(f"cannot write in {path}: permission denied")
+
+
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[Process]:
     """Keep others out of a run's folder. Raises UserError where a living process is in it, or nothing can be written.
@@ -181,6 +190,7 @@ def held(folder: Path) -> Iterator[Process]:
     The lock ends with the process that holds it, however that ends. What a killed one left half-written is removed.
     """
     refuse_links(folder)
+    _check_writable(folder)
     handle: int | None = None
     try:
         handle = locks.take(folder / ".lock", LOOK_SECONDS)

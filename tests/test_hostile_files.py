@@ -36,6 +36,7 @@ from atari_dqn import (
     report,
     settings,
 )
+from atari_dqn.__main__ import guarded
 from atari_dqn.config import ReportConfig
 from atari_dqn.errors import UserError
 
@@ -124,6 +125,30 @@ def test_nothing_is_written_through_a_link_in_a_run(run, tmp_path):
         if kept:
             shutil.rmtree(kept) if kept.is_dir() else kept.unlink()
     assert [path.name for path in outside.iterdir()] == ["file"] and (outside / "file").read_text() == "precious"
+
+
+@pytest.mark.parametrize("part", ["checkpoints", "replay"])
+def test_a_run_that_could_not_save_does_not_go_on(part, run, monkeypatch):
+    shutil.rmtree(run / part)
+    (run / part).write_text("")
+    with pytest.raises(UserError, match=f"cannot write in .*{part}: it is not a folder"), folders.held(run):
+        pass
+    (run / part).unlink()
+    (run / part).mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != run / part)
+    with pytest.raises(UserError, match=f"cannot write in .*{part}: permission denied"), folders.held(run):
+        pass
+
+
+def test_what_the_system_says_of_a_file_is_no_surprise(tmp_path, capsys):
+    for number in (errno.EACCES, errno.ENOSPC, errno.EROFS, errno.ENAMETOOLONG):
+        for path in (str(tmp_path / "x"), tmp_path / "x", b"x"):
+
+            def action(number: int = number, path: object = path) -> None:
+                raise OSError(number, os.strerror(number), path)
+
+            assert guarded(action) == 2
+            assert capsys.readouterr().err == f"atari_dqn: cannot use {os.fsdecode(path)}: {os.strerror(number)}\n"
 
 
 def test_a_planted_temporary_name_is_not_written_through(tmp_path):
