@@ -86,6 +86,7 @@ def make(name: str, arguments: Mapping[str, Any] | None = None, **kwargs: Any) -
     """
     spec, arguments = _spec(name), copy.deepcopy(dict(arguments or {}))
     own_modules.check_typed(name, arguments)
+    known: list[str] | None = None
     try:
         creator: Any = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
         known = _parameters(creator)
@@ -95,11 +96,11 @@ def make(name: str, arguments: Mapping[str, Any] | None = None, **kwargs: Any) -
             warnings.simplefilter("ignore")  # of a render_mode that `metadata` does not list
             env = gymnasium.make(spec, disable_env_checker=True, **kwargs, **arguments)
         watched = Watched(env, name)
-    except UserError:
+    except (UserError, KeyboardInterrupt):
         raise
     except (gymnasium.error.Error, ImportError) as error:
         raise UserError(_lacking(name, error)) from None
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         unknown = sorted({*arguments} - {"max_episode_steps"} - {*known}) if known is not None else []
         if unknown:
             takes = [one for one in known or () if one not in OURS]

@@ -273,6 +273,8 @@ def test_a_mistake_while_it_is_played(forget, monkeypatch):
         (["env.game=own_walk:Wlk-v0"], "no environment 'Wlk-v0' (did you mean Walk-v0?); it registers Walk-v0"),
         (["env.game=own_broken:X-v0"], "importing own_broken failed: ValueError: broken (own_broken.py, line 1)"),
         (["env.game=own_absent:X-v0"], "there is no module own_absent"),
+        (["env.game=own_panic:X-v0"], "importing own_panic failed: Panic: in Rust (own_panic.py, line 2)"),
+        (["env.game=own_hole:Hole-v0"], "own_hole:Hole-v0 cannot be made: AttributeError: module 'own_hole' has no"),
         (["env.game=own-walk:X-v0"], "a module's name stands before the colon"),
         ([GAME, "env.arguments={sise: 3}"], "takes no env.arguments.sise (did you mean size?); it takes size, level"),
         (["env=cartpole", "env.arguments={gravity: 3}"], "takes no env.arguments.gravity"),
@@ -282,6 +284,9 @@ def test_a_mistake_while_it_is_played(forget, monkeypatch):
 )
 def test_wrong_words(words, line, inside, forget, tmp_path):
     (tmp_path / "own_broken.py").write_text("raise ValueError('broken')\n")
+    (tmp_path / "own_panic.py").write_text("class Panic(BaseException): ...\nraise Panic('in Rust')\n")
+    hole = "import gymnasium\ngymnasium.register('Hole-v0', entry_point='own_hole:Hole')\n"
+    (tmp_path / "own_hole.py").write_text(hole)
     done = inside("train", *words, "run_dir=run")
     assert done.returncode == 2 and line in done.stderr and done.stderr.count("\n") == 1, done.stderr
     assert not (tmp_path / "run").exists()
