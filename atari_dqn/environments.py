@@ -39,9 +39,13 @@ def named(typed: str) -> str:
     return max(versions, key=lambda spec: spec.version or 0).id if versions else typed
 
 
+def _unversioned(name: str) -> str:
+    return re.sub(r"-v\d+$", "", name)
+
+
 def is_gymnasium(typed: str) -> bool:
-    """Whether a name is of a Gymnasium environment that is no Atari game."""
-    spec = gymnasium.registry.get(named(typed))
+    """Whether a name is of a Gymnasium environment that is no Atari game, in any version."""
+    spec = gymnasium.registry.get(named(typed)) or gymnasium.registry.get(named(_unversioned(typed)))
     return ":" in typed or (spec is not None and not own_modules.origin(spec).startswith("ale_py."))
 
 
@@ -50,7 +54,7 @@ def _spec(name: str) -> EnvSpec:
         return own_modules.spec(name)
     if name in gymnasium.registry:
         return gymnasium.registry[name]
-    newest = named(re.sub(r"-v\d+$", "", name))
+    newest = named(_unversioned(name))
     if newest in gymnasium.registry:
         raise UserError(f"no Gymnasium environment {name!r}: the newest version is {newest}")
     namespace = name.rpartition("/")[0]
