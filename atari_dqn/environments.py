@@ -49,7 +49,8 @@ def is_gymnasium(typed: str) -> bool:
     return ":" in typed or (spec is not None and not own_modules.origin(spec).startswith("ale_py."))
 
 
-def _spec(name: str) -> EnvSpec:
+def find(name: str) -> EnvSpec:
+    """How an environment is made. Raises UserError where none has that name."""
     if ":" in name:
         return own_modules.spec(name)
     if name in gymnasium.registry:
@@ -88,7 +89,7 @@ def make(name: str, arguments: Mapping[str, Any] | None = None, **kwargs: Any) -
 
     Raises UserError where it cannot be made.
     """
-    spec, arguments = _spec(name), copy.deepcopy(dict(arguments or {}))
+    spec, arguments = find(name), copy.deepcopy(dict(arguments or {}))
     own_modules.check_typed(name, arguments)
     known: list[str] | None = None
     try:
