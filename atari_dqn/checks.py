@@ -99,10 +99,11 @@ def check_logger(logger: Logger) -> None:
 
 def check_head(head: Head) -> None:
     """Raise UserError where the returns that c51 knows lie too close together."""
-    if head.v_max - head.v_min < 1e-3 * head.atoms:
+    gap = max(1e-3, 1e-6 * abs(head.v_min), 1e-6 * abs(head.v_max))  # which float32 still tells apart
+    if head.v_max - head.v_min < gap * head.atoms:
         raise UserError(
-            f"head.v_min={head.v_min:g}: expected at least {1e-3 * head.atoms:g} below head.v_max={head.v_max:g}, "
-            f"0.001 for each atom"
+            f"head.v_min={head.v_min:g}: expected at least {gap * head.atoms:g} below head.v_max={head.v_max:g}, "
+            f"{gap:g} for each atom"
         )
 
 

@@ -39,18 +39,23 @@ def named(typed: str) -> str:
     return max(versions, key=lambda spec: spec.version or 0).id if versions else typed
 
 
+def _unversioned(name: str) -> str:
+    return re.sub(r"-v\d+$", "", name)
+
+
 def is_gymnasium(typed: str) -> bool:
-    """Whether a name is of a Gymnasium environment that is no Atari game."""
-    spec = gymnasium.registry.get(named(typed))
+    """Whether a name is of a Gymnasium environment that is no Atari game, in any version."""
+    spec = gymnasium.registry.get(named(typed)) or gymnasium.registry.get(named(_unversioned(typed)))
     return ":" in typed or (spec is not None and not own_modules.origin(spec).startswith("ale_py."))
 
 
-def _spec(name: str) -> EnvSpec:
+def find(name: str) -> EnvSpec:
+    """How an environment is made. Raises UserError where none has that name."""
     if ":" in name:
         return own_modules.spec(name)
     if name in gymnasium.registry:
         return gymnasium.registry[name]
-    newest = named(re.sub(r"-v\d+$", "", name))
+    newest = named(_unversioned(name))
     if newest in gymnasium.registry:
         raise UserError(f"no Gymnasium environment {name!r}: the newest version is {newest}")
     namespace = name.rpartition("/")[0]
@@ -84,8 +89,9 @@ def make(name: str, arguments: Mapping[str, Any] | None = None, **kwargs: Any) -
 
     Raises UserError where it cannot be made.
     """
-    spec, arguments = _spec(name), copy.deepcopy(dict(arguments or {}))
+    spec, arguments = find(name), copy.deepcopy(dict(arguments or {}))
     own_modules.check_typed(name, arguments)
+    known: list[str] | None = None
     try:
         creator: Any = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
         known = _parameters(creator)
@@ -95,11 +101,11 @@ def make(name: str, arguments: Mapping[str, Any] | None = None, **kwargs: Any) -
             warnings.simplefilter("ignore")  # of a render_mode that `metadata` does not list
             env = gymnasium.make(spec, disable_env_checker=True, **kwargs, **arguments)
         watched = Watched(env, name)
-    except UserError:
+    except (UserError, KeyboardInterrupt):
         raise
     except (gymnasium.error.Error, ImportError) as error:
         raise UserError(_lacking(name, error)) from None
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         unknown = sorted({*arguments} - {"max_episode_steps"} - {*known}) if known is not None else []
         if unknown:
             takes = [one for one in known or () if one not in OURS]

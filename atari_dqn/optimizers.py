@@ -97,6 +97,7 @@ def build(
     options = dict(inspect.signature(known[name]).parameters)
     for key, value in arguments.items():
         _check(name, key, value, options)
+    arguments = {key: _with_floats(value) for key, value in arguments.items()}
     if name in FUSED and not arguments.get("foreach"):
         arguments = {"fused": True} | arguments
     on_host = {key: value for key, value in arguments.items() if key != "capturable" or not params[0].is_cuda}
@@ -113,10 +114,11 @@ def build(
 
 def _try_out(make: Callable[[list[Tensor]], torch.optim.Optimizer]) -> None:
     """Raise an error where an optimizer cannot make a step on the CPU, which some arguments show no sooner."""
-    weights = torch.nn.Parameter(torch.ones(2, 2))
+    weights = torch.nn.Parameter(torch.ones(9, 9))
     optimizer = make([weights])
-    for _ in range(2):
-        weights.grad = torch.tensor([[0.1, -0.1], [0.0, 1.0]])
+    for step in range(1, 4):
+        weights.grad = torch.linspace(-step, 0.3, 81).view(9, 9)
+        weights.grad[0] = 0  # as of a unit that is never active
         optimizer.step()
     if not weights.isfinite().all():
         raise ValueError("its steps are no finite numbers")
@@ -136,14 +138,22 @@ def _check(name: str, key: str, value: Any, options: dict[str, inspect.Parameter
     if isinstance(default, bool) or key in SWITCHES:
         fits, kind = isinstance(value, bool) or value is default, "true or false"
     elif isinstance(default, tuple):
-        fits = isinstance(value, list | tuple) and len(value) == len(default) and all(map(_is_number, value))
-        kind = f"{len(default)} numbers, such as [{','.join(f'{number}' for number in default)}]"
+        fits = isinstance(value, list | tuple) and len(value) == len(default)
+        fits = fits and all(_is_number(one) or one is given for one, given in zip(value, default, strict=True))
+        kind = f"{len(default)} numbers, such as [{','.join(map(shown, default))}]"
     elif isinstance(default, int | float):
         fits, kind = _is_number(value), f"a number such as {default:g}"
     else:
         return
     if not fits:
         raise UserError(f"{setting}={shown(value)}: expected {kind}")
+
+
+def _with_floats(value: Any) -> Any:
+    """A list with its whole numbers as floats: of Adam's betas torch wants both of one type, or [0,0.9] would fail."""
+    if not isinstance(value, list | tuple):
+        return value
+    return tuple(float(one) if _is_number(one) else one for one in value)
 
 
 def _is_number(value: Any) -> bool:

@@ -6,7 +6,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ValueType
 from hydra.errors import HydraException
 
-from atari_dqn import aliases, settings
+from atari_dqn import aliases, environments, settings
 from atari_dqn.errors import UserError
 from atari_dqn.games import suggest
 
@@ -102,3 +102,5 @@ def check_values(command: str, words: list[str]) -> None:
         composed = settings.compose(command, [those[min(i, len(those) - 1)] for those in values])
         if command == "train" and composed.env.kind == "atari":
             settings.game_name("atari", composed.env.game)
+        elif command == "train" and ":" not in composed.env.game:  # a module is imported by its run
+            environments.find(environments.named(composed.env.game))

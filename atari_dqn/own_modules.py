@@ -58,7 +58,9 @@ def _imported(game: str) -> EnvSpec:
     before = {*gymnasium.registry}
     try:
         loaded = importlib.import_module(module)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit, and what an extension in Rust raises
         if isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}."):
             raise UserError(
                 f"env.game={game}: there is no module {error.name}; it is looked for in the current folder, in "

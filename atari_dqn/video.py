@@ -48,6 +48,11 @@ def single_game(env: Env, on_frame: Callable[[], None] | None) -> gymnasium.Env:
     return gymnasium.wrappers.FrameStackObservation(game, env.frame_stack, padding_type="zero")
 
 
+def told_fps(told: Any) -> int:
+    """Frames a second, as an environment's metadata tells them; 30 where it tells nothing that makes sense."""
+    return int(min(max(told, 1), 1000)) if isinstance(told, int | float) and told > 0 else 30
+
+
 class Stage:
     """An environment on which games are shown one after another. Close it when all are over: Gymnasium's environments
     close all of pygame's windows with them.
@@ -73,7 +78,7 @@ class Stage:
             hand: a person's action, as the game counts them, in place of the player's.
         """
         env, game, self._screen, self._going = self._env, self._game, screen, True
-        screen.fps = 60 if env.kind == "atari" else int(game.metadata.get("render_fps") or 30)
+        screen.fps = 60 if env.kind == "atari" else told_fps(game.metadata.get("render_fps"))
         first_action = int(getattr(game.action_space, "start", 0))
         generator = seeding.generator(player.device, seed, "video actions") if player else None
         state, _ = game.reset(seed=seeding.derive(seed, "video game")[0])

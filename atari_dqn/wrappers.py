@@ -41,6 +41,8 @@ def where(error: BaseException) -> str:
     return f"{type(error).__name__}{': ' if text else ''}{text}{place}"
 
 
+LARGEST_SIDE = 8192  # pixels of a picture that H.264 takes, also when it is enlarged
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 RESET = "reset(self, *, seed=None, options=None) must return (observation, info)"
 STEP = "step(self, action) must return (observation, reward, terminated, truncated, info)"
 
@@ -67,7 +69,9 @@ class Watched(gymnasium.Wrapper):
             answer = method(*args, **kwargs)
         except (UserError, RunFailed):
             raise
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # SystemExit, and a panic in Rust
             is_shape = "unpack" in str(error) or "unexpected keyword argument" in str(error)
             raise self._failed(f"{where(error)}{f'; {wanted}' if is_shape else ''}", wanted) from error
         if not isinstance(answer, tuple) or len(answer) != length:
@@ -90,41 +94,51 @@ class Watched(gymnasium.Wrapper):
                 f"{self._box.shape}",
                 wanted,
             )
-        if seen.dtype.kind == "f" and not np.isfinite(seen).all():
-            raise self._failed("the observation has NaN or infinity in it", wanted)
+        if seen.dtype.kind == "f":
+            with np.errstate(over="ignore"):
+                is_finite = np.isfinite(np.asarray(seen, np.float32)).all()
+            if not is_finite:
+                raise self._failed("the observation has NaN, infinity or a number beyond float32 in it", wanted)
         return seen
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        observation, info = self._answer(self.env.reset, RESET, 2, **kwargs)
-        return observation, info
+        observation, _ = self._answer(self.env.reset, RESET, 2, **kwargs)
+        return observation, {}  # nobody reads the info, and Gymnasium cannot put all together that may be in one
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        observation, reward, terminated, truncated, info = self._answer(self.env.step, STEP, 5, action)
+        observation, reward, terminated, truncated, _ = self._answer(self.env.step, STEP, 5, action)
         try:
             number = float(reward)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = math.nan
-        if not math.isfinite(number):
+        if not abs(number) <= FLOAT32_MAX:
             raise self._failed(f"the reward is {reward!r:.60}", STEP)
-        return observation, number, bool(terminated), bool(truncated), info
+        try:
+            over, cut = bool(terminated), bool(truncated)
+        except ValueError:  # an array of several
+            raise self._failed(f"terminated is {terminated!r:.60} and truncated {truncated!r:.60}", STEP) from None
+        return observation, number, over, cut, {}
 
     def render(self) -> np.ndarray:
         try:
             picture: Any = self.env.render()
         except NotImplementedError:
             raise UserError(f"{self._name} cannot be shown: it has no render()") from None
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise UserError(f"{self._name} cannot be shown: render() failed: {where(error)}") from None
-        if not (isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.shape[2:] == (3,)):
+        is_picture = isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.shape[2:] == (3,)
+        if not is_picture or not all(1 <= side <= LARGEST_SIDE for side in picture.shape[:2]):
             what = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
             raise UserError(
                 f"{self._name} cannot be shown: with render_mode='rgb_array', render() must return a picture, uint8 "
-                f"(height, width, 3), not {what}"
+                f"(height, width, 3) of at most {LARGEST_SIDE} pixels each way, not {what}"
             )
         return picture
 
     def close(self) -> None:
-        with contextlib.suppress(Exception):  # what was computed is kept all the same
+        with contextlib.suppress(Exception, SystemExit):  # what was computed is kept all the same
             self.env.close()
 
 

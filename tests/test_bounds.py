@@ -218,6 +218,25 @@ def test_memory_is_refused_before_it_is_taken(words, most, monkeypatch):
     assert most in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments", "line"),
+    [
+        ("Adafactor", {"eps": [1e-30, 1e-3]}, "its steps are no finite numbers"),  # which a row of zeros shows
+        ("RMSprop", {"centered": True, "alpha": 0}, "its steps are no finite numbers"),
+        ("Adafactor", {"eps": [1, None]}, "expected 2 numbers, such as [null,0.001]"),
+        ("Adafactor", {"eps": [None, 1e-3]}, None),
+        ("Adam", {"betas": [0, 0.9]}, None),
+        *((name, {}, None) for name in ("Adadelta", "Adagrad", "AdamW", "Adamax", "ASGD", "NAdam", "NatureRMSProp")),
+        *((name, {}, None) for name in ("RAdam", "RMSprop", "Rprop", "SGD", "Muon")),
+    ],
+    ids=str,
+)
+def test_what_an_optimizer_is_tried_with(name, arguments, line):
+    with pytest.raises(UserError) if line else contextlib.nullcontext() as error:
+        optimizers.build(name, [torch.nn.Parameter(torch.ones(2, 2))], 1e-3, arguments)
+    assert line is None or line in str(error.value)
+
+
 ARGUMENTS = [
     ({"foreach": True, "fused": True}, "do not suit Adam"),
     ({"capturable": True, "fused": False}, "do not suit Adam"),

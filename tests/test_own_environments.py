@@ -204,6 +204,13 @@ def answers(*answer: object) -> dict[str, object]:
     return {"step": lambda env, action: answer}
 
 
+def raises(error: BaseException):
+    def method(*args: object, **kwargs: object) -> None:
+        raise error
+
+    return method
+
+
 @pytest.mark.parametrize(
     ("own", "line"),
     [
@@ -220,7 +227,12 @@ def answers(*answer: object) -> dict[str, object]:
         (body(UNIT, FINE, **answers(FINE, 0.0, False, {})), r"step\(self, action\) must return"),
         (body(UNIT, FINE, **answers(FINE[:1], 0.0, False, False, {})), r"the observation is float32 \(1,\)"),
         (body(UNIT, FINE, **answers(FINE * np.nan, 0.0, False, False, {})), "the observation has NaN"),
+        (body(UNIT, np.full(2, 1e200)), "the observation has NaN, infinity or a number beyond float32"),
         (body(UNIT, FINE, **answers(FINE, None, False, False, {})), "the reward is None"),
+        (body(UNIT, FINE, **answers(FINE, 1e39, False, False, {})), "the reward is 1e.39"),
+        (body(UNIT, FINE, **answers(FINE, 10**400, False, False, {})), "the reward is 1000"),
+        (body(UNIT, FINE, **answers(FINE, 0.0, np.zeros(2, bool), False, {})), r"terminated is array\(\[False, False"),
+        (body(UNIT, FINE, step=raises(type("Panic", (BaseException,), {})("in Rust"))), "Panic: in Rust"),
         (body(UNIT, FINE, step=lambda env, action: {}["key"]), r"failed in step.*KeyError: 'key' \(test_own_env.*line"),
         (body(UNIT, FINE, __init__=lambda env, size: None), "missing 1 required.*'size'; env.arguments="),
     ],
@@ -229,6 +241,17 @@ def answers(*answer: object) -> dict[str, object]:
 def test_mistakes_in_it_are_told_before_a_run_begins(own, line, forget, monkeypatch):
     with pytest.raises(UserError, match=rf"^own_body:Own .*{line}"), made(own, monkeypatch):
         pass
+
+
+@pytest.mark.parametrize("infos", [[None, None], [{"a": 1}, {"a": 2**80}], [{1: {}}, {"_a": 3}]], ids=str)
+def test_what_nobody_reads_does_no_harm(infos, forget, monkeypatch):
+    told = iter([{}, infos[0], *infos])
+    own = body(UNIT, FINE, step=lambda env, action: (FINE, 0.0, False, False, next(told)), close=raises(SystemExit()))
+    with made(own, monkeypatch) as envs:
+        envs.reset([1])
+        for _ in infos:
+            envs.send(np.zeros(1, np.int64))
+            envs.recv()
 
 
 def test_a_mistake_while_it_is_played(forget, monkeypatch):
@@ -250,6 +273,8 @@ def test_a_mistake_while_it_is_played(forget, monkeypatch):
         (["env.game=own_walk:Wlk-v0"], "no environment 'Wlk-v0' (did you mean Walk-v0?); it registers Walk-v0"),
         (["env.game=own_broken:X-v0"], "importing own_broken failed: ValueError: broken (own_broken.py, line 1)"),
         (["env.game=own_absent:X-v0"], "there is no module own_absent"),
+        (["env.game=own_panic:X-v0"], "importing own_panic failed: Panic: in Rust (own_panic.py, line 2)"),
+        (["env.game=own_hole:Hole-v0"], "own_hole:Hole-v0 cannot be made: AttributeError: module 'own_hole' has no"),
         (["env.game=own-walk:X-v0"], "a module's name stands before the colon"),
         ([GAME, "env.arguments={sise: 3}"], "takes no env.arguments.sise (did you mean size?); it takes size, level"),
         (["env=cartpole", "env.arguments={gravity: 3}"], "takes no env.arguments.gravity"),
@@ -259,6 +284,9 @@ def test_a_mistake_while_it_is_played(forget, monkeypatch):
 )
 def test_wrong_words(words, line, inside, forget, tmp_path):
     (tmp_path / "own_broken.py").write_text("raise ValueError('broken')\n")
+    (tmp_path / "own_panic.py").write_text("class Panic(BaseException): ...\nraise Panic('in Rust')\n")
+    hole = "import gymnasium\ngymnasium.register('Hole-v0', entry_point='own_hole:Hole')\n"
+    (tmp_path / "own_hole.py").write_text(hole)
     done = inside("train", *words, "run_dir=run")
     assert done.returncode == 2 and line in done.stderr and done.stderr.count("\n") == 1, done.stderr
     assert not (tmp_path / "run").exists()
@@ -311,9 +339,19 @@ def test_what_cannot_be_drawn_is_said(forget, monkeypatch):
         (gymnasium.Env.render, "it has no render()"),
         (lambda env: "text", r"not str"),
         (lambda env: {}["x"], "KeyError"),
+        (lambda env: np.zeros((0, 0, 3), np.uint8), "at most 8192 pixels each way, not uint8 (0, 0, 3)"),
+        (lambda env: np.zeros((9, 20_000, 3), np.uint8), "not uint8 (9, 20000, 3)"),
     ):
         own = body(UNIT, FINE, render=render)
         with made(own, monkeypatch), pytest.raises(UserError, match=r"^own_body:Own cannot be shown: ") as caught:
             video.play_one(None, dataclasses.replace(cartpole(), game="own_body:Own"), 0.0, 1, video.Screen())
         assert line in str(caught.value)
         forget()
+
+
+@pytest.mark.parametrize(
+    ("told", "fps"),
+    [(60, 60), (59.94, 59), (0.5, 1), (0, 30), (None, 30), ("fast", 30), (-3, 30), (np.nan, 30), (np.inf, 1000)],
+)
+def test_speeds_that_films_can_have(told, fps):
+    assert video.told_fps(told) == fps
