@@ -220,7 +220,7 @@ def environment(trained: Env, protocol: Protocol, game: str | None, arguments: M
 def seat(
     checkpoint: Checkpoint, protocol: Protocol, game: str | None, arguments: Mapping[str, Any] | None = None
 ) -> tuple[Env, Player]:
-    """A checkpoint's network at the controls of `game` (None: the one it learnt), under a protocol.
+    """A checkpoint's network at the controls of `game` (None: the one it learned), under a protocol.
 
     Args:
         arguments: as `environment` takes them.

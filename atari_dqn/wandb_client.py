@@ -8,6 +8,9 @@ import os
 import re
 import secrets
 import shutil
+import threading
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ import psutil
 from atari_dqn.config import Logger
 
 TIMEOUT_SECONDS = 30.0  # for the server to answer at the start, and to take what is left at the end
+LOGIN_SECONDS = 10.0  # for reading the client's files: a home folder may hang
 MODES = {"offline": "offline", "dryrun": "offline", "disabled": "off"}  # of the client; all others are online
 # What the client's settings are called that a run's config has, too.
 NAMES = {
@@ -65,11 +69,24 @@ def client_settings(warnings: Warnings | None = None) -> Any:
 
 
 def wandb_login() -> bool:
-    """Whether the client has a login for its server, by its own rules. Costs no network."""
-    settings = client_settings()
+    """Whether the client has a login for its server, by its own rules. Costs no network.
+
+    Raises what the client raises, and TimeoutError where its files cannot be read in time.
+    """
+    settings, answer = client_settings(), Future[bool]()
     silent, settings.silent = settings.silent, True  # else it asks the server for a name to show
+
+    def ask() -> None:
+        try:
+            answer.set_result(bool(load().login(prompt=False, verify=False)))
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=ask, daemon=True).start()
     try:
-        return bool(load().login(prompt=False, verify=False))
+        return answer.result(LOGIN_SECONDS)
+    except FutureTimeout:
+        raise TimeoutError(f"its files, such as ~/.netrc, cannot be read within {LOGIN_SECONDS:g} s") from None
     finally:
         settings.silent = silent
 
@@ -82,7 +99,11 @@ def standing() -> str:
     if mode != "online":
         where = "runs are recorded offline" if mode == "offline" else "runs do not use it"
         return f"{wandb.__version__}, {settings.mode}: {where} (`wandb online`, or WANDB_MODE=online, changes that)"
-    if not wandb_login():
+    try:
+        found = wandb_login()
+    except TimeoutError as error:
+        return f"{wandb.__version__}: {error}, so runs are recorded offline"
+    if not found:
         return f"{wandb.__version__}, no login: runs are recorded offline (`wandb login` changes that)"
     return f"{wandb.__version__}, logged in: runs are sent to {settings.base_url} (WANDB=offline or off changes that)"
 

@@ -60,6 +60,8 @@ def build(
 def _has_login(say: Callable[[str], None]) -> bool:
     try:
         found, why = wandb_client.wandb_login(), "no login on this machine (`wandb login` makes one)"
+    except TimeoutError as error:
+        found, why = False, str(error)
     except Exception as error:  # a key that cannot be one
         found, why = False, f"the login is not valid ({line(error)})"
     if not found:

@@ -82,7 +82,7 @@ def forget(tmp_path, monkeypatch):
 
 
 def test_a_trip_with_an_environment_of_ones_own(inside, forget, tmp_path):
-    """Trained, gone on with, evaluated, filmed; imported where its name was typed, and only there."""
+    """Trained, resumed, evaluated, filmed; imported where its name was typed, and only there."""
     done = inside("train", *TINY, GAME, "env.arguments={size: 3, level: maps/a.txt}", "run_dir=run")
     assert done.returncode == 0, done.stderr
     run, typed = tmp_path / "run", [GAME, "env.arguments.level=maps/a.txt"]

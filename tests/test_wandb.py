@@ -211,6 +211,20 @@ def test_the_client_knows_who_is_logged_in(where, machine, found, tmp_path, monk
     assert ("logged in" in said) == found and (where in said or not found) and KEY not in said
 
 
+def test_a_home_folder_that_hangs_holds_up_no_run(tmp_path, monkeypatch):
+    netrc = tmp_path / "netrc"
+    os.mkfifo(netrc)
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.setattr(wandb_client, "LOGIN_SECONDS", 0.2)
+    said: list[str] = []
+    try:
+        assert not wandb_tracker._has_login(said.append)
+        assert "netrc, cannot be read within 0.2 s, so this run is recorded offline" in said[0]
+        assert "recorded offline" in wandb_client.standing()
+    finally:
+        os.close(os.open(netrc, os.O_RDWR | os.O_NONBLOCK))  # lets those go that wait for it
+
+
 @pytest.mark.parametrize(
     ("own", "asked", "mode"),
     [
