@@ -34,7 +34,8 @@ def make(config: TrainConfig, frame_shape: tuple[int, ...], num_actions: int, de
     compute = config.compute
     compiling = compute.compile
     if compiling is None:
-        compiling = device.type == "cuda" and isinstance(online, networks.CNN) and can_compile(device)
+        suits = device.type == "cuda" and isinstance(online, networks.CNN) and not compute.deterministic
+        compiling = suits and can_compile(device)
     agent = Agent(
         online,
         optimizers.build(optimizer.name, online.parameters(), optimizer.learning_rate, optimizer.arguments),

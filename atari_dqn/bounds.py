@@ -132,7 +132,7 @@ LIMITS: dict[str, Limit] = {
 CHOICES: dict[str, tuple[str, ...]] = {
     "env.kind": ("atari", "gymnasium"),
     "network.padding": ("valid", "same"),
-    "network.initialization": ("torch", "xavier"),
+    "network.initialization": ("torch", "xavier", "he"),
     "head.name": ("scalar", "c51", "qr", "iqn"),
     "agent.loss": ("huber", "squared"),
     "agent.reduction": ("mean", "sum"),

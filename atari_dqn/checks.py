@@ -47,6 +47,11 @@ def check(config: TrainConfig) -> None:
         )
     if exploration.persistence is not None and exploration.temperature is not None:
         raise UserError("exploration.persistence and exploration.temperature exclude each other; set one to null")
+    if config.compute.deterministic and config.compute.compile:
+        raise UserError(
+            "compute.deterministic=true and compute.compile=true exclude each other: a compiled run that was resumed "
+            "on a GPU ended with other bits; leave out compute.compile"
+        )
     check_head(config.head)
     check_agent(config)
     check_training(config.protocol, env)

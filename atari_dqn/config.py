@@ -43,7 +43,7 @@ class Env:
 class Network:
     name: str = MISSING
     padding: str = "valid"  # of convolutions: valid | same
-    initialization: str = "torch"  # torch | xavier
+    initialization: str = "torch"  # torch | xavier | he
     standardize: bool = False  # inputs, by the warm-up's mean picture and standard deviation
     hidden: list[int] = field(default_factory=list)
 

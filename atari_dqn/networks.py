@@ -1,8 +1,9 @@
 """Q-networks: a state in, what is known of each action's return out."""
 
+import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,11 @@ from atari_dqn.layers import Convolution, NoisyDense, Stream
 from atari_dqn.machine import cpus
 from atari_dqn.pictures import Standardize, scaled
 from atari_dqn.values import Values
+
+INITIALIZERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "xavier": nn.init.xavier_uniform_,
+    "he": functools.partial(nn.init.kaiming_normal_, nonlinearity="relu"),
+}
 
 
 def same_padding(size: tuple[int, int], kernel: int, stride: int) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -36,7 +42,8 @@ class QNetwork(nn.Module):
 
         Args:
             network: of it `initialization`: `torch`, U(+-1/sqrt(fan_in)), which is Torch7's and so the Nature paper's
-                code's, or `xavier`, Glorot and Bengio 2010, eq. 16, with biases of 0, as in Dopamine and Keras.
+                code's; `xavier`, Glorot and Bengio 2010, eq. 16, with biases of 0, as in Dopamine and Keras; or `he`,
+                N(0, 2/fan_in), He et al. 2015, eq. 10, with biases of 0, as in nnabla-rl.
             widths: of the features and of the layers between them and the outputs.
             values: what is known of an action's return.
             agent: of it `dueling` and `noisy`.
@@ -48,10 +55,10 @@ class QNetwork(nn.Module):
         self.value = Stream([*widths, values.outputs], noisy) if agent.dueling else None
         self._branch_scale = agent.dueling_gradient_scale if agent.dueling else 1.0
         self.noise_size = self.head.noise_size + (self.value.noise_size if self.value is not None else 0)
-        if network.initialization == "xavier":
+        if network.initialization != "torch":
             for layer in self.modules():
                 if isinstance(layer, nn.Conv2d | nn.Linear):
-                    nn.init.xavier_uniform_(layer.weight)
+                    INITIALIZERS[network.initialization](layer.weight)
                     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
             for layer in self.modules():
                 if isinstance(layer, NoisyDense):

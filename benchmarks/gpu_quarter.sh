@@ -2,7 +2,9 @@
 # A quarter of an hour on a GPU machine without a network, in parts that end by themselves:
 #     gpu_quarter.sh check                             300 s: the tests, then how fast each piece is
 #     gpu_quarter.sh train GAMES SECONDS [WORDS ...]   PRESET=nature on Breakout at the defaults; the tests while it starts
+#     gpu_quarter.sh curves SECONDS                    PRESET=nature and PRESET=dopamine on Breakout, each on half the cores
 #     gpu_quarter.sh more                              240 s: whole loops, float32, cuDNN by trying, Rainbow
+#     gpu_quarter.sh tests SECONDS                     the tests alone
 # Wheels of what the machine lacks are in .whl/; results go to $OUT. DEVICE=cpu tries the script without a GPU.
 cd "$(dirname "$0")/.." || exit
 : "${OUT:=/tmp/out}" "${DEVICE:=cuda}" "${SITE:=/tmp/site}" "${WORKERS:=14}"
@@ -24,9 +26,10 @@ facts() {
       python3 -c "import torch, numpy, ale_py, gymnasium, cv2; print(torch.__version__, numpy.__version__, ale_py.__version__, gymnasium.__version__, cv2.__version__, torch.backends.cudnn.version())"; } 2>&1 | tee "$OUT/facts.txt"
 }
 
-tests() {  # LIMIT: those of a GPU, dealt to as many processes, each of which tells its own failures
-    local names worker mine i
-    mapfile -t names < <(python3 -m pytest --collect-only tests/test_speed.py tests/test_gpu.py -k "cuda or gpu" | grep ::)
+tests() {  # LIMIT: those of a GPU, the longest first, dealt to as many processes, each of which tells its own failures
+    local names worker mine i all long="resumed|resumes|host_memory|compiled|deterministic"
+    all=$(python3 -m pytest --collect-only tests/test_speed.py tests/test_gpu.py -k "cuda or gpu" | grep ::)
+    mapfile -t names < <(grep -E "$long" <<< "$all"; grep -vE "$long" <<< "$all")
     for ((worker = 0; worker < WORKERS && worker < ${#names[@]}; worker++)); do
         mine=()
         for ((i = worker; i < ${#names[@]}; i += WORKERS)); do mine+=("${names[i]}"); done
@@ -72,6 +75,21 @@ train)
     (cd /tmp/run && tar czf "$OUT/run.tgz" ./*.csv ./*.yaml ./*.json $(ls -t videos/*.mp4 2> /dev/null | head -n 2) && cp checkpoints/best.pt "$OUT")
     cut -d, -f1,4,9-11,13-18 /tmp/run/metrics.csv | tail -n 8
     cut -d, -f1,4,7,13 /tmp/run/evaluations.csv | tail -n 20 ;;
+curves)
+    cores=$(nproc)
+    curve() {  # FIRST_CORE LAST_CORE GAMES SECONDS PRESET [WORDS ...]
+        timeout -k 20 "$4" taskset -c "$1-$2" python3 -m atari_dqn train env.game=Breakout preset="$5" num_envs="$3" "${@:6}" \
+            device="$DEVICE" logger.wandb=off logger.tensorboard=false evaluation.video_seconds=0 \
+            run_dir="/tmp/curve_$5" > "$OUT/curve_$5.txt" 2>&1
+        (cd "/tmp/curve_$5" && tar czf "$OUT/curve_$5.tgz" ./*.csv ./*.yaml ./*.json)
+        tail -n 12 "$OUT/curve_$5.txt"
+        cut -d, -f1,4,9-11,13-18 "/tmp/curve_$5/metrics.csv" | tail -n 4
+        cut -d, -f1,4,7,13 "/tmp/curve_$5/evaluations.csv" | tail -n 12
+    }
+    # He's first weights are all that nnabla-rl's DQN was seen to do otherwise.
+    curve 0 $((cores / 2 - 1)) 80 "$2" nature network.initialization=he &
+    curve $((cores / 2)) $((cores - 1)) 32 "$2" dopamine & wait ;;
+tests) facts; tests "$2" ;;
 more)
     gpu loops 90 --parts loop --loop 80 160 256 --loop-seconds 8
     gpu updates_more 60 --parts updates --seconds 1.5 --kinds "graph, float32" "graph, compiled, cuDNN tries"

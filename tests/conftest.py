@@ -38,7 +38,8 @@ gymnasium.register("Probe/Dice-v0", entry_point="probes:Dice")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Where tests run side by side, each worker has its share of the cores to itself. Commands start fast."""
-    zygote.install()
+    if not torch.cuda.is_available():  # a driver that was asked cannot be forked
+        zygote.install()
     worker, workers = os.environ.get("PYTEST_XDIST_WORKER", ""), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     if worker and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))

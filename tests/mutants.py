@@ -311,7 +311,7 @@ TABLE: dict[str, list[tuple[str, str, str, str]]] = {
         ("never noisy", "noisy = agent.noisy_sigma if agent.noisy else None", "noisy = None", FIRST),
         ("never dueling", "if agent.dueling else None", "if False else None", FIRST),
         ("padding is ignored", 'if network.padding == "same":', "if False:", PADDED),
-        ("initialization is ignored", 'if network.initialization == "xavier":', "if False:", PADDED),
+        ("initialization is ignored", 'if network.initialization != "torch":', "if False:", PADDED),
         ("streams push hard", "agent.dueling_gradient_scale if agent.dueling", "1.0 if agent.dueling", DOUBLE),
         ("both streams have one noise", "noise[:, self.head.noise_size :]", "noise", RAINBOW),
         ("one draw for all groups", "return noise.sign() * noise.abs().sqrt()",

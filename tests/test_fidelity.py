@@ -311,6 +311,15 @@ def test_dopamines_network_pads_like_flax_and_starts_like_it():
     torch.testing.assert_close(network.q_values(states), network.head(x.permute(0, 2, 3, 1).flatten(1), None))
 
 
+def test_he_starts_with_the_variance_that_keeps_a_relus_input():
+    network = networks.build(composed("preset=nature", "network.initialization=he").network, (84, 84), 4, 6)
+    for parameter in network.parameters():
+        if parameter.ndim > 1:
+            assert parameter.std().item() == pytest.approx((2 / parameter[0].numel()) ** 0.5, rel=0.1)
+        else:
+            assert (parameter == 0).all()
+
+
 # ------------------------------------------------------------------------------------------------ presets, protocols
 
 # preset: capacity, warmup, period, batch, target, epsilon end, decay, begin, stickiness, no-ops, FIRE, life loss

@@ -70,7 +70,10 @@ def test_graphs_equal_eager(tmp_path, variant):
 
 @pytest.mark.parametrize("variant", ["nature", "rainbow"])
 def test_compiled_equals_eager_to_rounding(tmp_path, variant):
-    few = ["total_steps=200", "update.target_period_steps=20", "exploration.start=1", "exploration.end=1"]
+    few = [
+        "total_steps=200", "update.target_period_steps=20", "exploration.start=1", "exploration.end=1",
+        "compute.deterministic=false", "replay.priority_exponent=0",  # else last bits choose what is learned from
+    ]  # fmt: skip
     runs = []
     for words in (["compute.graphs=false"], ["compute.graphs=true", "compute.compile=true"]):
         run = small_run(tmp_path / words[-1], *WORDS, *VARIANTS[variant], *few, *words)
@@ -144,12 +147,10 @@ RESUMED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("variant", "compiled"), [("nature", "false"), ("rainbow", "false"), ("nature", "true")], ids=str
-)
-def test_a_resumed_run_ends_as_an_untouched_one(variant, compiled, command, tmp_path):
+@pytest.mark.parametrize("variant", ["nature", "rainbow"])
+def test_a_resumed_run_ends_as_an_untouched_one(variant, command, tmp_path):
     """To the bit, in a process of its own: nothing that the first one's libraries have settled on helps it."""
-    words = [*WORDS, *RESUMED, *VARIANTS[variant], f"compute.compile={compiled}", "compute.tf32=true"]
+    words = [*WORDS, *RESUMED, *VARIANTS[variant], "compute.compile=null", "compute.tf32=true"]
     small_run(tmp_path / "untouched", *words).go()
     run = small_run(tmp_path / "run", *words)
     run.go(Stop(run, 300))
@@ -173,7 +174,9 @@ def test_torchs_own_deterministic_operators_change_nothing(variant, tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="this machine has not got two GPUs")
-@pytest.mark.parametrize("words", [["preset=rainbow"], ["preset=nature", "compute.compile=true"]], ids=str)
+@pytest.mark.parametrize(
+    "words", [["preset=rainbow"], ["preset=nature", "compute.deterministic=false", "compute.compile=true"]], ids=str
+)
 def test_a_run_on_the_second_gpu_takes_nothing_of_the_first(words, command, tmp_path):
     torch.cuda.reset_peak_memory_stats(0)
     before = torch.cuda.memory_allocated(0)
