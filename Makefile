@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 
 # What was typed reaches recipes by the environment alone, unexpanded: make itself would run a $(shell ...) in it, the
-# shell a quote and what follows. So no recipe below may name a variable such as $(GAME); atari_dqn/make.py reads them.
+# shell a quote and what follows. So no recipe below may name a variable such as $(GAME); atari_dqn/cli/make.py reads them.
 override TYPED := $(strip $(foreach .v,$(.VARIABLES),$(if $(filter command,$(origin $(.v))),$(.v))))
 $(foreach .v,$(filter-out MAKE% SHELL,$(TYPED)),$(eval override $$(.v) := $$(value $$(.v))))
 override GOALS := $(MAKECMDGOALS)
@@ -17,7 +17,7 @@ unexport PYTHONHOME
 override VENV := .venv
 override BIN := $(VENV)/bin
 override READY := $(VENV)/.ready
-override PROGRAM := $(BIN)/python -I atari_dqn/make.py
+override PROGRAM := $(BIN)/python -I atari_dqn/cli/make.py
 
 # The Pythons that are tried; PYTHON=... names another.
 override PYTHONS := $(if $(value PYTHON),"$$PYTHON",python3 python3.13 python3.12 python3.11 python3.10 python)
@@ -40,7 +40,7 @@ override TARGETS := help setup doctor games runs train sweep aggregate demo resu
 $(TARGETS) $(READY): | arguments
 
 # Before anything else: does each goal exist, have what it needs, and use what was typed?
-override CHECK := for p in $(BIN)/python $(PYTHONS); do "$$p" -c $(FITS) 2>/dev/null && exec "$$p" -I atari_dqn/make.py; done
+override CHECK := for p in $(BIN)/python $(PYTHONS); do "$$p" -c $(FITS) 2>/dev/null && exec "$$p" -I atari_dqn/cli/make.py; done
 arguments:
 	+@$(CHECK); :
 .DEFAULT:

@@ -30,68 +30,83 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atari_dqn import console
-from atari_dqn.errors import JobFailed, RunFailed, Stopped, UserError
+from atari_dqn.utils import console
+from atari_dqn.utils.errors import JobFailed, RunFailed, Stopped, UserError
 
 if TYPE_CHECKING:  # the real imports are slow, and wait until a command needs them
-    from atari_dqn import config
-    from atari_dqn.checkpoints import Checkpoint
+    from atari_dqn.checkpoint.checkpoints import Checkpoint
+    from atari_dqn.config import schema
 
 
 def train(composed: Any) -> float | None:
     """Returns what a sweeper is to make large: the last evaluation's mean, or the last training games'."""
-    from atari_dqn import curves, folders, launch, settings, signals
+    from atari_dqn.checkpoint import folders
+    from atari_dqn.config import compose
+    from atari_dqn.tracking import curves
+    from atari_dqn.training import launch
+    from atari_dqn.utils import signals
 
-    config = settings.to_train_config(composed)
-    run = launch.train(config, settings.task_overrides())
+    config = compose.to_train_config(composed)
+    run = launch.train(config, compose.task_overrides())
     if run and run.outcome == "stopped":
         signals.pass_on()
-        if settings.is_multirun():
+        if compose.is_multirun():
             raise Stopped
     folder = run.folder if run else folders.find(config)
-    return curves.objective(folder) if folder and settings.is_multirun() else None
+    return curves.objective(folder) if folder and compose.is_multirun() else None
 
 
 def demo(composed: Any) -> None:
-    from atari_dqn import demo, settings
+    from atari_dqn.cli import demo
+    from atari_dqn.config import compose
 
-    demo.demo(settings.to_train_config(composed), settings.task_overrides())
+    demo.demo(compose.to_train_config(composed), compose.task_overrides())
 
 
 def profile(composed: Any) -> None:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # before torch is loaded; its profiler talks
-    from atari_dqn import profiling, settings, unread
+    from atari_dqn.config import compose, unread
+    from atari_dqn.training import profiler
 
-    config = settings.to_train_config(composed)
-    unread.refuse(config, settings.task_overrides())
-    profiling.profile(config)
+    config = compose.to_train_config(composed)
+    unread.refuse(config, compose.task_overrides())
+    profiler.profile(config)
 
 
-def _asked(composed: Any) -> "tuple[config.PlayConfig, Checkpoint, config.Protocol]":
+def _asked(composed: Any) -> "tuple[schema.PlayConfig, Checkpoint, schema.Protocol]":
     """What evaluate, video and watch share: the checked request, its checkpoint, its protocol.
 
     Tells what the protocol asks for in vain, and what the environment does by itself.
     """
-    from atari_dqn import checkpoints, checks, evaluation, machine, networks, settings, unread
+    from atari_dqn.checkpoint import checkpoints
+    from atari_dqn.config import compose, unread, validate
+    from atari_dqn.dqn import networks
+    from atari_dqn.evaluation import evaluation
+    from atari_dqn.utils import machine
 
-    asked = settings.to_object(composed)
+    asked = compose.to_object(composed)
     device = machine.choose_device(asked.device)
     checkpoint = checkpoints.Checkpoint(checkpoints.find(asked.checkpoint), device)
     if asked.checkpoint == "latest":
         console.say(f"checkpoint: {checkpoint.path}")
     networks.set_threads(checkpoint.config.network.name, device)
-    protocol = settings.merge_protocol(asked.protocol, checkpoint.config.protocol)
+    protocol = compose.merge_protocol(asked.protocol, checkpoint.config.protocol)
     env = evaluation.environment(checkpoint.config.env, protocol, asked.env.game, asked.env.arguments)
     env = dataclasses.replace(checkpoint.config.env, game=env.game, arguments=env.arguments)
     played = dataclasses.replace(checkpoint.config, protocol=protocol, env=env)
-    unread.refuse(played, settings.task_overrides(), "protocol.")
-    for note in (*unread.notes(played, "protocol."), *checks.own_notes(played.env)):
+    unread.refuse(played, compose.task_overrides(), "protocol.")
+    for note in (*unread.notes(played, "protocol."), *validate.own_notes(played.env)):
         console.say(f"note: {note}")
     return asked, checkpoint, protocol
 
 
 def evaluate(composed: Any) -> None:
-    from atari_dqn import display, environments, evaluation, files, outputs, scores
+    from atari_dqn.checkpoint import outputs
+    from atari_dqn.data import scores
+    from atari_dqn.evaluation import evaluation
+    from atari_dqn.registry import environments
+    from atari_dqn.tracking import display
+    from atari_dqn.utils import files
 
     asked, checkpoint, protocol = _asked(composed)
     env, player = evaluation.seat(checkpoint, protocol, asked.env.game, asked.env.arguments)
@@ -118,14 +133,17 @@ def evaluate(composed: Any) -> None:
 
 def _dress(asked: Any, env: Any, player: Any) -> Any:
     """What the view that is asked for puts around the pictures."""
-    from atari_dqn import inspector, video
+    from atari_dqn.viewing import inspector, video
 
     return (lambda screen: inspector.Inspected(screen, player, env.game)) if asked.view == "inspect" else video.plain
 
 
 def video(composed: Any) -> None:
-    from atari_dqn import environments, evaluation, outputs, screens
-    from atari_dqn import video as videos
+    from atari_dqn.checkpoint import outputs
+    from atari_dqn.evaluation import evaluation
+    from atari_dqn.registry import environments
+    from atari_dqn.viewing import screens
+    from atari_dqn.viewing import video as videos
 
     asked, checkpoint, protocol = _asked(composed)
     env, player = evaluation.seat(checkpoint, protocol, asked.env.game, asked.env.arguments)
@@ -139,8 +157,8 @@ def video(composed: Any) -> None:
 
 
 def watch(composed: Any) -> None:
-    from atari_dqn import evaluation
-    from atari_dqn import video as videos
+    from atari_dqn.evaluation import evaluation
+    from atari_dqn.viewing import video as videos
 
     asked, checkpoint, protocol = _asked(composed)
     env, player = evaluation.seat(checkpoint, protocol, asked.env.game, asked.env.arguments)
@@ -148,16 +166,21 @@ def watch(composed: Any) -> None:
 
 
 def play(composed: Any) -> None:
-    from atari_dqn import checkpoints, emulators, evaluation, machine, outputs, play, screens, settings
+    from atari_dqn.checkpoint import checkpoints, outputs
+    from atari_dqn.config import compose
+    from atari_dqn.envs import emulators
+    from atari_dqn.evaluation import evaluation
+    from atari_dqn.utils import machine
+    from atari_dqn.viewing import play, screens
 
-    asked = settings.to_object(composed)
+    asked = compose.to_object(composed)
     device = machine.choose_device(asked.device)
     if asked.checkpoint is not None:
         checkpoint = checkpoints.Checkpoint(checkpoints.find(asked.checkpoint), device)
         env, player = evaluation.seat(checkpoint, checkpoint.config.protocol, asked.env.game, asked.env.arguments)
         name = str(checkpoint.path)
     elif asked.env.game is not None:
-        env = settings.environment(asked.env.game, asked.env.arguments)
+        env = compose.environment(asked.env.game, asked.env.arguments)
         player, name = None, ""
     else:
         raise UserError("which game? set env.game (GAME=Pong), or checkpoint (CKPT=runs/...)")
@@ -173,40 +196,46 @@ def play(composed: Any) -> None:
 
 
 def compare(composed: Any) -> None:
-    from atari_dqn import compare, settings
+    from atari_dqn.analysis import compare
+    from atari_dqn.config import compose
 
-    compare.compare(settings.to_object(composed), console.Console())
+    compare.compare(compose.to_object(composed), console.Console())
 
 
 def report(composed: Any) -> None:
-    from atari_dqn import report, settings
+    from atari_dqn.analysis import report
+    from atari_dqn.config import compose
 
-    report.write(settings.to_object(composed), console.Console())
+    report.write(compose.to_object(composed), console.Console())
 
 
 def runs(composed: Any) -> None:
-    from atari_dqn import runs, settings
+    from atari_dqn.analysis import runs
+    from atari_dqn.config import compose
 
-    runs.show(settings.to_object(composed).runs, console.Console())
+    runs.show(compose.to_object(composed).runs, console.Console())
 
 
 def dashboard(composed: Any) -> None:
-    from atari_dqn import dashboard, settings
+    from atari_dqn.analysis import dashboard
+    from atari_dqn.config import compose
 
-    dashboard.serve(settings.to_object(composed), console.Console())
+    dashboard.serve(compose.to_object(composed), console.Console())
 
 
 def aggregate(composed: Any) -> None:
-    from atari_dqn import aggregate, settings
+    from atari_dqn.analysis import aggregate
+    from atari_dqn.config import compose
 
-    aggregate.aggregate(settings.to_object(composed), console.Console())
+    aggregate.aggregate(compose.to_object(composed), console.Console())
 
 
 def sweep(composed: Any) -> None:
-    from atari_dqn import settings, sweep
+    from atari_dqn.config import compose
+    from atari_dqn.sweep import sweep
 
-    train_alone, asked = settings.apart(composed, "sweep")
-    sweep.sweep(settings.to_train_config(train_alone), asked, settings.task_overrides(), console.Console())
+    train_alone, asked = compose.apart(composed, "sweep")
+    sweep.sweep(compose.to_train_config(train_alone), asked, compose.task_overrides(), console.Console())
 
 
 COMMANDS: dict[str, Callable[[Any], Any]] = {
@@ -223,13 +252,14 @@ def hydra_command(command: str, words: list[str]) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from atari_dqn import config, options, overrides, settings
+    from atari_dqn.cli import options
+    from atari_dqn.config import compose, overrides, schema
 
-    chosen, words = options.apart(words, settings.known_keys(command)[0])
+    chosen, words = options.apart(words, compose.known_keys(command)[0])
     if command in ("train", "profile", "sweep"):
-        words = settings.with_group(words)
-    words = [settings.as_hydra_reads(word, "--multirun" in chosen) for word in words]
-    settings.check_plugins(words)
+        words = compose.with_group(words)
+    words = [compose.as_hydra_reads(word, "--multirun" in chosen) for word in words]
+    compose.check_plugins(words)
     if "--multirun" in chosen:
         options.check_values(command, words)
     if {*words} & {*overrides.LAUNCHERS.values()}:
@@ -242,14 +272,14 @@ def hydra_command(command: str, words: list[str]) -> int:
         results: list[Any] = []
 
         def action() -> None:
-            settings.check_references(composed)
-            settings.allow_typed(composed)
+            compose.check_references(composed)
+            compose.allow_typed(composed)
             results.append(COMMANDS[command](composed))
 
         codes.append(guarded(action))
-        if not results and settings.is_multirun():
+        if not results and compose.is_multirun():
             typed = {word.lower() for word in words}  # what all have in common
-            own = [word for word in settings.task_overrides() if word.lower() not in typed]
+            own = [word for word in compose.task_overrides() if word.lower() not in typed]
             failed.append(" ".join(own) or "the only one")
             if "SUBMITIT_EXECUTOR" in os.environ:  # which would end well, and Slurm believe it
                 atexit.register(os._exit, codes[-1])
@@ -258,7 +288,7 @@ def hydra_command(command: str, words: list[str]) -> int:
 
     sys.argv = [f"python -m atari_dqn {command}", *chosen, *words]
     try:
-        hydra.main(config_path=str(config.conf_dir()), config_name=command, version_base="1.3")(job)()
+        hydra.main(config_path=str(schema.conf_dir()), config_name=command, version_base="1.3")(job)()
     except Stopped:
         return max(codes)
     except (JobFailed, ValueError) as error:  # Optuna's, where no trial was left
@@ -267,10 +297,10 @@ def hydra_command(command: str, words: list[str]) -> int:
         elif isinstance(error, JobFailed):
             console.complain("a run failed; what it said is below runs/multirun/")
         else:
-            raise settings.explain(command, words, error) from None
+            raise compose.explain(command, words, error) from None
         return max(*codes, getattr(error, "code", 0))
     except (HydraException, OmegaConfBaseException) as error:
-        raise settings.explain(command, words, error) from None
+        raise compose.explain(command, words, error) from None
     except SystemExit as exit_:  # argparse, for --help and for options that Hydra does not have
         return 2 if exit_.code else 0
     return 0 if failed else max(codes)  # a sweeper that gets over a failure, as Optuna does
@@ -355,11 +385,11 @@ def _main(words: list[str]) -> int:
         if without and rest:
             raise UserError(f"{command} takes no settings, so {rest[0]!r} means nothing to it")
         if command == "games":
-            from atari_dqn.games import atari_games
+            from atari_dqn.data.games import atari_games
 
             console.say("\n".join(["CartPole", *sorted(atari_games())]))
         elif command == "doctor":
-            from atari_dqn import doctor
+            from atari_dqn.cli import doctor
 
             codes.append(doctor.main())
         elif command in COMMANDS:
@@ -367,7 +397,7 @@ def _main(words: list[str]) -> int:
         elif command.startswith("-") or "=" in command:
             raise UserError(f"the command comes first, then {command!r}: python -m atari_dqn train {command}")
         else:
-            from atari_dqn.games import suggest
+            from atari_dqn.data.games import suggest
 
             raise UserError(f"no command is called {command!r}{suggest(command, [*COMMANDS, 'doctor', 'games'])}")
 

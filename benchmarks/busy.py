@@ -24,9 +24,10 @@ LINGER_SECONDS = 2.0  # that it goes on afterwards, so that it still is in its n
 RUN = """
 import sys, time
 from rich.console import Console
-from atari_dqn import launch, settings
+from atari_dqn.config import compose
+from atari_dqn.training import launch
 begin, end, linger = map(float, sys.argv[1:4])
-run = launch.prepare(settings.to_train_config(settings.compose("train", sys.argv[4:])), Console(quiet=True))
+run = launch.prepare(compose.to_train_config(compose.compose("train", sys.argv[4:])), Console(quiet=True))
 class Clock:
     first = None
     def turn(self, record):

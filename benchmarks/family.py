@@ -31,21 +31,12 @@ from rich.console import Console
 from rich.table import Table
 from speed import wait
 
-from atari_dqn import (
-    agent,
-    curves,
-    launch,
-    layers,
-    machine,
-    networks,
-    prioritized,
-    replay,
-    rules,
-    settings,
-    targets,
-    values,
-)
-from atari_dqn.training import Record, play_and_learn
+from atari_dqn.config import compose
+from atari_dqn.dqn import agent, bootstrap, heads, layers, networks, prioritized, replay, targets
+from atari_dqn.dqn.loop import Record, play_and_learn
+from atari_dqn.tracking import curves
+from atari_dqn.training import launch
+from atari_dqn.utils import machine
 
 ROOT = Path(__file__).parent.parent
 RUNS, RESULTS = ROOT / "runs" / "family", Path(__file__).parent / "results"
@@ -78,10 +69,10 @@ def code(source: str) -> list[str]:
 
 PRIORITIZED = ["replay.prioritized=true", "replay.importance_steps={steps}"]
 NOISY = ["agent.noisy=true", "exploration.start=0", "exploration.end=0"]
-QUANTILES = [values.Quantiles, targets.quantile_huber]
+QUANTILES = [heads.Quantiles, targets.quantile_huber]
 VARIANTS = {
     "DQN": Variant([], "the baseline: hard target copies, uniform replay"),
-    "Double": Variant(["agent.double=true"], "the online network chooses a target's action", [rules.Double]),
+    "Double": Variant(["agent.double=true"], "the online network chooses a target's action", [bootstrap.Double]),
     "Dueling": Variant(
         ["agent.dueling=true"], "a stream for the state's value, one for advantages",
         also=r"self\.value\b|dueling|branch_scale|v\.unsqueeze",
@@ -96,16 +87,16 @@ VARIANTS = {
     ),
     "C51": Variant(
         ["head=c51"], "the return's distribution on 51 values",
-        [values.Categorical, targets.categorical, targets.divergence],
+        [heads.Categorical, targets.categorical, targets.divergence],
     ),
     "QR-DQN": Variant(["head=qr"], "200 quantiles of the return", QUANTILES),
     "IQN": Variant(
         ["head=iqn"], "any quantile, drawn each time",
-        [*QUANTILES, values.ImplicitQuantiles, networks.QNetwork._asked], also=r"embedding|values\.draw",
+        [*QUANTILES, heads.ImplicitQuantiles, networks.QNetwork._asked], also=r"embedding|values\.draw",
     ),
     "Munchausen": Variant(
         ["agent.munchausen=true"], "a softmax policy, its log-probability as reward",
-        [rules.Munchausen, targets.munchausen],
+        [bootstrap.Munchausen, targets.munchausen],
     ),
     "Rainbow": Variant(
         ["head=c51", "agent.double=true", "agent.dueling=true", "agent.n_step=3", *NOISY, *PRIORITIZED,
@@ -122,7 +113,7 @@ def lines(name: str) -> int:
     variant = VARIANTS[name]
     kept = {(part.__name__, line) for part in variant.parts for line in code(inspect.getsource(part))}
     own = {line for _, line in kept}
-    for module in (layers, networks, agent, rules, replay):
+    for module in (layers, networks, agent, bootstrap, replay):
         found = [line for line in code(inspect.getsource(module)) if re.search(variant.also, line)]
         kept |= {(module.__name__, line) for line in found if line.strip() not in {one.strip() for one in own}}
     return len(kept)
@@ -156,7 +147,7 @@ class Contestant:
         words = [*overrides(name, 10**6), f"network={network}", "env.game=Breakout", "total_steps=1_000_000_000",
                  "replay.capacity=20_000", "replay.warmup_steps=2_000", f"run_dir={at}", "evaluation.held_out_states=0",
                  "exploration.decay_steps=1", "env.noop_max=0"]  # fmt: skip
-        config = settings.to_train_config(settings.compose("train", words))
+        config = compose.to_train_config(compose.compose("train", words))
         self.run = launch.prepare(config, Console(quiet=True))
         self._loop = play_and_learn(
             self.run.emulators, self.run.replay, self.run.agent, config, self.run.explore, self.run.draw

@@ -34,17 +34,20 @@ from race import machine, versions
 from rich.console import Console
 from speed import measure
 
-from atari_dqn import agent as agents
-from atari_dqn import emulators, launch, prioritized, settings
-from atari_dqn import machine as machines
-from atari_dqn.agent import Agent
-from atari_dqn.config import TrainConfig
-from atari_dqn.errors import UserError
-from atari_dqn.graphs import graphed
-from atari_dqn.layers import Convolution
-from atari_dqn.machine import wait
-from atari_dqn.replay import Replay
-from atari_dqn.training import play_and_learn
+from atari_dqn.config import compose
+from atari_dqn.config.schema import TrainConfig
+from atari_dqn.dqn import agent as agents
+from atari_dqn.dqn import prioritized
+from atari_dqn.dqn.agent import Agent
+from atari_dqn.dqn.layers import Convolution
+from atari_dqn.dqn.loop import play_and_learn
+from atari_dqn.dqn.replay import Replay
+from atari_dqn.envs import emulators
+from atari_dqn.training import launch
+from atari_dqn.utils import machine as machines
+from atari_dqn.utils.errors import UserError
+from atari_dqn.utils.graphs import graphed
+from atari_dqn.utils.machine import wait
 
 ACTIONS = 4  # Breakout's
 COLUMNS = ("part", "preset", "kind", "games", "value", "unit", "machine", "versions")
@@ -62,8 +65,8 @@ KINDS = {  # name: (graph, compile, tf32, cudnn.benchmark, networks whose convol
 
 
 def composed(preset: str, num_envs: int, *words: str) -> TrainConfig:
-    return settings.to_train_config(
-        settings.compose("train", ["env.game=Breakout", f"preset={preset}", f"num_envs={num_envs}", *words])
+    return compose.to_train_config(
+        compose.compose("train", ["env.game=Breakout", f"preset={preset}", f"num_envs={num_envs}", *words])
     )
 
 
@@ -233,7 +236,7 @@ def repeat(args: argparse.Namespace, figures: Figures) -> None:
                     "exploration.start=0.9", "exploration.decay_steps=300", "compute.tf32=false", "logger.wandb=off",
                     "compute.deterministic=true", "compute.compile=false", f"run_dir={folder}/run", *words,
                 ]  # fmt: skip
-                config = settings.to_train_config(settings.compose("train", all_words))
+                config = compose.to_train_config(compose.compose("train", all_words))
                 run = launch.prepare(config, Console(quiet=True))
                 list(play_and_learn(run.emulators, run.replay, run.agent, config, run.explore, run.draw))
                 run.emulators.close()

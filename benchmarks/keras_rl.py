@@ -15,7 +15,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from atari_dqn import curves, launch, settings
+from atari_dqn.config import compose
+from atari_dqn.tracking import curves
+from atari_dqn.training import launch
 
 OUTPUT = Path(__file__).parent / "results" / "keras-rl-cartpole.csv"
 SAME = [
@@ -34,7 +36,7 @@ def play(agent: str, seed: int) -> tuple[float, float]:
     """Mean return of the last 10 training games, and of the 5 test games."""
     with tempfile.TemporaryDirectory() as temporary:
         words = [*SAME, *AGENTS[agent], f"seed={seed}", f"run_dir={temporary}/run"]
-        run = launch.prepare(settings.to_train_config(settings.compose("train", words)), Console(file=io.StringIO()))
+        run = launch.prepare(compose.to_train_config(compose.compose("train", words)), Console(file=io.StringIO()))
         run.go()
         games = [float(row["return"]) for row in curves.read(run.folder / "episodes.csv")]
         tests = curves.evaluations(curves.read(run.folder / "evaluations.csv"))

@@ -30,8 +30,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from atari_dqn import curves, scores
-from atari_dqn.curves import read as rows
+from atari_dqn.data import scores
+from atari_dqn.tracking import curves
+from atari_dqn.tracking.curves import read as rows
 
 ROOT = Path(__file__).parent.parent
 RUNS, RESULTS = ROOT / "runs" / "laptop", Path(__file__).parent / "results"

@@ -23,7 +23,8 @@ RUN = """
 import sys
 import gymnasium, numpy as np
 from rich.console import Console
-from atari_dqn import launch, settings
+from atari_dqn.config import compose
+from atari_dqn.training import launch
 class Uneven(gymnasium.Env):
     observation_space = gymnasium.spaces.Box(0, 1, (1,), np.float32)
     action_space = gymnasium.spaces.Discrete(2)
@@ -35,7 +36,7 @@ class Uneven(gymnasium.Env):
         self.left -= 1
         return np.zeros(1, np.float32), 1.0, self.left == 0, False, {}
 gymnasium.register("Uneven-v0", entry_point=Uneven)
-launch.prepare(settings.to_train_config(settings.compose("train", sys.argv[1:])), Console(quiet=True)).go()
+launch.prepare(compose.to_train_config(compose.compose("train", sys.argv[1:])), Console(quiet=True)).go()
 """
 
 

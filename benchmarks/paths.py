@@ -14,11 +14,11 @@ from gpu import filled_replay
 from race import machine, versions
 from torch import nn
 
-from atari_dqn import layers, networks, optimizers, pictures, rules
-from atari_dqn import machine as machines
-from atari_dqn.agent import Agent
-from atari_dqn.config import AgentConfig, Network
-from atari_dqn.replay import Replay
+from atari_dqn.config.schema import AgentConfig, Network
+from atari_dqn.dqn import bootstrap, inputs, layers, networks, optimizers
+from atari_dqn.dqn.agent import Agent
+from atari_dqn.dqn.replay import Replay
+from atari_dqn.utils import machine as machines
 
 REPEATS = 60
 
@@ -49,7 +49,8 @@ def main() -> None:
     torch.manual_seed(0)
     replay, draw = filled_replay(torch.device("cpu"), 16, 16_000), torch.Generator().manual_seed(0)
     online = networks.build(Network("nature_cnn"), (84, 84), 4, 6)
-    agent = Agent(online, optimizers.build("Adam", online.parameters(), 1e-4, {}), rules.build(AgentConfig()), "mean")
+    optimizer = optimizers.build("Adam", online.parameters(), 1e-4, {})
+    agent = Agent(online, optimizer, bootstrap.build(AgentConfig()), "mean")
 
     print(f"{machine()}; {versions()}; {torch.get_num_threads()} threads\n{'':<62}   plain    fast")
     agent.learn(replay.sample(4, 32, draw, 0.99), draw)
@@ -67,7 +68,7 @@ def main() -> None:
     race(
         "32 states to channels-last floats: torch / OpenCV",
         lambda: states.to(torch.float32).contiguous(memory_format=torch.channels_last) * (1 / 255),
-        lambda: pictures.scaled(states),
+        lambda: inputs.scaled(states),
     )
     rows, envs = torch.randint(4, 1000, (128,)), torch.randint(0, 16, (128,))
     race(
@@ -84,7 +85,7 @@ def main() -> None:
         )
     default = networks.build(Network("nature_cnn"), (84, 84), 4, 6)
     default.to(memory_format=torch.contiguous_format)
-    twin = Agent(default, torch.optim.Adam(default.parameters(), 1e-4), rules.build(AgentConfig()), "mean")
+    twin = Agent(default, torch.optim.Adam(default.parameters(), 1e-4), bootstrap.build(AgentConfig()), "mean")
     race(
         "4 updates, convolutions in torch's order and Adam unfused / ours",
         lambda: twin.learn(replay.sample(4, 32, draw, 0.99), draw),

@@ -24,9 +24,12 @@ import numpy as np
 import psutil
 import torch
 
-from atari_dqn import emulators, machine, replay_files, settings
-from atari_dqn.replay import Replay
-from atari_dqn.replay_files import ReplayFiles
+from atari_dqn.checkpoint import replay_files
+from atari_dqn.checkpoint.replay_files import ReplayFiles
+from atari_dqn.config import compose
+from atari_dqn.dqn.replay import Replay
+from atari_dqn.envs import emulators
+from atari_dqn.utils import machine
 
 LATER = 50_000  # agent steps between two checkpoints, as in conf/train.yaml
 
@@ -93,7 +96,7 @@ def load(folder: Path, num_envs: int, capacity: int) -> None:
 
 
 def measure(game: str, capacity: int, num_envs: int) -> dict[str, Any]:
-    config = settings.to_train_config(settings.compose("train", [f"env.game={game}", f"num_envs={num_envs}"]))
+    config = compose.to_train_config(compose.compose("train", [f"env.game={game}", f"num_envs={num_envs}"]))
     games, replay, chance = emulators.make(config.env, num_envs), empty(capacity, num_envs), np.random.default_rng(1)
     games.reset([0] * num_envs)
     start = time.perf_counter()

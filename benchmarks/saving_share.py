@@ -22,7 +22,8 @@ RUN = """
 import sys, time
 from pathlib import Path
 from rich.console import Console
-from atari_dqn import launch, saving, settings
+from atari_dqn.config import compose
+from atari_dqn.training import launch, saving
 spent = 0.0
 def timed(method):
     def call(*args):
@@ -33,7 +34,7 @@ def timed(method):
     return call
 for name in ("save", "save_ahead"):
     setattr(saving.Saver, name, timed(getattr(saving.Saver, name)))
-config = settings.to_train_config(settings.compose("train", sys.argv[1:]))
+config = compose.to_train_config(compose.compose("train", sys.argv[1:]))
 run = launch.prepare(config, Console(quiet=True))
 class Clock:
     began = None

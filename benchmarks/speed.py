@@ -7,9 +7,10 @@ from typing import NamedTuple
 import psutil
 from rich.console import Console
 
-from atari_dqn import launch, settings
-from atari_dqn.machine import wait
-from atari_dqn.training import play_and_learn
+from atari_dqn.config import compose
+from atari_dqn.dqn.loop import play_and_learn
+from atari_dqn.training import launch
+from atari_dqn.utils.machine import wait
 
 
 class Speed(NamedTuple):
@@ -30,7 +31,7 @@ def measure(seconds: float, *overrides: str, settle_updates: int = 100) -> Speed
             "total_steps=1_000_000_000", "replay.warmup_steps=2_000", "exploration.decay_steps=1", "logger.wandb=off",
             f"run_dir={folder}/run", *overrides,
         ]  # fmt: skip
-        config = settings.to_train_config(settings.compose("train", words))
+        config = compose.to_train_config(compose.compose("train", words))
         run = launch.prepare(config, Console(quiet=True))
         loop = play_and_learn(run.emulators, run.replay, run.agent, config, run.explore, run.draw, watch=run.watch)
         first = None

@@ -18,7 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from atari_dqn import curves, emulators, machine, settings
+from atari_dqn.config import compose
+from atari_dqn.envs import emulators
+from atari_dqn.tracking import curves
+from atari_dqn.utils import machine
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
@@ -131,7 +134,7 @@ def measure(asked: argparse.Namespace) -> list[dict[str, Any]]:
 def race_actors(asked: argparse.Namespace) -> list[dict[str, Any]]:
     """Agent steps a second of 16 games of Pong alone, and while a network learns from them; by turns."""
     rows = []
-    config = settings.to_train_config(settings.compose("train", ["env.game=Pong", "emulators=ray"]))
+    config = compose.to_train_config(compose.compose("train", ["env.game=Pong", "emulators=ray"]))
     places = {"local": None, "ray": config.emulators}
     games = {name: emulators.make(config.env, config.num_envs, place) for name, place in places.items()}
     chance = np.random.default_rng(0)

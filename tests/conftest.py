@@ -15,8 +15,11 @@ import torch
 import zygote
 from rich.console import Console
 
-from atari_dqn import __main__, checkpoints, launch, settings
-from atari_dqn.run import Run
+from atari_dqn import __main__
+from atari_dqn.checkpoint import checkpoints
+from atari_dqn.config import compose
+from atari_dqn.training import launch
+from atari_dqn.training.run import Run
 
 ROOT = Path(__file__).parent.parent
 QUIET = [
@@ -114,8 +117,8 @@ def flat(network: torch.nn.Module) -> torch.Tensor:
 
 def small_run(folder: Path, *overrides: str) -> Run:
     """A fresh run in this process, without logs or videos."""
-    composed = settings.compose("train", [*QUIET, *overrides, f"run_dir={folder}"])
-    return launch.prepare(settings.to_train_config(composed), Console(quiet=True))
+    composed = compose.compose("train", [*QUIET, *overrides, f"run_dir={folder}"])
+    return launch.prepare(compose.to_train_config(composed), Console(quiet=True))
 
 
 def sealed(content: object, path: Path, *, pickled: bytes | None = None, more: dict[str, bytes] | None = None) -> Path:

@@ -23,10 +23,10 @@ from pathlib import Path
 import torch
 from conftest import sealed, small_run
 
-from atari_dqn import checkpoints, replay_files
-from atari_dqn.errors import UserError
-from atari_dqn.replay import Replay
-from atari_dqn.replay_files import ReplayFiles, Segment
+from atari_dqn.checkpoint import checkpoints, replay_files
+from atari_dqn.checkpoint.replay_files import ReplayFiles, Segment
+from atari_dqn.dqn.replay import Replay
+from atari_dqn.utils.errors import UserError
 
 BATCH, SECONDS, MEMORY = 200, 120, 300_000_000  # files; for each batch; bytes above what an idle reader takes
 PIECES = [

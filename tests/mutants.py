@@ -60,7 +60,7 @@ class Mutant(NamedTuple):
 
 # A name, what is found in the file once, what it becomes, and the tests that should notice, with spaces between.
 TABLE: dict[str, list[tuple[str, str, str, str]]] = {
-    "training.py": [
+    "dqn/loop.py": [
         ("errors are not noted", "replay.learnt(batch, errors)", "pass", DOUBLE),
         ("batches of 32", "minibatches, update.batch_size,", "minibatches, 32,", NATURE),
         ("discount 0.99", "draw, learner.discount,", "draw, 0.99,", NATURE),
@@ -101,7 +101,7 @@ TABLE: dict[str, list[tuple[str, str, str, str]]] = {
         ("cuts reach the replay as ends", "torch.from_numpy(turn.flags)", "torch.from_numpy(turn.flags.clip(0, 1))",
          NATURE),
     ],
-    "agent.py": [
+    "dqn/agent.py": [
         ("one network for all seeds", 'derive(config.seed, "network")', 'derive(1, "network")', FIRST),
         ("temperature 1", "temperature=exploration.temperature)", "temperature=1.0)", DOUBLE),
         ("temperature is ignored", "if exploration.temperature is not None:", "if False:", DOUBLE),
@@ -136,7 +136,7 @@ TABLE: dict[str, list[tuple[str, str, str, str]]] = {
         ("several copies are one", "share = 1 - (1 - self._tau) ** times", "share = self._tau", DOUBLE),
         ("the target asks for the update's quantiles", "values.draw(k * b, True,", "values.draw(k * b, False,", IQN),
     ],
-    "prioritized.py": [
+    "dqn/prioritized.py": [
         ("never prioritized", "if not replay.prioritized:", "if True:", DOUBLE),
         ("exponent 0.6", "exponent=replay.priority_exponent", "exponent=0.6", DOUBLE),
         ("importance starts at 0.4", "(replay.importance_start,", "(0.4,", DOUBLE),
@@ -152,7 +152,7 @@ TABLE: dict[str, list[tuple[str, str, str, str]]] = {
         ("flagged states can be drawn", "self.flags[whole] == ORDINARY", "self.flags[whole] >= ORDINARY", DOUBLE),
         ("errors without an exponent", ".clamp(min=0) ** self._exponent", ".clamp(min=0)", DOUBLE),
     ],
-    "replay.py": [
+    "dqn/replay.py": [
         ("cuts are ends", "self.flags[last, envs] == TERMINAL", "self.flags[last, envs] != ORDINARY", NATURE),
         ("one step's discount", "torch.pow(discount, taken.float())", "torch.full_like(r_t, discount)", DOUBLE),
         ("clip is 1", "rewards.clamp(-reward_clip, reward_clip)", "rewards.clamp(-1, 1)", NATURE),
@@ -161,7 +161,7 @@ TABLE: dict[str, list[tuple[str, str, str, str]]] = {
         ("ends begin transitions", "valid = self.flags[rows, envs] == ORDINARY",
          "valid = self.flags[rows, envs] >= ORDINARY", NATURE),
     ],
-    "examiner.py": [
+    "training/evaluator.py": [
         ("all evaluations play alike", "self._config.seed, stream, agent_steps)", "self._config.seed, stream)",
          EVALUATIONS),
         ("all runs' evaluations play alike", "self._config.seed, stream, agent_steps)", "1, stream, agent_steps)",
@@ -185,7 +185,7 @@ TABLE: dict[str, list[tuple[str, str, str, str]]] = {
         ("all training games count", "curves.window(curves.read(episodes), protocol,",
          "curves.window(curves.read(episodes), type(protocol)(window_games=10**9),", BY_TRAINING),
     ],
-    "evaluation.py": [
+    "evaluation/evaluation.py": [
         ("evaluation is noisy", "return self.network.q_values(states)",
          "return self.network.q_values(states, self.network.draw_noise(len(states), torch.Generator()))", EVALUATIONS),
         ("evaluation's games are always the same", 'derive(seed, "evaluation games",', 'derive(0, "evaluation games",',
@@ -213,7 +213,7 @@ TABLE: dict[str, list[tuple[str, str, str, str]]] = {
         ("held-out states by another chance", '"held-out actions"', '"evaluation actions"', ATARI),
         ("mean Q-values", "q_values(some).amax(1)", "q_values(some).mean(1)", EVALUATIONS),
     ],
-    "emulators.py": [
+    "envs/emulators.py": [
         ("skips 4 frames", "frameskip=env.frame_skip", "frameskip=4", ATARI),
         ("pictures of 84", "img_height=env.screen_size", "img_height=84", ATARI),
         ("no stickiness", "repeat_action_probability=env.repeat_action_probability", "repeat_action_probability=0.0",
@@ -249,12 +249,12 @@ TABLE: dict[str, list[tuple[str, str, str, str]]] = {
          NATURE),
         ("scores go on", "np.where(self._ended, 0, self._scores + rewards)", "self._scores + rewards", NATURE),
     ],
-    "wrappers.py": [
+    "envs/wrappers.py": [
         ("vectors are pooled", "else 1  # frames", "else 2  # frames", NATURE),
         ("screens are not pooled", "self._pooled = 2 if", "self._pooled = 1 if", POOLED),
         ("the last frame's reward", "total += float(reward)", "total = float(reward)", NATURE),
     ],
-    "run.py": [
+    "training/run.py": [
         ("new seeds are never due", "self.emulators.renew(game_seeds(config, self.agent_steps))", "pass", SEEDS),
         ("one exploration for all seeds", 'config.seed, "exploration")', '1, "exploration")', NATURE),
         ("one stream for both", 'config.seed, "replay")', 'config.seed, "exploration")', NATURE),
@@ -275,26 +275,26 @@ TABLE: dict[str, list[tuple[str, str, str, str]]] = {
          "if False:\n            self._check_finite()", EVALUATIONS),
         ("no checkpoint on the way", "due(config.checkpoint.every_steps,", "due(config.total_steps,", DUE),
     ],
-    "trackers.py": [
+    "tracking/trackers.py": [
         ("a goal with too few games", "len(last) == goal.games and ", "", TOLD_ONCE),
         ("a goal is to be passed", "and mean >= goal.score", "and mean > goal.score", TOLD_ONCE),
         ("all goals are of 100 games", "last = list(self.recent)[-goal.games :]", "last = list(self.recent)[-100:]",
          GOALS),
     ],
-    "optimizers.py": [
+    "dqn/optimizers.py": [
         ("Adam without arguments", '{"fused": True} | arguments', '{"fused": True}', RAINBOW),
         ("torch's own learning rate", "known[name](params, lr=learning_rate, **arguments)",
          "known[name](params, **arguments)", DOUBLE),
         ("decay 0.95", 'group["lr"], group["decay"],', 'group["lr"], 0.95,', NATURE),
         ("eps 0.01", 'group["decay"], group["eps"])', 'group["decay"], 0.01)', NATURE),
     ],
-    "policies.py": [
+    "dqn/exploration.py": [
         ("no Gumbel noise", "q_values / temperature + gumbel", "q_values / temperature", DOUBLE),
         ("repeats at the end of the schedule", "(epsilon > self._end)", "(epsilon >= self._end)", QR),
         ("begins anew while one goes on", "begins = (self.left == 0) & (begin < epsilon)", "begins = begin < epsilon",
          QR),
     ],
-    "rules.py": [
+    "dqn/bootstrap.py": [
         ("double or not", "Double(agent) if agent.double else", "Double(agent) if not agent.double else", DOUBLE),
         ("never Munchausen", "if agent.munchausen:", "if False:", MUNCHAUSEN),
         ("Munchausen's alpha 0.9", "self._numbers = agent.munchausen_alpha,", "self._numbers = 0.9,", MUNCHAUSEN),
@@ -306,7 +306,7 @@ TABLE: dict[str, list[tuple[str, str, str, str]]] = {
          "target.q_values(batch.s_tm1.flatten(0, 1))", MUNCHAUSEN),
         ("chooses without noise", "online.q_values(x_t, noise))", "online.q_values(x_t))", RAINBOW),
     ],
-    "networks.py": [
+    "dqn/networks.py": [
         ("sigma 0.5", "noisy = agent.noisy_sigma if", "noisy = 0.5 if", FIRST),
         ("never noisy", "noisy = agent.noisy_sigma if agent.noisy else None", "noisy = None", FIRST),
         ("never dueling", "if agent.dueling else None", "if False else None", FIRST),
@@ -319,11 +319,11 @@ TABLE: dict[str, list[tuple[str, str, str, str]]] = {
         ("plain normal noise", "return noise.sign() * noise.abs().sqrt()", "return noise", RAINBOW),
         ("always Huber's loss", "config.Head(), agent.loss)", 'config.Head(), "huber")', DOUBLE),
     ],
-    "layers.py": [
+    "dqn/layers.py": [
         ("sigma whatever the width", "self._sigma / math.sqrt(self.sizes[0])", "self._sigma", FIRST),
         ("all layers have one noise", "noise[:, sum(layer.sizes) :]", "noise", RAINBOW),
     ],
-    "values.py": [
+    "dqn/heads.py": [
         ("support -10 to 10", "(head.v_min, head.v_max, head.atoms)", "(-10.0, 10.0, head.atoms)", RAINBOW),
         ("chooses by all quantiles", "z[..., -self.asked :].mean(-1)", "z.mean(-1)", MUNCHAUSEN),
         ("bootstraps from the policy's quantiles", "return z_t[..., : self._target_samples]", "return z_t", IQN),
@@ -331,7 +331,7 @@ TABLE: dict[str, list[tuple[str, str, str, str]]] = {
          IQN),
         ("32 quantiles to choose by", "head.policy_samples, head.samples,", "32, head.samples,", f"{IQN} {MUNCHAUSEN}"),
     ],
-    "seeding.py": [
+    "utils/seeding.py": [
         ("one seed for all", "SeedSequence([seed, key])", "SeedSequence([1, key])", FIRST),
         ("streams are alike", "SeedSequence([seed, key])", "SeedSequence([seed])", FIRST),
     ],
@@ -420,7 +420,7 @@ def main() -> None:
         return
     for mutant in chosen:  # all of them before the first is run
         changed(mutant)
-    for name in ("atari_dqn.launch", "torch.fx.experimental.proxy_tensor", "torch._dynamo"):
+    for name in ("atari_dqn.training.launch", "torch.fx.experimental.proxy_tensor", "torch._dynamo"):
         importlib.import_module(name)  # what forks are to find loaded
     if failed := noticed(None, " ".join({word: None for mutant in chosen for word in mutant.tests.split()})):
         raise SystemExit(f"{failed} fails without any mutant")

@@ -12,10 +12,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from atari_dqn import agent as agents
-from atari_dqn import prioritized, settings
-from atari_dqn.agent import Agent
-from atari_dqn.config import conf_dir
+from atari_dqn.config import compose
+from atari_dqn.config.schema import conf_dir
+from atari_dqn.dqn import agent as agents
+from atari_dqn.dqn import prioritized
+from atari_dqn.dqn.agent import Agent
 
 WAITS = {
     "_local_scalar_dense", "_unique2", "allclose", "bincount", "equal", "is_nonzero", "masked_select", "multinomial",
@@ -185,7 +186,7 @@ def audited_turn(words: Sequence[str], games: int, minibatches: int) -> tuple[di
         words: settings as they are typed, e.g. one of VARIANTS.
     """
     words = ["device=cpu", "compute.compile=false", f"num_envs={games}", *words]
-    config = settings.to_train_config(settings.compose("train", words))
+    config = compose.to_train_config(compose.compose("train", words))
     frame = ((4,), torch.float32) if config.network.name == "mlp" else ((84, 84), torch.uint8)
     kernels: dict[str, Counter[str]] = {}
 

@@ -10,11 +10,13 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from atari_dqn import aggregate, config, curves, experiments, intervals, settings
-from atari_dqn.curves import Point
-from atari_dqn.errors import UserError
-from atari_dqn.experiments import Experiment, Run
-from atari_dqn.scores import MILLION
+from atari_dqn.analysis import aggregate, experiments, intervals
+from atari_dqn.analysis.experiments import Experiment, Run
+from atari_dqn.config import compose, schema
+from atari_dqn.data.scores import MILLION
+from atari_dqn.tracking import curves
+from atari_dqn.tracking.curves import Point
+from atari_dqn.utils.errors import UserError
 
 RNG = np.random.default_rng(3)
 
@@ -96,7 +98,7 @@ def test_published_aggregates_come_out_of_the_data(tmp_path):
 
     (1.0951 is in the source; the data's four digits give 1.0948.)
     """
-    asked = settings.to_object(settings.compose("aggregate", [f"output={tmp_path}"]))
+    asked = compose.to_object(compose.compose("aggregate", [f"output={tmp_path}"]))
     said = io.StringIO()
     aggregate.aggregate(asked, Console(file=said, width=80))
     rows = curves.read(tmp_path / "aggregates.csv")
@@ -112,9 +114,9 @@ def test_published_aggregates_come_out_of_the_data(tmp_path):
 
 def write_run(folder: Path, game: str, seed: int, score: float, *words: str) -> Path:
     """What a run of 2M frames leaves, as far as it counts here."""
-    made = settings.to_train_config(settings.compose("train", [f"env.game={game}", f"seed={seed}", *words]))
+    made = compose.to_train_config(compose.compose("train", [f"env.game={game}", f"seed={seed}", *words]))
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(settings.to_yaml(made))
+    (folder / "config.yaml").write_text(compose.to_yaml(made))
     (folder / "metrics.csv").write_text("frames,agent_steps\n2000000,500000\n")
     rows = [f"{f * 1000},{score * f / 2000:.4f}" for f in range(100, 2001, 100)]
     (folder / "episodes.csv").write_text("\n".join(["frames,return", *rows]) + "\n")
@@ -139,7 +141,7 @@ def test_a_sweep_is_put_together(tmp_path):
     (runs / "again" / "Pong-1" / "metrics.csv").write_text("frames,agent_steps\n8000,2000\n")
     (write_run(runs / "Seaquest-1", "Seaquest", 1, 9.0) / "config.yaml").write_text("env: [oh\n")
     (write_run(runs / "Enduro-1", "Enduro", 1, 9.0) / "evaluations.csv").write_text("frames,mean\n")
-    asked = config.AggregateConfig(str(runs), "last", ["nature_2015", "dopamine_jax_2024"], 200, None)
+    asked = schema.AggregateConfig(str(runs), "last", ["nature_2015", "dopamine_jax_2024"], 200, None)
     aggregate.aggregate(asked, Console(file=said, width=300))
     text = said.getvalue()
     assert "Seaquest-1 cannot be read" in text and "Enduro-1 has no score=last yet" in text
@@ -177,7 +179,7 @@ def test_a_sweep_is_put_together(tmp_path):
 
 
 def test_what_cannot_be_put_together(tmp_path):
-    asked = config.AggregateConfig(str(tmp_path), "last", ["nature_2015"], 300, None)
+    asked = schema.AggregateConfig(str(tmp_path), "last", ["nature_2015"], 300, None)
     with pytest.raises(UserError, match="none is in it"):
         aggregate.aggregate(asked, Console(quiet=True))
     write_run(tmp_path / "AirRaid-1", "AirRaid", 1, 500.0)

@@ -16,12 +16,15 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from atari_dqn import aliases, bounds, checks, footprint, machine, optimizers, settings
-from atari_dqn.config import SCHEMAS, TrainConfig
-from atari_dqn.emulators import Emulators
-from atari_dqn.errors import UserError
-from atari_dqn.run import Run
-from atari_dqn.training import play_and_learn
+from atari_dqn.config import aliases, bounds, compose, validate
+from atari_dqn.config.schema import SCHEMAS, TrainConfig
+from atari_dqn.dqn import optimizers
+from atari_dqn.dqn.loop import play_and_learn
+from atari_dqn.envs.emulators import Emulators
+from atari_dqn.training import footprint
+from atari_dqn.training.run import Run
+from atari_dqn.utils import machine
+from atari_dqn.utils.errors import UserError
 
 SMALL = [
     *QUIET, "env=cartpole", "num_envs=2", "agent.n_step=2", "total_steps=40", "replay.warmup_steps=8",
@@ -38,7 +41,7 @@ CHOSEN = {
 
 
 def leaves(composed: object) -> list[str]:
-    return [key for key in settings.leaves(composed) if not OmegaConf.is_dict(OmegaConf.select(composed, key))]
+    return [key for key in compose.leaves(composed) if not OmegaConf.is_dict(OmegaConf.select(composed, key))]
 
 
 def put(command: str, composed: Any, key: str, value: object) -> Any:
@@ -48,7 +51,7 @@ def put(command: str, composed: Any, key: str, value: object) -> Any:
         OmegaConf.update(composed, key, value)
         return OmegaConf.select(composed, key)
     except OmegaConfBaseException as error:
-        raise settings.explain(command, [f"{key}={value}"], error) from None
+        raise compose.explain(command, [f"{key}={value}"], error) from None
     finally:
         OmegaConf.update(composed, key, before)
 
@@ -76,14 +79,14 @@ def learns(config: TrainConfig) -> None:
 
 
 def test_a_wrong_value_of_any_setting_is_refused_with_a_sentence():
-    composed = settings.compose("train", SMALL)
-    base, refused = settings.to_train_config(composed), 0
+    composed = compose.compose("train", SMALL)
+    base, refused = compose.to_train_config(composed), 0
     for key in leaves(composed):
         chosen = with_value(base, "head.name", CHOSEN.get(key, "scalar"))
         for value in WRONG:
             try:
                 found = put("train", composed, key, value)
-                checks.check(
+                validate.check(
                     with_value(chosen, key, OmegaConf.to_object(found) if OmegaConf.is_config(found) else found)
                 )
             except UserError as error:
@@ -95,8 +98,8 @@ def test_a_wrong_value_of_any_setting_is_refused_with_a_sentence():
 @pytest.mark.parametrize("command", ["video", "play", "report", "dashboard", "aggregate", "compare", "sweep"])
 def test_so_it_is_with_the_other_commands(command):
     missing = {"video": ["checkpoint=x"], "report": ["run=x"], "compare": ["run=x"], "sweep": ["sweep.games=x"]}
-    composed, refused = settings.compose(command, missing.get(command, [])), 0
-    base = settings.apart(composed, "sweep")[1] if command == "sweep" else settings.to_object(composed)
+    composed, refused = compose.compose(command, missing.get(command, [])), 0
+    base = compose.apart(composed, "sweep")[1] if command == "sweep" else compose.to_object(composed)
     for key in leaves(composed.sweep if command == "sweep" else composed):
         for value in WRONG:
             try:
@@ -125,7 +128,7 @@ def test_so_it_is_with_the_other_commands(command):
 def test_what_is_not_refused_learns(words, monkeypatch, tmp_path):
     """Each lies at its bound; of the warm-ups a step less is refused."""
     monkeypatch.chdir(tmp_path)
-    learns(settings.to_train_config(settings.compose("train", [*SMALL, *words])))
+    learns(compose.to_train_config(compose.compose("train", [*SMALL, *words])))
 
 
 @pytest.mark.parametrize(
@@ -148,18 +151,18 @@ def test_what_is_not_refused_learns(words, monkeypatch, tmp_path):
 def test_numbers_that_pass_alone_but_not_together(words, line):
     small = SMALL if words[0] != "env=cartpole" else []
     with pytest.raises(UserError) as error:
-        settings.to_train_config(settings.compose("train", [*small, *words]))
+        compose.to_train_config(compose.compose("train", [*small, *words]))
     assert line in str(error.value)
 
 
 def test_every_number_has_bounds_and_every_bound_a_setting():
-    known = set().union(*(settings.known_keys(command)[0] for command in SCHEMAS))
+    known = set().union(*(compose.known_keys(command)[0] for command in SCHEMAS))
     lists = {"env.goals.score", "env.goals.games"}
     table = {*bounds.LIMITS, *bounds.CHOICES, *bounds.TEXTS, *bounds.LISTS}
     assert table - lists <= known
     for command, schema in SCHEMAS.items():
         node = OmegaConf.structured(schema)
-        for key in settings.known_keys(command)[0]:
+        for key in compose.known_keys(command)[0]:
             kind = OmegaConf.select(node, key.rpartition(".")[0] or None) if "." in key else node
             number = kind._get_node(key.rpartition(".")[2])
             if type(number).__name__ in ("IntegerNode", "FloatNode"):
@@ -167,9 +170,9 @@ def test_every_number_has_bounds_and_every_bound_a_setting():
 
 
 def test_every_name_of_another_library_leads_to_a_setting():
-    keys = set().union(*({*found, *groups} for found, groups in map(settings.known_keys, SCHEMAS)))
+    keys = set().union(*({*found, *groups} for found, groups in map(compose.known_keys, SCHEMAS)))
     assert {key for found in aliases.ALIASES.values() for key in found.split()} <= keys
-    top = {key for key in settings.known_keys("train")[0] if "." not in key}
+    top = {key for key in compose.known_keys("train")[0] if "." not in key}
     assert not top & aliases.ALIASES.keys()  # which would never be seen
 
 
@@ -195,7 +198,7 @@ def test_every_name_of_another_library_leads_to_a_setting():
 )
 def test_names_of_other_libraries_are_understood(command, typed, line):
     with pytest.raises(UserError) as error:
-        settings.compose(command, [typed])
+        compose.compose(command, [typed])
     assert line in str(error.value)
 
 
@@ -209,7 +212,7 @@ def test_names_of_other_libraries_are_understood(command, typed, line):
     ],
 )
 def test_memory_is_refused_before_it_is_taken(words, most, monkeypatch):
-    config = settings.to_train_config(settings.compose("train", [*SMALL, *words]))
+    config = compose.to_train_config(compose.compose("train", [*SMALL, *words]))
     envs = Emulators()
     envs.frame_shape, envs.frame_dtype, envs.actions = (4,), np.dtype(np.float32), ("LEFT", "RIGHT")
     monkeypatch.setattr(machine, "available_memory", lambda device: 100_000_000)

@@ -8,7 +8,7 @@ import torch
 from recording import GPU, VARIANTS, Audit, MetaGpu, Recording, audited_turn
 from torch import Tensor
 
-from atari_dqn import optimizers
+from atari_dqn.dqn import optimizers
 
 WAITS = "waits for the device"
 CONSTANT = "is a constant that the host copies"

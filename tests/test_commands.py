@@ -21,9 +21,11 @@ import wandb_reader
 from conftest import ROOT, small_run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from atari_dqn import __main__, checkpoints, checks, settings, unread
-from atari_dqn.config import PlayProtocol, Protocol
-from atari_dqn.errors import RunFailed, UserError
+from atari_dqn import __main__
+from atari_dqn.checkpoint import checkpoints
+from atari_dqn.config import compose, unread, validate
+from atari_dqn.config.schema import PlayProtocol, Protocol
+from atari_dqn.utils.errors import RunFailed, UserError
 
 TINY = [
     "env.game=Breakout", "total_steps=600", "replay.warmup_steps=200", "logger.every_steps=100",
@@ -196,7 +198,7 @@ def test_watch_shows_the_game_in_a_window(breakout, monkeypatch):
     """SDL's own dummy screen: a real pygame window that nobody sees. Esc is pressed after 20 pictures."""
     import pygame
 
-    from atari_dqn import video
+    from atari_dqn.viewing import video
 
     monkeypatch.setenv("DISPLAY", ":0")
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
@@ -293,7 +295,7 @@ def test_sigterm_saves_and_says_how_to_go_on(tmp_path):
 
 
 def test_sigterm_in_the_last_evaluation_loses_nothing(tmp_path, monkeypatch):
-    from atari_dqn import evaluation
+    from atari_dqn.evaluation import evaluation
 
     run = small_run(tmp_path / "run", "env=cartpole", "total_steps=2_000", "evaluation.episodes=50")
     original = evaluation.play
@@ -304,7 +306,7 @@ def test_sigterm_in_the_last_evaluation_loses_nothing(tmp_path, monkeypatch):
 
 
 def test_a_failing_film_does_not_stop_a_run(tmp_path, monkeypatch):
-    from atari_dqn import video
+    from atari_dqn.viewing import video
 
     def fail(*_, **__):
         raise OSError("no encoder")
@@ -318,7 +320,7 @@ def test_a_failing_film_does_not_stop_a_run(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("share", "films"), [(0.001, ["step504", "step2000"]), (1, 4)], ids=str)
 def test_films_take_no_more_than_their_share_but_the_last(share, films, tmp_path, monkeypatch):
-    from atari_dqn import video
+    from atari_dqn.viewing import video
 
     filmed = []
 
@@ -350,7 +352,7 @@ def test_divergence_ends_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
 
 
 def test_large_scores_keep_their_digits_and_torn_rows_go(tmp_path):
-    from atari_dqn.trackers import EPISODES, CsvFile
+    from atari_dqn.tracking.trackers import EPISODES, CsvFile
 
     path = tmp_path / "episodes.csv"
     row = dict.fromkeys(EPISODES, 1) | {"agent_steps": 100, "return": 1234567.0}
@@ -387,7 +389,7 @@ def test_every_config_composes_and_learns_a_few_steps(env, preset, tmp_path):
 
 
 def notes(*words: str) -> str:
-    return "\n".join(checks.notes(settings.to_train_config(settings.compose("train", list(words)))))
+    return "\n".join(validate.notes(compose.to_train_config(compose.compose("train", list(words)))))
 
 
 def test_a_note_names_what_nothing_reads():
@@ -423,7 +425,7 @@ def test_what_a_run_reads_or_leaves_as_it_is_by_default_is_not_noted():
 
 def test_every_setting_that_may_be_unread_is_one():
     keys = [key for reader in unread.READERS for key in reader.keys.split()]
-    assert len({*keys}) == len(keys) and {*keys} <= settings.known_keys("train")[0]
+    assert len({*keys}) == len(keys) and {*keys} <= compose.known_keys("train")[0]
 
 
 def test_in_a_multirun_words_are_for_all_runs(command, tmp_path):
@@ -446,22 +448,22 @@ def test_an_evaluation_says_what_its_environment_does_not_read(tmp_path, capsys)
 
 def test_a_protocol_by_name_is_played_whole_and_a_changed_one_is_renamed():
     run = Protocol(name="nature", epsilon=0.05, repeat_action_probability=0.0, noop_max=30, max_frames=18_000)
-    greedy = settings.merge_protocol(PlayProtocol(name="greedy", epsilon=0.0), run)
+    greedy = compose.merge_protocol(PlayProtocol(name="greedy", epsilon=0.0), run)
     assert greedy == Protocol(name="greedy", epsilon=0.0)  # nothing left of nature's
-    changed = settings.merge_protocol(PlayProtocol(max_frames=400), run)
+    changed = compose.merge_protocol(PlayProtocol(max_frames=400), run)
     assert changed == dataclasses.replace(run, name="nature-changed", max_frames=400)
-    assert settings.merge_protocol(PlayProtocol(), run) == run
+    assert compose.merge_protocol(PlayProtocol(), run) == run
 
 
 def test_numbers_as_people_write_them():
-    assert settings.as_hydra_reads("replay.capacity=200k") == "replay.capacity=200000"
-    assert settings.as_hydra_reads("total_steps=1.5M") == "total_steps=1500000"
-    assert settings.as_hydra_reads("total_steps=1e6") == "total_steps=1000000"
-    assert settings.as_hydra_reads("total_steps=20,000") == "total_steps=20000"
-    assert settings.as_hydra_reads("env.game=2k") == "env.game=2k"
-    assert settings.as_hydra_reads("env.game=Pong,Breakout") == "env.game=Pong,Breakout"
-    assert settings.as_hydra_reads("checkpoint=runs/a (1)=2/b.pt") == "checkpoint='runs/a (1)=2/b.pt'"
-    assert settings.as_hydra_reads("total_steps=0.5") == "total_steps=0.5"
+    assert compose.as_hydra_reads("replay.capacity=200k") == "replay.capacity=200000"
+    assert compose.as_hydra_reads("total_steps=1.5M") == "total_steps=1500000"
+    assert compose.as_hydra_reads("total_steps=1e6") == "total_steps=1000000"
+    assert compose.as_hydra_reads("total_steps=20,000") == "total_steps=20000"
+    assert compose.as_hydra_reads("env.game=2k") == "env.game=2k"
+    assert compose.as_hydra_reads("env.game=Pong,Breakout") == "env.game=Pong,Breakout"
+    assert compose.as_hydra_reads("checkpoint=runs/a (1)=2/b.pt") == "checkpoint='runs/a (1)=2/b.pt'"
+    assert compose.as_hydra_reads("total_steps=0.5") == "total_steps=0.5"
 
 
 def test_every_module_imports():
@@ -470,10 +472,10 @@ def test_every_module_imports():
 
     import atari_dqn
 
-    names = [module.name for module in pkgutil.iter_modules(atari_dqn.__path__)]
-    assert len(names) > 15
+    names = [module.name for module in pkgutil.walk_packages(atari_dqn.__path__, "atari_dqn.")]
+    assert len(names) > 80
     for name in names:
-        importlib.import_module(f"atari_dqn.{name}")
+        importlib.import_module(name)
 
 
 def test_doctor_finds_this_machine_fit(command):

@@ -9,9 +9,11 @@ from conftest import small_run
 from PIL import Image
 from rich.console import Console
 
-from atari_dqn import curves, display, scores, settings
-from atari_dqn.config import Protocol
-from atari_dqn.scores import MILLION
+from atari_dqn.config import compose
+from atari_dqn.config.schema import Protocol
+from atari_dqn.data import scores
+from atari_dqn.data.scores import MILLION
+from atari_dqn.tracking import curves, display
 
 
 def test_published_numbers_are_as_published():
@@ -64,7 +66,7 @@ def write(path: Path, columns: tuple[str, ...], rows: list[dict[str, object]]) -
 @pytest.fixture
 def breakout(tmp_path) -> Path:
     """The folder of a run that never was: its files are of a real one, its numbers are made up."""
-    from atari_dqn.trackers import EPISODES, EVALUATIONS, METRICS
+    from atari_dqn.tracking.trackers import EPISODES, EVALUATIONS, METRICS
 
     run = small_run(
         tmp_path / "run", "env.game=Breakout", "preset=dopamine", "protocol=nature", "total_steps=750k", "num_envs=4"
@@ -146,7 +148,7 @@ def test_the_progress_line_says_how_a_run_stands():
 
 
 def test_a_resumed_run_knows_how_it_stood(breakout):
-    config = settings.to_train_config(settings.compose("train", ["env.game=Breakout", "preset=dopamine"]))
+    config = compose.to_train_config(compose.compose("train", ["env.game=Breakout", "preset=dopamine"]))
     pace = curves.pace(config, breakout, 500_000)
     assert pace.word(2_000_000) == "behind (4, expected 7.11)"
     config.published = "nnabla"  # a curve of evaluations, of which a run that its training games score has none
@@ -156,8 +158,8 @@ def test_a_resumed_run_knows_how_it_stood(breakout):
 
 
 def test_a_curve_of_evaluations_is_not_for_runs_that_their_training_games_score(breakout, command):
-    config = settings.to_train_config(settings.compose("train", ["env.game=Breakout", "preset=dopamine"]))
-    (breakout / "config.yaml").write_text(settings.to_yaml(config))
+    config = compose.to_train_config(compose.compose("train", ["env.game=Breakout", "preset=dopamine"]))
+    (breakout / "config.yaml").write_text(compose.to_yaml(config))
     refused = command("compare", f"run={breakout}", "published=nnabla")
     assert refused.returncode == 2 and "choose a curve of training returns" in refused.stderr
 

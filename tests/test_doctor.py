@@ -5,8 +5,9 @@ import re
 import pytest
 import torch
 
-from atari_dqn import doctor, machine
-from atari_dqn.doctor import BAD, GOOD, GPU, WARN, GPUFacts
+from atari_dqn.cli import doctor
+from atari_dqn.cli.doctor import BAD, GOOD, GPU, WARN, GPUFacts
+from atari_dqn.utils import machine
 
 H100 = GPU("NVIDIA H100 80GB HBM3", (9, 0), 85_000_000_000, 84_100_000_000)
 GTX1080 = GPU("GeForce GTX 1080", (6, 1), 8_500_000_000)

@@ -6,14 +6,17 @@ import gymnasium
 import numpy as np
 import pytest
 
-from atari_dqn import checks, config, emulators, environments, settings, video, wrappers
-from atari_dqn.errors import UserError
-from atari_dqn.games import atari_games, atari_name
-from atari_dqn.replay import CUT, ORDINARY, TERMINAL
+from atari_dqn.config import compose, schema, validate
+from atari_dqn.data.games import atari_games, atari_name
+from atari_dqn.dqn.replay import CUT, ORDINARY, TERMINAL
+from atari_dqn.envs import emulators, wrappers
+from atari_dqn.registry import environments
+from atari_dqn.utils.errors import UserError
+from atari_dqn.viewing import video
 
 
-def atari(*overrides: str) -> config.Env:
-    return settings.to_train_config(settings.compose("train", list(overrides))).env
+def atari(*overrides: str) -> schema.Env:
+    return compose.to_train_config(compose.compose("train", list(overrides))).env
 
 
 class Gymnasium:
@@ -219,7 +222,7 @@ def test_fire_is_pressed_at_the_start_and_after_each_lost_life():
 
 
 def test_cartpole_counts_whole_games_and_bootstraps_from_the_time_limit():
-    env = settings.to_train_config(settings.compose("train", ["env=cartpole"])).env
+    env = compose.to_train_config(compose.compose("train", ["env=cartpole"])).env
     envs = emulators.make(env, 2)
     frames = envs.reset([1, 2])
     assert frames.shape == (2, 4) and frames.dtype == np.float32
@@ -310,7 +313,7 @@ def test_no_frames_are_skipped_twice():
         assert (own.frame_skip, own.stickiness) == (frames, sticky)
         once, again = (atari("env=gymnasium", f"env.game={game}", f"env.frame_skip={skip}") for skip in (1, 4))
         emulators.make_single(once).close()
-        notes = checks.own_notes(once)
+        notes = validate.own_notes(once)
         assert len(notes) == (own.note != "") == (frames != (1, 1) or sticky > 0)
         for note in notes:
             assert ("0.25" in note) == (sticky > 0) and ("frames a step" in note) == (frames != (1, 1))

@@ -12,15 +12,16 @@ from recording import Recording
 from test_saving import CARTPOLE, PONG, Stop, assert_equal_runs, go_on
 from test_speed import filled, step
 
-from atari_dqn import checks, layers, networks, pictures, prioritized, settings, targets
-from atari_dqn.agent import Agent
-from atari_dqn.agent import make as make_agent
-from atari_dqn.config import AgentConfig, Head, Network
-from atari_dqn.display import Tracker
-from atari_dqn.errors import UserError
-from atari_dqn.policies import LONGEST, Persistent, boltzmann, epsilon_greedy
-from atari_dqn.replay import Replay
-from atari_dqn.run import Run
+from atari_dqn.config import compose, validate
+from atari_dqn.config.schema import AgentConfig, Head, Network
+from atari_dqn.dqn import inputs, layers, networks, prioritized, targets
+from atari_dqn.dqn.agent import Agent
+from atari_dqn.dqn.agent import make as make_agent
+from atari_dqn.dqn.exploration import LONGEST, Persistent, boltzmann, epsilon_greedy
+from atari_dqn.dqn.replay import Replay
+from atari_dqn.tracking.display import Tracker
+from atari_dqn.training.run import Run
+from atari_dqn.utils.errors import UserError
 
 NOISY = ["agent.noisy=true", "exploration.start=0", "exploration.end=0"]
 PRIORITIZED = ["replay.prioritized=true", "replay.importance_steps=5_000"]
@@ -177,7 +178,7 @@ def covering_pairs() -> list[tuple[str, ...]]:
 
 
 def test_every_combination_is_accepted_or_refused_with_a_sentence():
-    config = settings.to_train_config(settings.compose("train", SMALL))
+    config = compose.to_train_config(compose.compose("train", SMALL))
     for combination in ALL:
         head, rule, dueling, noisy, prioritized, n_step, temperature, tau = combination
         config.head.name, config.agent.n_step, config.update.tau = head, int(n_step), float(tau)
@@ -186,18 +187,18 @@ def test_every_combination_is_accepted_or_refused_with_a_sentence():
         config.replay.prioritized = prioritized == "true"
         config.exploration.temperature = None if temperature == "null" else float(temperature)
         if is_sound(combination):
-            checks.check(config)
+            validate.check(config)
         else:
             with pytest.raises(UserError, match=r"agent\.munchausen=true"):
-                checks.check(config)
+                validate.check(config)
 
 
 def agents(*overrides: str) -> tuple[Agent, Agent]:
     """One that is scripted and one that is not, alike, whose target networks differ from their online ones."""
     made = []
     for graphs in ("true", "false"):
-        config = settings.to_train_config(
-            settings.compose("train", ["network=small_cnn", *overrides, f"compute.graphs={graphs}", "env.game=Pong"])
+        config = compose.to_train_config(
+            compose.compose("train", ["network=small_cnn", *overrides, f"compute.graphs={graphs}", "env.game=Pong"])
         )
         agent = make_agent(config, (36, 36), 4, torch.device("cpu"))
         with torch.no_grad():
@@ -210,7 +211,7 @@ def agents(*overrides: str) -> tuple[Agent, Agent]:
 def filled_replay(combination: tuple[str, ...]) -> tuple[Replay, torch.Generator]:
     """As `filled`, of the kind that a combination asks for."""
     words_ = [word for word in words(combination) if word.startswith(("replay.", "agent.n_step"))]
-    config = settings.to_train_config(settings.compose("train", words_))
+    config = compose.to_train_config(compose.compose("train", words_))
     replay, (plain, rng) = prioritized.build(config, 0, 50, 3, (36, 36)), filled()
     rng.manual_seed(5)
     replay.begin(torch.randint(0, 256, (3, 36, 36), dtype=torch.uint8, generator=rng))
@@ -226,7 +227,7 @@ def test_scripted_and_recorded_turns_equal_eager_ones(combination, monkeypatch):
     made = agents(*words(combination))
     contestants = [(agent, *filled_replay(combination)) for agent in (*made, copy.deepcopy(made[1]))]
     draws = [torch.Generator().manual_seed(2) for _ in contestants]
-    monkeypatch.setattr(pictures, "interleaved", lambda states: states)  # OpenCV's work would not be recorded
+    monkeypatch.setattr(inputs, "interleaved", lambda states: states)  # OpenCV's work would not be recorded
     epsilon = torch.tensor(0.3)
 
     def turn(which: int) -> tuple[torch.Tensor, torch.Tensor]:

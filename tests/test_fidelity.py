@@ -10,19 +10,23 @@ import pytest
 import torch
 from conftest import flat, small_run
 
-from atari_dqn import agent, config, curves, emulators, evaluation, networks, presets, settings, wrappers
-from atari_dqn.agent import Agent
-from atari_dqn.checkpoints import Checkpoint
-from atari_dqn.errors import UserError
-from atari_dqn.replay import CUT, ORDINARY, TERMINAL, Batch, Replay
-from atari_dqn.training import epsilon_at
+from atari_dqn.checkpoint.checkpoints import Checkpoint
+from atari_dqn.config import compose, presets, schema
+from atari_dqn.dqn import agent, networks
+from atari_dqn.dqn.agent import Agent
+from atari_dqn.dqn.loop import epsilon_at
+from atari_dqn.dqn.replay import CUT, ORDINARY, TERMINAL, Batch, Replay
+from atari_dqn.envs import emulators, wrappers
+from atari_dqn.evaluation import evaluation
+from atari_dqn.tracking import curves
+from atari_dqn.utils.errors import UserError
 
 X86 = platform.machine().lower() in ("x86_64", "amd64")  # others round otherwise when they resize
 DATA = Path(__file__).parent / "data"
 
 
-def composed(*overrides: str) -> config.TrainConfig:
-    return settings.to_train_config(settings.compose("train", list(overrides)))
+def composed(*overrides: str) -> schema.TrainConfig:
+    return compose.to_train_config(compose.compose("train", list(overrides)))
 
 
 # ---------------------------------------------------------------------------------------------------------- pictures
@@ -425,7 +429,7 @@ EVALUATED = {
 
 
 def test_all_presets_evaluations_are_known():
-    assert {*EVALUATED} == {path.stem for path in (config.conf_dir() / "preset").glob("*.yaml")}
+    assert {*EVALUATED} == {path.stem for path in (schema.conf_dir() / "preset").glob("*.yaml")}
 
 
 @pytest.mark.parametrize("preset", EVALUATED)
@@ -508,7 +512,7 @@ def test_all_18_actions_are_played_by_their_meanings(monkeypatch):
     env = evaluation.environment(trained, protocol, None)
     learnt, all18 = (emulators.atari_actions("Breakout", e.full_action_space) for e in (trained, env))
     assert (len(learnt), len(all18)) == (4, 18)
-    network = networks.build(config.Network("mlp", hidden=[]), (1,), 1, 4)
+    network = networks.build(schema.Network("mlp", hidden=[]), (1,), 1, 4)
     layer = network.head[0]
     for number, name in enumerate(learnt):
         layer.bias.data = torch.eye(4)[number]
@@ -542,7 +546,7 @@ def test_training_is_scored_by_its_own_games(tmp_path):
         returns = [float(game["return"]) for game in games if at - 1000 < int(game["frames"]) <= at]
         assert float(row["mean"]) == pytest.approx(np.mean(returns)) and int(row["episodes"]) == len(returns)
     checkpoint = Checkpoint(tmp_path / "run" / "checkpoints" / "latest.pt")
-    protocol = settings.to_train_config(settings.compose("train", ["env=cartpole", "protocol=training"])).protocol
+    protocol = compose.to_train_config(compose.compose("train", ["env=cartpole", "protocol=training"])).protocol
     last = evaluation.training_games(checkpoint, protocol, checkpoint.config.env)
     assert [game.score for game in last] == [float(game["return"]) for game in games]
 
@@ -554,7 +558,7 @@ def test_held_out_states_are_random_play_and_the_same_again(tmp_path):
     assert states.shape == (37, 4, 84, 84) and torch.equal(states, evaluation.held_out(games, 4, 37, seed=5))
     games.close()
     assert len({zlib.crc32(state.numpy().tobytes()) for state in states}) > 20
-    network = networks.build(config.Network("nature_cnn"), (84, 84), 4, 4)
+    network = networks.build(schema.Network("nature_cnn"), (84, 84), 4, 4)
     expected = network.q_values(states).max(1).values.mean().item()
     assert evaluation.mean_max_q(network, states) == pytest.approx(expected, abs=1e-6)
 

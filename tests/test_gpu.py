@@ -5,8 +5,8 @@ import torch
 from conftest import QUIET, flat, small_run
 from test_saving import Stop, assert_equal_runs
 
-from atari_dqn import machine
-from atari_dqn.training import play_and_learn
+from atari_dqn.dqn.loop import play_and_learn
+from atari_dqn.utils import machine
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA GPU")
 

@@ -8,10 +8,13 @@ import torch
 from conftest import flat, small_run
 from recording import Recording
 
-from atari_dqn import capacity, launch, machine, pictures, settings, training
-from atari_dqn.errors import UserError
-from atari_dqn.host_replay import Courier, at_hand, way
-from atari_dqn.training import play_and_learn
+from atari_dqn.config import compose
+from atari_dqn.dqn import inputs, loop
+from atari_dqn.dqn.host_replay import Courier, at_hand, way
+from atari_dqn.dqn.loop import play_and_learn
+from atari_dqn.training import capacity, launch
+from atari_dqn.utils import machine
+from atari_dqn.utils.errors import UserError
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 1)
 STEPS, STEP_BYTES = 1_000_000, 7_062
@@ -136,7 +139,7 @@ VARIANTS = {
 )
 def test_a_run_is_the_same_wherever_its_replay_is(tmp_path, monkeypatch, variant, recorded):
     """Each batch is brought to another place, from where it is learned, or from where a recording learns it."""
-    monkeypatch.setattr(pictures, "interleaved", lambda states: states)  # OpenCV's work would not be recorded
+    monkeypatch.setattr(inputs, "interleaved", lambda states: states)  # OpenCV's work would not be recorded
     words = [
         "env.game=Pong", "device=cpu", "num_envs=6", "total_steps=102", "replay.warmup_steps=30",
         "replay.capacity=60", "update.batch_size=4", "update.target_period_steps=50", "exploration.start=0.9",
@@ -168,9 +171,9 @@ def test_a_run_is_the_same_wherever_its_replay_is(tmp_path, monkeypatch, variant
 
         return call
 
-    monkeypatch.setattr(training, "way", lambda here, there: Courier(there))
-    monkeypatch.setattr(training, "graphed", graphed_here)
-    monkeypatch.setattr(training, "can_be_recorded", lambda optimizer: True)
+    monkeypatch.setattr(loop, "way", lambda here, there: Courier(there))
+    monkeypatch.setattr(loop, "graphed", graphed_here)
+    monkeypatch.setattr(loop, "can_be_recorded", lambda optimizer: True)
     away = play(tmp_path / "away", "cpu")
     assert len(calls) == 3 * recorded  # acting, and turns of 1 and of 2 updates
     for part, same in zip(direct.replay.parts(), away.replay.parts(), strict=True):
@@ -187,7 +190,7 @@ def test_a_resumed_run_may_have_its_replay_elsewhere(tmp_path):
         tmp_path / "run", "env=cartpole", "network=mlp", "total_steps=40", "replay.warmup_steps=36", "replay.device=cpu"
     )
     run.emulators.close()
-    (run.folder / "config.yaml").write_text(settings.to_yaml(run.config))
-    asked = settings.to_train_config(settings.compose("train", ["replay.device=auto"]))
+    (run.folder / "config.yaml").write_text(compose.to_yaml(run.config))
+    asked = compose.to_train_config(compose.compose("train", ["replay.device=auto"]))
     assert launch.saved_config(run.folder).replay.device == "cpu"
     assert launch.resumed_config(run.folder, ["replay.device=auto"], asked).replay.device == "auto"

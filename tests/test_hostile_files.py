@@ -23,22 +23,15 @@ from conftest import sealed, small_run
 from PIL import Image
 from rich.console import Console
 
-from atari_dqn import (
-    checkpoints,
-    csv_files,
-    dashboard,
-    files,
-    folders,
-    launch,
-    logbook,
-    machine,
-    outputs,
-    report,
-    settings,
-)
 from atari_dqn.__main__ import guarded
-from atari_dqn.config import ReportConfig
-from atari_dqn.errors import UserError
+from atari_dqn.analysis import dashboard, logbook, report
+from atari_dqn.checkpoint import checkpoints, folders, outputs
+from atari_dqn.config import compose
+from atari_dqn.config.schema import ReportConfig
+from atari_dqn.tracking import csv_files
+from atari_dqn.training import launch
+from atari_dqn.utils import files, machine
+from atari_dqn.utils.errors import UserError
 
 WORDS = [
     "env=cartpole", "total_steps=300", "replay.warmup_steps=50", "evaluation.every_steps=100", "evaluation.episodes=1",
@@ -61,7 +54,7 @@ def run(finished: Path, tmp_path: Path) -> Path:
 
 def resume(folder: Path, *words: str) -> str:
     """What a resumed run says."""
-    asked = settings.to_train_config(settings.compose("train", [f"resume={folder}", *words]))
+    asked = compose.to_train_config(compose.compose("train", [f"resume={folder}", *words]))
     console = Console(record=True, quiet=False, file=open(os.devnull, "w"), width=300)  # noqa: SIM115
     launch.resume(folder, asked, [*words], console)
     return console.export_text()
@@ -93,7 +86,7 @@ def test_a_stored_run_chooses_no_cluster(run):
     path.write_text(path.read_text().replace("address: null", "address: evil.example:6379"))
     assert "evil.example" in path.read_text()
     for words in ([], ["emulators=ray"], ["emulators.address=mine:1"]):
-        asked = settings.to_train_config(settings.compose("train", words))
+        asked = compose.to_train_config(compose.compose("train", words))
         taken = launch.resumed_config(run, words, asked)
         assert taken.emulators.address == ("mine:1" if "emulators.address=mine:1" in words else None)
     assert "note: emulators.address=evil.example:6379 in config.yaml is not used" in resume(run)
@@ -105,7 +98,7 @@ def test_a_stored_run_chooses_no_cluster(run):
 def test_nothing_is_written_through_a_link_in_a_run(run, tmp_path):
     outside = tmp_path / "outside"
     outside.mkdir()
-    asked = settings.to_train_config(settings.compose("train", []))
+    asked = compose.to_train_config(compose.compose("train", []))
     (outside / "file").write_text("precious")
     for name in (
         "tensorboard", "wandb", "videos", "checkpoints", "replay", "metrics.csv", "episodes.csv", "config.yaml",

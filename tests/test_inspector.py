@@ -18,10 +18,15 @@ import pytest
 import torch
 from conftest import ROOT, small_run
 
-from atari_dqn import __main__, agent, emulators, inspector, play, screens, seeding, settings, video
-from atari_dqn.config import Env
-from atari_dqn.evaluation import Player
-from atari_dqn.screens import Screen, Thought
+from atari_dqn import __main__
+from atari_dqn.config import compose
+from atari_dqn.config.schema import Env
+from atari_dqn.dqn import agent
+from atari_dqn.envs import emulators
+from atari_dqn.evaluation.evaluation import Player
+from atari_dqn.utils import seeding
+from atari_dqn.viewing import inspector, play, screens, video
+from atari_dqn.viewing.screens import Screen, Thought
 
 SEED = 5
 
@@ -43,7 +48,7 @@ class Album(Screen):
 
 def seated(*words: str) -> tuple[Player, Env]:
     """An untrained network at the controls of a game."""
-    config = settings.to_train_config(settings.compose("train", list(words)))
+    config = compose.to_train_config(compose.compose("train", list(words)))
     games = emulators.make(config.env, 1)
     games.close()
     made = agent.make(config, games.frame_shape, len(games.actions), torch.device("cpu"))
@@ -202,7 +207,7 @@ def test_a_tap_within_a_step_counts_once():
 
 def test_advice_beside_a_person_who_does_what_it_never_learnt():
     """A network of Pong's at Freeway, which knows NOOP, UP and DOWN: it learnt the first of them only."""
-    config = settings.to_train_config(settings.compose("train", ["env.game=Pong", "network=small_cnn"]))
+    config = compose.to_train_config(compose.compose("train", ["env.game=Pong", "network=small_cnn"]))
     pong, freeway = (emulators.atari_actions(game, False) for game in ("Pong", "Freeway"))
     player = Player(agent.make(config, (84, 84), len(pong), torch.device("cpu")).online, pong, freeway)
     album = Album(9)

@@ -9,12 +9,14 @@ import torch
 from conftest import flat, small_run
 from probes import Uneven
 
-from atari_dqn import evaluation, networks, pictures, settings
-from atari_dqn.checkpoints import Checkpoint
-from atari_dqn.config import Exploration, Network
-from atari_dqn.optimizers import NatureRMSProp
-from atari_dqn.policies import epsilon_greedy
-from atari_dqn.training import due, epsilon_at, play_and_learn
+from atari_dqn.checkpoint.checkpoints import Checkpoint
+from atari_dqn.config import compose
+from atari_dqn.config.schema import Exploration, Network
+from atari_dqn.dqn import inputs, networks
+from atari_dqn.dqn.exploration import epsilon_greedy
+from atari_dqn.dqn.loop import due, epsilon_at, play_and_learn
+from atari_dqn.dqn.optimizers import NatureRMSProp
+from atari_dqn.evaluation import evaluation
 
 
 def test_nature_rmsprop_equals_a_numpy_transcription():
@@ -65,7 +67,7 @@ def test_the_network_of_2013_has_its_papers_shape():
 @pytest.mark.parametrize("stack", [1, 4])
 def test_scaled_states_are_the_plain_ones(stack):
     states = torch.randint(0, 256, (5, stack, 84, 84), dtype=torch.uint8)
-    scaled = pictures.scaled(states)
+    scaled = inputs.scaled(states)
     assert scaled.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(scaled, states.float() * (1 / 255))
 
@@ -83,7 +85,7 @@ def test_an_mlp_sees_bytes_as_shares_and_numbers_as_they_are():
 
 def test_standardized_states_are_the_plain_ones():
     frames = (torch.rand(40, 36, 36).add_(torch.rand(36, 36)) * 127).to(torch.uint8)
-    standard = pictures.Standardize(3, (36, 36)).to(memory_format=torch.channels_last)
+    standard = inputs.Standardize(3, (36, 36)).to(memory_format=torch.channels_last)
     standard.measure(frames)
     shown = standard(frames.unfold(0, 3, 1).movedim(-1, 1))  # 38 stacks: more than a part
     assert shown.is_contiguous(memory_format=torch.channels_last)
@@ -160,7 +162,7 @@ def test_every_emulator_has_its_quota_of_games(monkeypatch):
     """Emulator 0 plays games of 1 step, emulator 1 of 50: both count equally."""
     lengths = iter([1, 50])
     monkeypatch.setattr(Uneven, "next_length", staticmethod(lambda: next(lengths)))
-    env = settings.to_train_config(settings.compose("train", ["env=gymnasium", "env.game=Probe/Uneven-v0"])).env
+    env = compose.to_train_config(compose.compose("train", ["env=gymnasium", "env.game=Probe/Uneven-v0"])).env
     network = networks.build(Network("mlp"), (1,), 1, 2)
     player = evaluation.Player(network, ("ACTION0", "ACTION1"), ("ACTION0", "ACTION1"))
     with contextlib.closing(evaluation.Games(env, 2, player.device)) as games:
@@ -169,7 +171,7 @@ def test_every_emulator_has_its_quota_of_games(monkeypatch):
 
 
 def test_games_that_begin_again_are_those_that_would_be_made_anew():
-    env = settings.to_train_config(settings.compose("train", ["env.game=Pong", "env.max_frames=60"])).env
+    env = compose.to_train_config(compose.compose("train", ["env.game=Pong", "env.max_frames=60"])).env
     torch.manual_seed(0)
     player = evaluation.Player(networks.build(Network("small_cnn"), (84, 84), 4, 6), range(6), range(6))
     found = []

@@ -9,11 +9,14 @@ import pytest
 import torch
 from conftest import ROOT, small_run
 
-from atari_dqn import SPIN, machine, scores, trackers
-from atari_dqn.config import Goal
-from atari_dqn.display import Tracker
-from atari_dqn.emulators import Game
-from atari_dqn.errors import UserError
+from atari_dqn import SPIN
+from atari_dqn.config.schema import Goal
+from atari_dqn.data import scores
+from atari_dqn.envs.emulators import Game
+from atari_dqn.tracking import trackers
+from atari_dqn.tracking.display import Tracker
+from atari_dqn.utils import machine
+from atari_dqn.utils.errors import UserError
 
 
 def test_a_replay_that_cannot_fit_names_the_largest_that_does(monkeypatch):
@@ -159,7 +162,7 @@ def test_idle_threads_sleep_unless_a_person_chose_otherwise(chosen, spins, said)
     """What OpenMP's library itself says that it read, when torch loads it after us."""
     clean = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", *SPIN)}
     code = "import sys, atari_dqn\nassert 'torch' not in sys.modules\n"
-    code += "from atari_dqn import machine\nprint(machine.spinning())"
+    code += "from atari_dqn.utils import machine\nprint(machine.spinning())"
     environment = clean | {"OMP_DISPLAY_ENV": "verbose", "PYTHONPATH": str(ROOT)} | chosen
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     if "GOMP_SPINCOUNT" not in done.stderr:

@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 from conftest import QUIET, ROOT
 
-from atari_dqn import folders, logbook, make, settings
+from atari_dqn.analysis import logbook
+from atari_dqn.checkpoint import folders
+from atari_dqn.cli import make
+from atari_dqn.config import compose
 
 WORDS = {  # what make, a shell, sed or printf would each make something of
     "GAME": 'it\'s "$HOME" $(shell touch oops) `touch oops` $$ \\ # 100% ; touch oops',
@@ -28,9 +31,9 @@ WORDS = {  # what make, a shell, sed or printf would each make something of
 def checkout(tmp_path: Path) -> Path:
     """A checkout in a folder with a blank and an accent, whose program says what it was started with."""
     root = tmp_path / "é x"
-    (root / "atari_dqn").mkdir(parents=True)
+    (root / "atari_dqn/cli").mkdir(parents=True)
     (root / ".venv/bin").mkdir(parents=True)
-    for name in ("Makefile", "requirements.lock", "extras.lock", "pyproject.toml", "atari_dqn/make.py"):
+    for name in ("Makefile", "requirements.lock", "extras.lock", "pyproject.toml", "atari_dqn/cli/make.py"):
         shutil.copy(ROOT / name, root / name)
     (root / "atari_dqn/__init__.py").touch()
     (root / "atari_dqn/__main__.py").write_text(
@@ -186,7 +189,7 @@ def test_the_newest_run_is_meant_by_latest_and_auto_whatever_its_name_says(tmp_p
     time.tzset()
     older, newer = sorted(Path("runs").iterdir(), reverse=True)
     os.utime(older / "config.yaml")  # not what tells when a run began
-    config = settings.to_train_config(settings.compose("train", [*short, "resume=auto"]))
+    config = compose.to_train_config(compose.compose("train", [*short, "resume=auto"]))
     assert folders.find(config) == newer
 
     changed = newer / "metrics.csv"

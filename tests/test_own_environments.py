@@ -11,19 +11,14 @@ import numpy as np
 import pytest
 from conftest import QUIET, sealed, small_run
 
-from atari_dqn import (
-    checkpoints,
-    config,
-    emulators,
-    environments,
-    launch,
-    make,
-    own_modules,
-    remote_emulators,
-    settings,
-    video,
-)
-from atari_dqn.errors import RunFailed, UserError
+from atari_dqn.checkpoint import checkpoints
+from atari_dqn.cli import make
+from atari_dqn.config import compose, schema
+from atari_dqn.envs import emulators, remote
+from atari_dqn.registry import environments, own_modules
+from atari_dqn.training import launch
+from atari_dqn.utils.errors import RunFailed, UserError
+from atari_dqn.viewing import video
 
 GAME = "env.game=own_walk:Walk-v0"
 TINY = [
@@ -139,7 +134,7 @@ def test_actors_of_ray_import_what_the_run_has_imported(forget, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     env = dataclasses.replace(cartpole(), game="own_walk:Walk", arguments={"size": 2})
     (tmp_path / "own_walk.py").write_text(WALK)  # a class alone
-    player = remote_emulators.Player(env, 2)
+    player = remote.Player(env, 2)
     assert player.reset([1, 2]).tolist() == [[0], [0]] and player.step(np.zeros(2, np.int64)).rewards.tolist() == [1, 1]
 
 
@@ -155,8 +150,8 @@ def body(space: gymnasium.Space, picture: np.ndarray | None = None, **methods: o
 
 
 @functools.cache
-def cartpole() -> config.Env:
-    return settings.environment("CartPole", {})
+def cartpole() -> schema.Env:
+    return compose.environment("CartPole", {})
 
 
 @contextlib.contextmanager

@@ -9,9 +9,10 @@ import pytest
 from conftest import QUIET
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from atari_dqn import launch, settings
-from atari_dqn.errors import UserError
-from atari_dqn.storage import Store
+from atari_dqn.config import compose
+from atari_dqn.sweep.storage import Store
+from atari_dqn.training import launch
+from atari_dqn.utils.errors import UserError
 
 ODD = '~é e\u0301 日本 😀 it\'s "q" [1](2){3}, a=b: c;#$HOME %d { \\'
 TINY = [
@@ -28,7 +29,7 @@ PATHS = [
 
 @pytest.mark.parametrize("key", ["run_dir", "resume", "checkpoint", "output", "sweep.storage"])
 def test_every_path_that_is_typed_is_the_path_that_is_meant(key):
-    typed = [settings.as_hydra_reads(f"{key}={path}") for path in PATHS]
+    typed = [compose.as_hydra_reads(f"{key}={path}") for path in PATHS]
     assert [read.value() for read in OverridesParser.create().parse_overrides(typed)] == PATHS
 
 
@@ -42,20 +43,20 @@ def test_quotes_and_null_mean_what_they_mean_to_hydra_and_the_tilde_a_home():
         "~/a b": f"{Path.home()}/a b",
     }
     typed |= {f"~{pwd.getpwuid(0).pw_name}/x": f"{pwd.getpwuid(0).pw_dir}/x", "./~": "./~"}
-    read = OverridesParser.create().parse_overrides([settings.as_hydra_reads(f"run_dir={word}") for word in typed])
+    read = OverridesParser.create().parse_overrides([compose.as_hydra_reads(f"run_dir={word}") for word in typed])
     assert dict(zip(typed, (one.value() for one in read), strict=True)) == typed
-    assert settings.as_hydra_reads("run=~/a ~/é") == f"run='{Path.home()}/a {Path.home()}/é'"
+    assert compose.as_hydra_reads("run=~/a ~/é") == f"run='{Path.home()}/a {Path.home()}/é'"
     for word in ("~nobody_of_that_name/x", "a" * 300, "a\0b", "\udcff"):
         with pytest.raises(UserError, match="run_dir="):
-            settings.as_hydra_reads(f"run_dir={word}")
+            compose.as_hydra_reads(f"run_dir={word}")
 
 
 def test_of_several_runs_each_has_its_path():
-    assert settings.as_hydra_reads("run_dir=é,b c,1e3", True) == "run_dir='é',b c,'1e3'"
-    assert settings.as_hydra_reads("run_dir='a,b',it's (1),c", True) == "run_dir='a,b','it\\'s (1)',c"
-    assert settings.as_hydra_reads("env.game=choice(Pong,Breakout)", True) == "env.game=choice(Pong,Breakout)"
-    assert settings.as_hydra_reads("env.game=Pong,Breakout", True) == "env.game=Pong,Breakout"
-    assert settings.as_hydra_reads("replay.capacity=100k,2M", True) == "replay.capacity=100000,2000000"
+    assert compose.as_hydra_reads("run_dir=é,b c,1e3", True) == "run_dir='é',b c,'1e3'"
+    assert compose.as_hydra_reads("run_dir='a,b',it's (1),c", True) == "run_dir='a,b','it\\'s (1)',c"
+    assert compose.as_hydra_reads("env.game=choice(Pong,Breakout)", True) == "env.game=choice(Pong,Breakout)"
+    assert compose.as_hydra_reads("env.game=Pong,Breakout", True) == "env.game=Pong,Breakout"
+    assert compose.as_hydra_reads("replay.capacity=100k,2M", True) == "replay.capacity=100000,2000000"
 
 
 def test_a_run_lives_in_a_folder_of_any_name(inside, tmp_path):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from test_replay import DISCOUNT, ListReplay, fill, identities
 
-from atari_dqn.prioritized import BLOCK, MOST, ONE, Priorities, PrioritizedReplay
-from atari_dqn.replay import Batch
+from atari_dqn.dqn.prioritized import BLOCK, MOST, ONE, Priorities, PrioritizedReplay
+from atari_dqn.dqn.replay import Batch
 
 DICE = 1 << 62
 

@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from atari_dqn.replay import CUT, ORDINARY, TERMINAL, Batch, Replay
+from atari_dqn.dqn.replay import CUT, ORDINARY, TERMINAL, Batch, Replay
 
 DISCOUNT = 0.9
 

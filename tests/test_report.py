@@ -19,9 +19,11 @@ import pytest
 from conftest import ROOT
 from rich.console import Console
 
-from atari_dqn import bands, dashboard, folders, logbook, report, scores
-from atari_dqn.config import ReportConfig
-from atari_dqn.errors import RunFailed, UserError
+from atari_dqn.analysis import bands, dashboard, logbook, report
+from atari_dqn.checkpoint import folders
+from atari_dqn.config.schema import ReportConfig
+from atari_dqn.data import scores
+from atari_dqn.utils.errors import RunFailed, UserError
 
 SHORT = [
     "logger.wandb=off", "logger.tensorboard=false", "evaluation.episodes=2", "evaluation.video_share=1",

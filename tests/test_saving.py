@@ -26,23 +26,16 @@ import zstandard
 from conftest import QUIET, ROOT, sealed, small_run
 from rich.console import Console
 
-from atari_dqn import (
-    background,
-    checkpoints,
-    emulators,
-    files,
-    folders,
-    launch,
-    machine,
-    replay_files,
-    seeding,
-    settings,
-)
-from atari_dqn.display import Tracker
-from atari_dqn.errors import RunFailed, UserError
-from atari_dqn.replay import CUT, ORDINARY, Replay
-from atari_dqn.replay_files import ReplayFiles, Segment
-from atari_dqn.run import Run
+from atari_dqn.checkpoint import checkpoints, folders, replay_files
+from atari_dqn.checkpoint.replay_files import ReplayFiles, Segment
+from atari_dqn.config import compose
+from atari_dqn.dqn.replay import CUT, ORDINARY, Replay
+from atari_dqn.envs import emulators
+from atari_dqn.tracking.display import Tracker
+from atari_dqn.training import launch
+from atari_dqn.training.run import Run
+from atari_dqn.utils import background, files, machine, seeding
+from atari_dqn.utils.errors import RunFailed, UserError
 
 CARTPOLE = [
     "env=cartpole", "total_steps=4_000", "replay.capacity=1_600", "replay.warmup_steps=400", "logger.every_steps=300",
@@ -70,7 +63,7 @@ class Stop(Tracker):
 
 def go_on(folder: Path, *overrides: str) -> str:
     """Resume a run in this process, as `train resume=` does; what it said."""
-    asked = settings.to_train_config(settings.compose("train", [*overrides]))
+    asked = compose.to_train_config(compose.compose("train", [*overrides]))
     said = io.StringIO()
     launch.resume(folder, asked, list(overrides), Console(file=said, width=500))
     return said.getvalue()
@@ -120,7 +113,7 @@ def test_a_run_stopped_on_request_ends_as_an_untouched_one(words, tmp_path):
     """Stopped between two checkpoints, before the first, in an evaluation; with a ring that has wrapped around."""
     untouched, folder = tmp_path / "untouched", tmp_path / "stopped"
     small_run(untouched, *words).go()
-    total = settings.to_train_config(settings.compose("train", words)).total_steps
+    total = compose.to_train_config(compose.compose("train", words)).total_steps
     run = small_run(folder, *words)
     run.go(Stop(run, 30))
     assert "going on" in go_on(folder)  # this one goes to its end
@@ -142,12 +135,12 @@ LEARNT = ("online", "target", "optimizer", "generators", "emulators", "replay", 
 def test_a_longer_run_equals_one_that_was_long_from_the_start(words, tmp_path):
     folder, long = tmp_path / "run", tmp_path / "long"
     small_run(long, *words).go()
-    total = settings.to_train_config(settings.compose("train", words)).total_steps
+    total = compose.to_train_config(compose.compose("train", words)).total_steps
     small_run(folder, *words, f"total_steps={total * 2 // 5}").go()
     go_on(folder, f"total_steps={total}")
     expected, found = torture.left_behind(long), torture.left_behind(folder)
     assert [key for key in LEARNT if expected[key] != found[key]] == []
-    assert settings.to_train_config(launch.omegaconf.OmegaConf.load(folder / "config.yaml")).total_steps == total
+    assert compose.to_train_config(launch.omegaconf.OmegaConf.load(folder / "config.yaml")).total_steps == total
 
 
 def test_a_run_made_shorter_keeps_what_it_needs_to_be_long_again(stopped, cartpole):
@@ -214,7 +207,7 @@ def test_every_game_is_played_to_its_end_and_begins_again_from_a_new_seed(tmp_pa
 def uneven(kind: str, seeds: list[int]) -> emulators.Journal:
     """Games that end at different times, just begun."""
     words = {"atari": ["env.game=Breakout", "env.repeat_action_probability=0.25"], "gymnasium": ["env=cartpole"]}
-    config = settings.to_train_config(settings.compose("train", words[kind]))
+    config = compose.to_train_config(compose.compose("train", words[kind]))
     games = emulators.Journal(emulators.make(config.env, 3), keep=True)
     games.reset(seeds)
     return games
@@ -964,7 +957,7 @@ def test_an_output_that_is_closed_does_not_end_the_run(tmp_path):
 
 
 def test_folders_are_made_whole(tmp_path, monkeypatch):
-    config = settings.to_train_config(settings.compose("train", ["run_dir=null"]))
+    config = compose.to_train_config(compose.compose("train", ["run_dir=null"]))
     monkeypatch.chdir(tmp_path)
     names = [folders.make(config).name for _ in range(3)]
     assert len(set(names)) == 3 and all((tmp_path / "runs" / name / "config.yaml").is_file() for name in names)

@@ -10,13 +10,14 @@ from conftest import flat, small_run
 from recording import Recording
 from torch import nn
 
-from atari_dqn import layers, machine, networks, optimizers, pictures, rules, seeding
-from atari_dqn.agent import Agent
-from atari_dqn.config import AgentConfig, Network
-from atari_dqn.graphs import EAGER_CALLS, graphed, scripted
-from atari_dqn.replay import ORDINARY, TERMINAL, Replay
-from atari_dqn.stopwatch import Stopwatch
-from atari_dqn.training import due, epsilon_at, play_and_learn
+from atari_dqn.config.schema import AgentConfig, Network
+from atari_dqn.dqn import bootstrap, inputs, layers, networks, optimizers
+from atari_dqn.dqn.agent import Agent
+from atari_dqn.dqn.loop import due, epsilon_at, play_and_learn
+from atari_dqn.dqn.replay import ORDINARY, TERMINAL, Replay
+from atari_dqn.utils import machine, seeding
+from atari_dqn.utils.graphs import EAGER_CALLS, graphed, scripted
+from atari_dqn.utils.stopwatch import Stopwatch
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA GPU")
 
@@ -45,7 +46,7 @@ def new_agent(optimizer: str = "Adam", device: str = "cpu", script: bool = False
     torch.manual_seed(1)
     online = networks.build(Network("nature_cnn"), (36, 36), 4, 4).to(device)
     adam = optimizers.build(optimizer, online.parameters(), 1e-3, {})
-    agent = Agent(online, adam, rules.build(AgentConfig()), "sum", script=script, fuse=fuse)
+    agent = Agent(online, adam, bootstrap.build(AgentConfig()), "sum", script=script, fuse=fuse)
     with torch.no_grad():
         for parameter in agent.target.parameters():  # another network, so that the two cannot be mistaken
             parameter.mul_(0.9)
@@ -114,7 +115,7 @@ def test_a_convolution_as_a_product_equals_torchs_with_gradients(channels, kerne
 
 def test_updates_to_be_compiled_as_a_whole_equal_eager_ones(monkeypatch):
     monkeypatch.setattr(layers, "HAS_ONE_DNN", False)  # as on a GPU
-    monkeypatch.setattr(pictures, "interleaved", lambda states: states)
+    monkeypatch.setattr(inputs, "interleaved", lambda states: states)
     fused, eager = new_agent("NatureRMSProp", fuse=True), new_agent("NatureRMSProp")
     (replay, _), draw = filled(), torch.Generator()
     with torch.compiler.set_stance("force_eager"):  # the operators as the compiler is given them
@@ -138,7 +139,7 @@ def test_what_cannot_be_scripted_stays_a_function():
 @pytest.mark.parametrize("optimizer", ["Adam", "NatureRMSProp", "SGD"])
 def test_a_recorded_turn_of_updates_replays_as_if_called(optimizer, monkeypatch):
     """All that changes from turn to turn is in tensors, and nothing waits for the device: a CUDA graph can do it."""
-    monkeypatch.setattr(pictures, "interleaved", lambda states: states)  # OpenCV's work would not be recorded
+    monkeypatch.setattr(inputs, "interleaved", lambda states: states)  # OpenCV's work would not be recorded
     weights, losses = [], []
     for recorded in (False, True):
         agent, draw = new_agent(optimizer), torch.Generator().manual_seed(3)
@@ -162,7 +163,7 @@ def test_a_recorded_turn_of_updates_replays_as_if_called(optimizer, monkeypatch)
 
 
 def test_recorded_acting_replays_as_if_called(monkeypatch):
-    monkeypatch.setattr(pictures, "interleaved", lambda states: states)
+    monkeypatch.setattr(inputs, "interleaved", lambda states: states)
     agent, epsilon = new_agent(), torch.tensor(0.5)
     replay, rng = filled()
     twin, twin_rng = filled()

@@ -15,10 +15,15 @@ from conftest import QUIET, small_run
 from rich.console import Console
 from test_saving import CARTPOLE, Stop
 
-from atari_dqn import checkpoints, cluster, emulators, launch, settings, storage, sweep, sweep_display
-from atari_dqn.errors import UserError
-from atari_dqn.replay import CUT, ORDINARY
-from atari_dqn.run import Run
+from atari_dqn.checkpoint import checkpoints
+from atari_dqn.config import compose
+from atari_dqn.dqn.replay import CUT, ORDINARY
+from atari_dqn.envs import emulators
+from atari_dqn.sweep import display, storage, sweep
+from atari_dqn.training import launch
+from atari_dqn.training.run import Run
+from atari_dqn.utils import ray_cluster
+from atari_dqn.utils.errors import UserError
 
 SWEEP = ["sweep", "sweep.games=CartPole-v1", *torture.GAMES["CartPole"], *QUIET]
 
@@ -27,14 +32,14 @@ SWEEP = ["sweep", "sweep.games=CartPole-v1", *torture.GAMES["CartPole"], *QUIET]
 def ray():
     """Ray on this machine with two CPUs, whatever share of it this test may use, for emulators in actors."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cluster.machine, "cpus", lambda: 2)
-        joined = cluster.join(None)
+        patch.setattr(ray_cluster.machine, "cpus", lambda: 2)
+        joined = ray_cluster.join(None)
     yield joined
     joined.shutdown()
 
 
 def composed(*words: str):
-    return settings.to_train_config(settings.compose("train", [*words]))
+    return compose.to_train_config(compose.compose("train", [*words]))
 
 
 # ------------------------------------------------------------------------------------------------------------- sweeps
@@ -50,8 +55,8 @@ def composed(*words: str):
     ids=str,
 )  # fmt: skip
 def test_a_run_of_a_sweep_gets_its_share_of_a_gpu(words, there, gets):
-    train, asked = settings.apart(settings.compose("sweep", ["sweep.games=Pong", *words]), "sweep")
-    config = settings.to_train_config(train)
+    train, asked = compose.apart(compose.compose("sweep", ["sweep.games=Pong", *words]), "sweep")
+    config = compose.to_train_config(train)
     if isinstance(gets, str):
         with pytest.raises(UserError, match=gets):
             sweep.gpus_of(config, asked, there)
@@ -112,10 +117,8 @@ def test_what_a_sweep_is_of():
     config = composed()
     for name, count in (("atari57", 57), ("Atari26", 26), ("nature49", 49)):
         games = sweep.games_of(name, "atari")
-        assert len({*games}) == count and all(settings.game_name("atari", game) == game for game in games)
-    asked = settings.to_object(
-        settings.compose("sweep", ["sweep.games=pong,ms_pacman,Pong", "sweep.seeds=2", "seed=4"])
-    )
+        assert len({*games}) == count and all(compose.game_name("atari", game) == game for game in games)
+    asked = compose.to_object(compose.compose("sweep", ["sweep.games=pong,ms_pacman,Pong", "sweep.seeds=2", "seed=4"]))
     config.seed = 4
     jobs = sweep.plan(config, asked.sweep, ["seed=4", "sweep.seeds=2"])
     assert [job.name for job in jobs] == ["Pong-seed4", "MsPacman-seed4", "Pong-seed5", "MsPacman-seed5"]
@@ -127,12 +130,12 @@ def test_what_a_sweep_is_of():
 
 def test_the_table_counts(tmp_path):
     with open(tmp_path / "out", "w") as file:
-        view = sweep_display.Scoreboard(Console(file=file, width=80), {f"Pong-seed{i}": 1000 for i in range(4)}, 4)
-        view.ended("Pong-seed0", sweep_display.Outcome("finished", "", 9.0))
-        view.ended("Pong-seed1", sweep_display.Outcome("failed", "no memory", 9.0))
-        view.told({"Pong-seed0": sweep_display.Told(1, "a"), "Pong-seed2": sweep_display.Told(1, "a", 500, 200.0)})
-        view.told({"Pong-seed2": sweep_display.Told(2, "b", None)})
-        view.told({"Pong-seed2": sweep_display.Told(2, "b", 500, 200.0)})
+        view = display.Scoreboard(Console(file=file, width=80), {f"Pong-seed{i}": 1000 for i in range(4)}, 4)
+        view.ended("Pong-seed0", display.Outcome("finished", "", 9.0))
+        view.ended("Pong-seed1", display.Outcome("failed", "no memory", 9.0))
+        view.told({"Pong-seed0": display.Told(1, "a"), "Pong-seed2": display.Told(1, "a", 500, 200.0)})
+        view.told({"Pong-seed2": display.Told(2, "b", None)})
+        view.told({"Pong-seed2": display.Told(2, "b", 500, 200.0)})
         # 500 steps of one run and 1,000 of one that waits, 4 frames each, at 200 frames a second
         assert view._line() == ("4 runs: 1 done, 1 running, 1 waiting, 1 failed  200 frames/s in all  left 0:00:30")
     text = (tmp_path / "out").read_text()

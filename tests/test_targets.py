@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from atari_dqn import targets
+from atari_dqn.dqn import targets
 
 # Six transitions of three actions: ordinary, terminal, cut off (bootstrapped from like an ordinary one), the tail of a
 # 3-step one that ended after two, ties between actions, and returns beyond any support.

@@ -15,8 +15,14 @@ import pytest
 from conftest import QUIET, ROOT, small_run
 from rich.table import Table
 
-from atari_dqn import __main__, console, display, evaluation, launch, logbook, profiling, settings
-from atari_dqn.training import Record
+from atari_dqn import __main__
+from atari_dqn.analysis import logbook
+from atari_dqn.config import compose
+from atari_dqn.dqn.loop import Record
+from atari_dqn.evaluation import evaluation
+from atari_dqn.tracking import display
+from atari_dqn.training import launch, profiler
+from atari_dqn.utils import console
 
 HOSTILE = "a\x1b[2Jb\x07c\rd\x9be\u202ef\udcffg"
 SHORT = ["env=cartpole", "num_envs=2", "replay.capacity=200", "replay.warmup_steps=20", "evaluation.episodes=3"]
@@ -25,7 +31,7 @@ SHORT = ["env=cartpole", "num_envs=2", "replay.capacity=200", "replay.warmup_ste
 def test_there_is_one_way_out():
     """No module but console.py prints, writes to a standard stream, or makes a console that can fail."""
     found = []
-    for path in (ROOT / "atari_dqn").glob("*.py"):
+    for path in (ROOT / "atari_dqn").rglob("*.py"):
         if path.name in ("console.py", "make.py"):  # make.py runs before anything is installed
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -38,7 +44,7 @@ def test_there_is_one_way_out():
 
 SHOWS = """
 import sys
-from atari_dqn import console
+from atari_dqn.utils import console
 with console.guarded():
     for i in range(3000):
         console.say(f"µ ε 日本 {i}")
@@ -81,7 +87,8 @@ def test_what_only_tells_has_failed_where_it_cannot(monkeypatch, tmp_path, capsy
 TRAINS = """
 import sys, warnings
 warnings.filterwarnings("error", category=EncodingWarning, module="atari_dqn")
-from atari_dqn import __main__, display
+from atari_dqn import __main__
+from atari_dqn.tracking import display
 display.PLAIN_SECONDS = 0.0
 sys.exit(__main__.main(sys.argv[1:]))
 """
@@ -155,7 +162,7 @@ def test_a_run_says_which_game_of_how_many_and_scores_a_network_once(monkeypatch
     monkeypatch.setattr(evaluation, "play", lambda *a, **k: played.append(a) or play(*a, **k))
     words = [*QUIET, *SHORT, "evaluation.num_envs=1", "total_steps=60", f"run_dir={tmp_path / 'run'}"]
     file = io.StringIO()
-    run = launch.prepare(settings.to_train_config(settings.compose("train", words)), console.Console(file, width=80))
+    run = launch.prepare(compose.to_train_config(compose.compose("train", words)), console.Console(file, width=80))
     run.go()
     said = file.getvalue()
     assert all(f"evaluation: {count} of 3 games played" in said for count in range(4)) and len(played) == 1
@@ -186,14 +193,14 @@ def test_the_bar_ends_with_what_it_took():
 
 
 def test_profile_that_is_interrupted_says_so(inside, monkeypatch):
-    turn = profiling.Profiler.turn
+    turn = profiler.Profiler.turn
 
     def interrupted(profiler, record):
         turn(profiler, record)
         if record.agent_steps == 200:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(profiling.Profiler, "turn", interrupted)
+    monkeypatch.setattr(profiler.Profiler, "turn", interrupted)
     done = inside("profile", *SHORT, "total_steps=2_500")
     assert done.returncode == 1 and done.stderr.startswith("atari_dqn: interrupted after 200 agent steps")
     assert len(done.stderr.splitlines()) == 1 and not done.stdout

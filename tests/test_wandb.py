@@ -16,9 +16,11 @@ from conftest import small_run
 from rich.console import Console
 from wandb_server import KEY, Server, serving
 
-from atari_dqn import aside, checkpoints, folders, settings, wandb_client, wandb_tracker
-from atari_dqn.config import Logger
-from atari_dqn.display import Tracker
+from atari_dqn.checkpoint import checkpoints, folders
+from atari_dqn.config import compose
+from atari_dqn.config.schema import Logger
+from atari_dqn.tracking import aside, wandb_client, wandb_tracker
+from atari_dqn.tracking.display import Tracker
 
 SHORT = [
     "env=cartpole", "num_envs=2", "total_steps=400", "replay.warmup_steps=100", "evaluation.episodes=1",
@@ -332,7 +334,7 @@ def test_tags_and_notes_as_people_type_them():
         "logger.tags=[pong,my baseline]",
         "logger.tags='pong',\"my baseline\"",
     ):
-        assert settings.compose("train", [typed]).logger.tags == ["pong", "my baseline"], typed
-    assert settings.compose("train", ["logger.notes=a first try (slow), it's: x=1"]).logger.notes == (
+        assert compose.compose("train", [typed]).logger.tags == ["pong", "my baseline"], typed
+    assert compose.compose("train", ["logger.notes=a first try (slow), it's: x=1"]).logger.notes == (
         "a first try (slow), it's: x=1"
     )

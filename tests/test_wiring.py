@@ -14,11 +14,16 @@ import torch
 from conftest import flat, small_run
 from test_saving import Stop
 
-from atari_dqn import checkpoints, curves, emulators, evaluation, networks, settings
-from atari_dqn.checkpoints import Checkpoint
-from atari_dqn.display import Tracker
-from atari_dqn.replay import CUT, ORDINARY, TERMINAL
-from atari_dqn.run import Run
+from atari_dqn.checkpoint import checkpoints
+from atari_dqn.checkpoint.checkpoints import Checkpoint
+from atari_dqn.config import compose
+from atari_dqn.dqn import networks
+from atari_dqn.dqn.replay import CUT, ORDINARY, TERMINAL
+from atari_dqn.envs import emulators
+from atari_dqn.evaluation import evaluation
+from atari_dqn.tracking import curves
+from atari_dqn.tracking.display import Tracker
+from atari_dqn.training.run import Run
 
 DICE = [
     "env=gymnasium", "env.game=Probe/Dice-v0", "env.frame_stack=2", "env.frame_skip=2", "env.max_frames=11", "seed=7",
@@ -409,7 +414,7 @@ def test_a_cut_game_leaves_nothing_to_the_next(monkeypatch):
     """Neither a reward nor, for its lives, a FIRE."""
     monkeypatch.setattr(emulators, "AtariVectorEnv", Scripted)
     words = ["env.game=Breakout", "env.fire_reset=true", "env.max_frames=8"]
-    envs = emulators.make(settings.to_train_config(settings.compose("train", words)).env, 1)
+    envs = emulators.make(compose.to_train_config(compose.compose("train", words)).env, 1)
     envs.reset([1])
     turns = []
     for _ in range(5):

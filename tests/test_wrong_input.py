@@ -13,8 +13,9 @@ import torch
 from conftest import sealed, small_run
 from hydra._internal.hydra import Hydra
 
-from atari_dqn import __main__, checkpoints
-from atari_dqn.run import Run
+from atari_dqn import __main__
+from atari_dqn.checkpoint import checkpoints
+from atari_dqn.training.run import Run
 
 TABLE = [
     re.fullmatch(r"(.*?) => (\d): (.*)", line)

@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from atari_dqn import checkpoints
-from atari_dqn.replay import Replay, torch_dtype
-from atari_dqn.replay_files import ReplayFiles, segments
+from atari_dqn.checkpoint import checkpoints
+from atari_dqn.checkpoint.replay_files import ReplayFiles, segments
+from atari_dqn.dqn.replay import Replay, torch_dtype
 
 ROOT = Path(__file__).parent.parent
 GAMES = {

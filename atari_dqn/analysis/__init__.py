@@ -1,0 +1,1 @@
+"""What runs' folders tell afterwards: reports, comparisons, statistics over games and seeds."""

@@ -1,0 +1,99 @@
+"""The statistics of Agarwal et al. 2021 and their intervals, by rliable."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from atari_dqn.analysis.experiments import Experiment, Matrix, human_normalised
+from atari_dqn.utils.errors import UserError
+
+STATISTICS = ("iqm", "median", "mean", "optimality_gap")  # of human-normalised scores
+TAUS = np.linspace(0, 8, 161)  # human-normalised scores that a profile is drawn at
+
+
+def rliable() -> Any:
+    """rliable's library. Raises UserError where it is not installed."""
+    try:
+        from rliable import library
+    except ImportError:
+        raise UserError("rliable is not installed: pip install 'atari-dqn[aggregate]'") from None
+    return library
+
+
+def four(matrix: Matrix) -> Matrix:
+    """STATISTICS of human-normalised scores [seeds, games]."""
+    from rliable import metrics
+
+    return np.array([getattr(metrics, f"aggregate_{name}")(matrix) for name in STATISTICS])
+
+
+def interval(
+    matrices: Matrix | tuple[Matrix, Matrix], statistic: Callable[..., Matrix], resamples: int
+) -> tuple[Matrix, Matrix]:
+    """A statistic and its 95% interval [2, ...] by the stratified bootstrap: seeds are drawn, game by game.
+
+    The interval of single runs is nan.
+    """
+    parts = matrices if isinstance(matrices, tuple) else (matrices,)
+    if all(len(part) == 1 for part in parts):
+        point = statistic(*parts)
+        return point, np.full((2, *point.shape), np.nan)
+    before = np.random.get_state()
+    np.random.seed(0)  # rliable draws from NumPy's own generator, whatever random_state says
+    try:
+        points, found = rliable().get_interval_estimates({"it": matrices}, statistic, reps=resamples)
+    finally:
+        np.random.set_state(before)
+    return points["it"], found["it"]
+
+
+def at_frames(experiment: Experiment, games: Sequence[str], grid: Matrix) -> Matrix:
+    """Human-normalised training returns on a grid of frames, [seeds, games, grid]; between two values, linearly."""
+    values = [
+        [
+            np.interp(grid, [p.frames for p in run.training], [p.mean for p in run.training])
+            for run in experiment.runs[g][: experiment.seeds]
+        ]
+        for g in games
+    ]
+    return np.moveaxis(human_normalised(np.moveaxis(np.array(values), 0, -1), games), -1, 1)
+
+
+def profile(matrix: Matrix, resamples: int) -> tuple[Matrix, Matrix, Matrix]:
+    """The share of runs above each of TAUS, and its interval's low and high end; nan for single runs."""
+
+    def above(values: Matrix) -> Matrix:
+        return np.array([(values > tau).mean() for tau in TAUS])
+
+    share, (low, high) = interval(matrix, above, resamples)
+    return share, low, high
+
+
+def efficiency(experiment: Experiment, games: Sequence[str], grid: Matrix, resamples: int) -> tuple[Matrix, Matrix]:
+    """IQM at each of the grid's frames and its interval [2, grid]."""
+    from rliable import metrics
+
+    def over_frames(values: Matrix) -> Matrix:
+        return np.array([metrics.aggregate_iqm(values[..., i]) for i in range(values.shape[-1])])
+
+    return interval(at_frames(experiment, games, grid), over_frames, resamples)
+
+
+def beats(x: Matrix, y: Matrix) -> Matrix:
+    """P(X > Y) of scores [seeds, games], over all pairs of seeds and then over games; a tie is a half. [1].
+
+    rliable's own value, without its statistical test for each game, which takes minutes of a bootstrap.
+    """
+    pairs = x[:, None], y[None]
+    return np.array([(pairs[0] > pairs[1]).mean() + 0.5 * (pairs[0] == pairs[1]).mean()])
+
+
+def improvement(one: Experiment, other: Experiment, resamples: int) -> tuple[int, float, Matrix]:
+    """Games in common; the probability that a run of `one` scores higher than one of `other`; its interval [2]."""
+    games = [game for game in one.games if game in other.games]
+    if not games:
+        return 0, np.nan, np.full(2, np.nan)
+    pair = one.normalised(games), other.normalised(games)
+    point, around = interval(pair, beats, resamples)
+    return len(games), float(point[0]), around[:, 0]

@@ -1,0 +1,129 @@
+"""One HTML file of runs that needs nothing else: settings, curves, scores, films. The page itself is in page/."""
+
+import base64
+import datetime
+import gzip
+import html
+import importlib.resources
+import json
+import string
+from collections.abc import Sequence
+from pathlib import Path
+
+from atari_dqn.analysis import bands, logbook
+from atari_dqn.analysis.logbook import Data
+from atari_dqn.checkpoint import outputs
+from atari_dqn.config.schema import ReportConfig
+from atari_dqn.data import scores
+from atari_dqn.tracking.display import compact
+from atari_dqn.utils.console import Console
+from atari_dqn.utils.errors import UserError
+from atari_dqn.utils.files import read, replacing
+
+POINTS, ALL_POINTS, FEWEST = 600, 24_000, 60  # of each curve; of all runs' curves of a kind; of each whatever
+ENDINGS = (".html", ".htm")
+FILMS = 24  # in all, unless more are asked for
+MOST_FILM_BYTES = 200_000_000
+# A report talks to nobody, whatever a run's files may hold.
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; media-src blob:"
+)
+
+
+def part(name: str) -> str:
+    """A file of page/."""
+    return importlib.resources.files("atari_dqn.analysis").joinpath(f"page/{name}").read_text(encoding="utf-8")
+
+
+def plotly() -> str:
+    """plotly.js, as the Python package ships it."""
+    from plotly.offline import get_plotlyjs  # slow to load
+
+    return get_plotlyjs()
+
+
+def page(title: str, data: Data, style: str, scripts: str, policy: str = "") -> str:
+    """The page, with what it shows; a report and a dashboard differ in `style` and `scripts`, inline or linked."""
+    return string.Template(part("page.html")).substitute(
+        title=html.escape(title),
+        human=html.escape(scores.SOURCE),
+        data=json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
+        policy=policy and f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
+        style=style,
+        scripts=scripts,
+    )
+
+
+def gather(folders: dict[str, Path], shown: Sequence[str]) -> Data:
+    """What the page shows of runs by their names: all of them in its list, and the curves of those `shown`."""
+    points = max(FEWEST, min(POINTS, ALL_POINTS // max(1, len(shown))))
+    runs = [{"name": name} | logbook.line(folder) for name, folder in folders.items()]
+    entries = {name: logbook.entry(folders[name], points) for name in shown}
+    games = {run["game"] for run in runs if "game" in run and run["name"] in shown}
+    return {
+        "made": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S"),
+        "runs": runs,
+        "entries": entries,
+        "bands": bands.together([{"name": name} | entry for name, entry in entries.items()]),
+        "scores": logbook.final_scores(sorted(games)),
+        "videos": {},
+    }
+
+
+def spread(films: Sequence[Path], most: int) -> list[Path]:
+    """At most so many of a run's films, evenly spread, the last one among them; one alone is the last."""
+    if len(films) <= most or not most:
+        return list(films[:most])
+    return [films[round((i + 1) * len(films) / most) - 1] for i in range(most)]
+
+
+def film_label(film: Path) -> str:
+    steps = film.stem.removeprefix("step")
+    return f"after {compact(int(steps))} agent steps" if steps.isdecimal() else film.stem
+
+
+def write(asked: ReportConfig, console: Console) -> None:
+    """Write the report that is asked for, whole or not at all."""
+    folders, (first, *others) = logbook.name_runs("run", asked.run), logbook.roots("run", asked.run)
+    output = Path(asked.output or (first.parent if others else first) / "report.html")
+    if output.suffix.lower() not in ENDINGS:
+        raise UserError(f"output={output}: must end with .html")
+    most = min(3, FILMS // len(folders)) if asked.videos is None else asked.videos
+    data, films = gather(folders, list(folders)), []
+    unreadable = [f"{run['name']} {run['error']}" for run in data["runs"] if "error" in run]
+    if len(unreadable) == len(folders):
+        raise UserError(unreadable[0])
+    unreadable += [f"{run['name']}: {run['damage']}" for run in data["runs"] if run.get("damage")]
+    for i, (name, folder) in enumerate(folders.items()):
+        data["videos"][name] = []
+        for j, film in enumerate(spread(logbook.videos(folder), most)):
+            try:
+                films.append(_packed(f"film-{i}-{j}", read(film, MOST_FILM_BYTES)))
+            except OSError as error:
+                unreadable.append(f"{film} is left out: {error.strerror or error}")
+                continue
+            data["videos"][name].append({"label": film_label(film), "id": f"film-{i}-{j}"})
+    games = sorted({run["game"] for run in data["runs"] if "game" in run})
+    title = f"atari_dqn: {', '.join(games[:4])}{' ...' if len(games) > 4 else ''}"
+    scripts = "\n".join(
+        [*films, _packed("plotly", gzip.compress(plotly().encode(), mtime=0)), f"<script>{part('page.js')}</script>"]
+    )
+    output = outputs.choose(asked.output, output, ENDINGS)
+    try:
+        with replacing(output, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(page(title, data, f"<style>{part('page.css')}</style>", scripts, POLICY))
+    except OSError as error:
+        raise UserError(f"cannot write {output}: {error.strerror or error}; set output=PATH") from None
+    for text in unreadable:
+        console.print(f"note: {text}", soft_wrap=True, markup=False)
+    megabytes, filmed = output.stat().st_size / 1e6, sum(map(len, films)) / 1e6
+    console.print(
+        f"written: {output} ({len(folders)} {'run' if len(folders) == 1 else 'runs'}, {megabytes:.1f} MB, "
+        f"{filmed:.1f} of them {len(films)} {'film' if len(films) == 1 else 'films'})",
+        soft_wrap=True, highlight=False, markup=False,
+    )  # fmt: skip
+
+
+def _packed(name: str, content: bytes) -> str:
+    """Bytes as text in the page, for its script to unpack."""
+    return f'<script type="text/plain" id="{name}">{base64.b64encode(content).decode()}</script>'

@@ -1,0 +1,69 @@
+"""A table of runs: how far each is, how it stands, how good it was, how much room it takes. The newest comes first."""
+
+import os
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from atari_dqn.analysis import logbook
+from atari_dqn.checkpoint.folders import disk_use
+from atari_dqn.tracking.display import compact
+from atari_dqn.utils.console import Console
+
+COLORS = {"running": "green", "failed": "red", "died": "red", "stopped": "yellow"}
+WIDE = 110  # columns of text from which on what most names tell has columns of its own
+ANY_WIDTH = 100_000
+
+
+def show(asked: str, console: Console) -> None:
+    """Print the table of what was asked for, folders with blanks between. Raises UserError for a folder without runs.
+
+    It fits a terminal. Where nobody looks, in a pipe, names are whole, and each run is one line.
+    """
+    if asked == "runs" and not (Path(asked).is_dir() and logbook.find(Path(asked))):
+        console.print("no runs in runs/ yet; `make train GAME=CartPole` makes one in a minute", soft_wrap=True)
+        return
+    folders = logbook.name_runs("runs", asked)
+    lines = [(name, folder, logbook.line(folder)) for name, folder in folders.items()]
+    lines.sort(key=lambda line: line[2].get("seconds_since", float("inf")))
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = ANY_WIDTH
+    own = ["game", "preset", "seed"] if console.width >= WIDE else []
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("run", overflow="fold")
+    for name in (*own, "steps", "state", "last", "best", "disk", "age"):
+        table.add_column(name, no_wrap=True, justify="left" if name in ("game", "preset", "state") else "right")
+    total = 0
+    for name, folder, line in lines:
+        taken = disk_use(folder)
+        total += taken
+        if "error" in line:
+            values = ["?"] * (len(own) + 1) + ["broken", "", "", compact(taken), ""]
+        else:
+            values = [str(line[key]) for key in own]
+            values += [f"{compact(line['agent_steps'])}/{compact(line['total_steps'])}", line["state"]]
+            values += [_score(line["score"]), _score(line["best"]), compact(taken), age(line["seconds_since"])]
+        row = [printable(text) for text in (name, *values)]
+        table.add_row(*(Text(text, style=COLORS.get(text, "") if text == line.get("state") else "") for text in row))
+    console.print(table)
+    count = f"{len(lines)} run{'s' if len(lines) > 1 else ''}"
+    hint = "; CKPT=latest and RUN=latest mean the newest" if asked == "runs" else ""
+    console.print(f"{count}, {compact(total)}B on disk{hint}", soft_wrap=True)
+
+
+def age(seconds: float) -> str:
+    """59s, 12m, 3h, 20d"""
+    for limit, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= limit:
+            return f"{seconds / limit:.0f}{unit}"
+    return f"{seconds:.0f}s"
+
+
+def printable(text: str) -> str:
+    """`text` on one line, without what a terminal would obey; names come from other people's files."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text)
+
+
+def _score(value: float | None) -> str:
+    return "" if value is None else f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"

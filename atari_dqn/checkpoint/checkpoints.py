@@ -1,0 +1,279 @@
+"""Checkpoint files: torch's own format, written whole or not at all, and nothing in it that runs code.
+
+The last bytes of a file, which to readers of zip archives are a comment, are the digest of all that is before them.
+"""
+
+import contextlib
+import hashlib
+import io
+import os
+import pickletools
+import re
+import shutil
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from atari_dqn.checkpoint import folders
+from atari_dqn.checkpoint.replay_files import ReplayFiles, segments
+from atari_dqn.config import compose
+from atari_dqn.dqn import networks
+from atari_dqn.utils import files
+from atari_dqn.utils.errors import UserError
+from atari_dqn.utils.files import replacing, set_aside, sync_folder
+
+FORMAT = "atari_dqn checkpoint"
+VERSION = 3  # 3: sealed; the replay's files, the games' actions. 2: channels-last features for the dense layer
+SEAL = b"sha256:"  # and 64 hex digits
+SEAL_BYTES = len(SEAL) + 64
+# What torch writes. Its reader of archives takes names for equal that differ in case, so no others are let in.
+ENTRIES = re.compile(r"archive/(data\.pkl|byteorder|version|\.format_version|\.storage_alignment|\.data/\w+|data/\d+)")
+MOST = 1_000_000  # operations in the pickle, and parts of what it makes
+NAMING = {"GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"}  # Python's things
+HARMLESS = {"torch._utils _rebuild_tensor_v2", "collections OrderedDict"} | {
+    f"torch {kind}Storage" for kind in ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Byte", "Bool")
+}
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    """Write plain data and tensors to `path`, whole or not at all. Raises OSError."""
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, "version": VERSION} | content, buffer)
+    data = bytearray(buffer.getbuffer())
+    data[-2:] = SEAL_BYTES.to_bytes(2, "little")  # the length of the archive's comment
+    data += SEAL
+    data += hashlib.sha256(data).hexdigest().encode()
+    with replacing(path) as file:
+        file.write(data)
+
+
+def rotate(folder: Path, content: dict[str, Any]) -> None:
+    """Write latest.pt; the one before it becomes previous.pt. There is a latest.pt at every moment."""
+    latest, previous = folder / "latest.pt", folder / "previous.pt"
+    kept = folder / f".previous.{os.getpid()}.tmp.pt"
+    if latest.exists():
+        kept.unlink(missing_ok=True)
+        try:
+            os.link(latest, kept)
+        except OSError:  # a file system without links
+            with replacing(kept) as file, files.opened(latest) as old:
+                shutil.copyfileobj(old, file)
+    try:
+        write(latest, content)
+        if kept.exists():
+            os.replace(kept, previous)
+            sync_folder(folder)
+    finally:
+        kept.unlink(missing_ok=True)
+
+
+def settle(folder: Path) -> None:
+    """Have previous.pt be latest.pt by another name: a finished run needs no room for a state to go back to."""
+    second = files.temporary_name(folder / "previous.pt")
+    with contextlib.suppress(OSError):  # a file system without links keeps both
+        second.unlink(missing_ok=True)
+        os.link(folder / "latest.pt", second)
+        os.replace(second, folder / "previous.pt")
+        sync_folder(folder)
+    second.unlink(missing_ok=True)
+
+
+class Resumed(NamedTuple):
+    """What a run goes on from."""
+
+    checkpoint: "Checkpoint"
+    files: ReplayFiles
+
+
+class Checkpoint:
+    """A checkpoint read and checked.
+
+    Attributes:
+        config: the run's TrainConfig.
+        actions: what each of the network's outputs means.
+        content: everything, as it was saved.
+    """
+
+    def __init__(self, path: Path, device: torch.device | str = "cpu") -> None:
+        """Raises UserError, in one line, where the file is not a whole checkpoint of this project."""
+        self.path = path
+        self.content = _read(path)
+        try:
+            self.config = compose.to_train_config(compose.plain(self.content["config"]))
+            self.actions = tuple(str(name) for name in self.content["actions"])
+            self.frame_shape = tuple(int(size) for size in self.content["frame_shape"])
+            self.frame_dtype = str(self.content["frame_dtype"])
+            self.agent_steps = int(self.content["agent_steps"])
+            for part in ("online", "target"):
+                if part in self.content:
+                    self.content[part] = networks.renamed(self.content[part])
+            if len(set(self.actions)) < len(self.actions):
+                raise ValueError("its actions are not distinct")
+            self.network = self._network().to(device)
+        except UserError as error:
+            raise UserError(f"{path} does not hold a usable checkpoint: {error}") from None
+        except Exception as error:
+            kind = type(error).__name__
+            raise UserError(f"{path} does not hold a usable checkpoint: {kind} ({short(error)})") from None
+
+    def _network(self) -> networks.QNetwork:
+        # Built without memory, so that a tampered size costs nothing before the weights have been compared with it.
+        config, weights = self.config, self.content["online"]
+        with torch.device("meta"):
+            module = networks.build(
+                config.network, self.frame_shape, config.env.frame_stack, len(self.actions), config.head, config.agent
+            )
+        shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+        if {key: tuple(value.shape) for key, value in weights.items()} != shapes:
+            raise ValueError("its weights do not fit its network")
+        if not all(torch.isfinite(value).all() for value in weights.values()):
+            raise ValueError("its weights are not finite")
+        module = module.to_empty(device="cpu")
+        module.load_state_dict(weights)
+        return module.requires_grad_(False)
+
+
+def short(error: BaseException) -> str:
+    """An error's text in a few words, on one line."""
+    return " ".join(str(error).split())[:120]
+
+
+def _is_damaged(path: Path) -> bool:
+    """Whether a file ends with a seal that is not of what comes before it; False where it has none."""
+    with files.opened(path.resolve()) as file:  # what a person named may be a link
+        left = os.fstat(file.fileno()).st_size - 64
+        file.seek(max(0, left - len(SEAL)))
+        if file.read(len(SEAL)) != SEAL:
+            return False
+        digest = file.read()
+        file.seek(0)
+        sha256 = hashlib.sha256()
+        while left > 0 and (block := file.read(min(left, 1 << 20))):
+            sha256.update(block)
+            left -= len(block)
+    return sha256.hexdigest().encode() != digest
+
+
+def _check_archive(path: Path) -> None:
+    """Raise ValueError for an archive that could take more memory than it has bytes, or whose pickle calls anything."""
+    with zipfile.ZipFile(path) as archive:
+        if not archive.comment.startswith(SEAL) or len(archive.comment) != SEAL_BYTES:
+            raise UserError(f"{path} is not a checkpoint of atari_dqn, or it is damaged")
+        entries = archive.infolist()
+        if any(
+            entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size for entry in entries
+        ):
+            raise ValueError("it is compressed")
+        names = [entry.filename for entry in entries]
+        if len({*names}) < len(names) or not all(ENTRIES.fullmatch(name) for name in names):
+            raise ValueError("its archive has other entries than it should")
+        pickle = archive.getinfo("archive/data.pkl")
+        if pickle.file_size > 16 * MOST:
+            raise ValueError("it is too large")
+        for count, (operation, argument, _) in enumerate(pickletools.genops(archive.read(pickle))):
+            if count > MOST:
+                raise ValueError("it is too large")
+            if operation.name in NAMING and not (operation.name == "GLOBAL" and argument in HARMLESS):
+                raise ValueError(f"it calls for {argument}")
+
+
+def _check_parts(content: Any) -> None:
+    """Raise ValueError where a few bytes stand for much: parts used more than once, tensors beyond what is stored."""
+    seen, left = set(), [content]
+    while left:
+        node = left.pop()
+        if isinstance(node, Tensor):
+            if node.numel() * node.element_size() > node.untyped_storage().nbytes():
+                raise ValueError("a tensor larger than what is stored of it")
+        elif isinstance(node, dict | list | tuple):
+            if id(node) in seen and node:
+                raise ValueError("a part that is used twice")
+            seen.add(id(node))
+            left += [*node, *node.values()] if isinstance(node, dict) else node
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give a .pt file in it")
+    if not path.exists():
+        raise UserError(f"there is no checkpoint {path}")
+    if not path.is_file():
+        raise UserError(f"{path} is not a file")
+    try:
+        if _is_damaged(path):
+            raise UserError(f"{path} is damaged: it is not as it was written")
+        _check_archive(path)
+        with warnings.catch_warnings():  # it has something to say of files that it cannot read, too
+            warnings.simplefilter("ignore")
+            # Mapped, not read: what is not looked at takes no memory.
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        _check_parts(content)
+    except UserError:
+        raise
+    except zipfile.BadZipFile:
+        raise UserError(f"{path} is not a checkpoint, or was cut short") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    except Exception as error:
+        raise UserError(f"{path} is not a checkpoint of atari_dqn ({short(error)[:60]})") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(f"{path} is not a checkpoint of atari_dqn")
+    if content.get("version") != VERSION:
+        raise UserError(f"{path} has format version {content.get('version')}; this program reads version {VERSION}")
+    return content
+
+
+def find(where: str) -> Path:
+    """The checkpoint that a person means by a .pt file, a run's folder, its checkpoints/ folder, or `latest`."""
+    path = folders.named("checkpoint", where, "checkpoints/*.pt")
+    if path.is_dir():
+        folders.refuse_links(path)
+    for folder in (path / "checkpoints", path):
+        for name in ("best.pt", "latest.pt", "previous.pt"):
+            if (folder / name).is_file():
+                return folder / name
+    if path.is_dir():
+        raise UserError(f"{path} holds no checkpoint; give a .pt file or a run's folder")
+    return path
+
+
+def newest(run: Path, say: Callable[[str], None]) -> Resumed | None:
+    """The checkpoint to go on from, with its replay's files: the latest, or the one before where that is damaged.
+
+    None where none was written yet. Says what is damaged, and puts a damaged latest.pt aside. Where both lack files of
+    the replay, the latest counts, without them. Raises UserError where neither can be read.
+    """
+    folder, lacking, broken = run / "checkpoints", [], []
+    for path in (folder / "latest.pt", folder / "previous.pt"):
+        if not path.exists():
+            continue
+        try:
+            checkpoint = Checkpoint(path)
+            files = ReplayFiles(run / "replay", segments((checkpoint.content.get("replay") or {}).get("segments", ())))
+        except (UserError, ValueError, TypeError, AttributeError) as error:
+            broken.append(str(error))
+            continue
+        damaged = files.drop_damaged()
+        if not damaged:
+            break
+        names = ", ".join(segment.name for segment in damaged[:3]) + (" ..." if len(damaged) > 3 else "")
+        say(f"{run / 'replay'}: {len(damaged)} files of {path.name} are damaged or lost: {names}")
+        lacking.append(Resumed(checkpoint, files))
+    else:
+        if not lacking:
+            if broken:
+                raise UserError("; ".join(broken) + "; neither can be gone on from")
+            return None
+        checkpoint, files = lacking[0]
+    for text in broken:
+        say(text)
+    if checkpoint.path.name == "previous.pt":
+        say(f"going back to the checkpoint before it, {checkpoint.path}")
+        if (folder / "latest.pt").exists():
+            set_aside(folder / "latest.pt")
+    return Resumed(checkpoint, files)

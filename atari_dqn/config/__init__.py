@@ -1,0 +1,1 @@
+"""Settings: their dataclasses, how Hydra composes them, and what they may be."""

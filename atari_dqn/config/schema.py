@@ -1,0 +1,351 @@
+"""The configuration's types. settings.py reads and checks them.
+
+The values, with their reasons, are in conf/. Units are in the names: _steps are agent steps, _frames environment frames
+(60 a second), seconds are wall-clock.
+"""
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+
+@dataclass
+class Goal:
+    """A mean return over consecutive training games that is worth telling, and may end the run."""
+
+    score: float
+    games: int
+    note: str
+    stop: bool = False
+
+
+@dataclass
+class Env:
+    kind: str = MISSING  # atari | gymnasium
+    game: str = MISSING
+    frame_skip: int = MISSING  # environment frames in an agent step
+    frame_stack: int = MISSING
+    screen_size: int = MISSING  # pixels
+    repeat_action_probability: float = MISSING  # stickiness
+    noop_max: int = MISSING  # frames of no-ops at a game's start, at most
+    fire_reset: bool = False  # press FIRE at a game's start and after each lost life
+    max_frames: int = MISSING  # a game is cut off after so many
+    full_action_space: bool = MISSING
+    terminal_on_life_loss: bool = MISSING
+    goals: list[Goal] = field(default_factory=list)
+    arguments: dict[str, Any] = field(default_factory=dict)  # that a Gymnasium environment is made with
+
+
+@dataclass
+class Network:
+    name: str = MISSING
+    padding: str = "valid"  # of convolutions: valid | same
+    initialization: str = "torch"  # torch | xavier | he
+    standardize: bool = False  # inputs, by the warm-up's mean picture and standard deviation
+    hidden: list[int] = field(default_factory=list)
+
+
+@dataclass
+class Head:
+    name: str = "scalar"  # scalar | c51 | qr | iqn; see values.py
+    atoms: int = 51  # of c51
+    v_min: float = -10.0  # of c51, the least return, discounted and of clipped rewards
+    v_max: float = 10.0
+    quantiles: int = 200  # of qr
+    samples: int = 64  # of iqn: quantiles in an update, N
+    target_samples: int = 64  # in its target, N'
+    policy_samples: int = 32  # that an action is chosen by, K
+    cosines: int = 64  # that a quantile is shown as, n
+
+
+@dataclass
+class Optimizer:
+    name: str = MISSING
+    learning_rate: float = MISSING
+    max_grad_norm: float | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class AgentConfig:
+    discount: float = MISSING  # per agent step
+    n_step: int = MISSING  # agent steps
+    loss: str = MISSING  # huber | squared
+    reduction: str = MISSING  # mean | sum
+    reward_clip: float | None = MISSING
+    double: bool = False
+    dueling: bool = False
+    dueling_gradient_scale: float = 1.0  # of what enters the features
+    noisy: bool = False
+    noisy_sigma: float = 0.5
+    munchausen: bool = False
+    munchausen_alpha: float = 0.9
+    munchausen_temperature: float = 0.03
+    munchausen_floor: float = -1.0
+
+
+@dataclass
+class ReplayConfig:
+    capacity: int = MISSING  # agent steps
+    device: str = "auto"  # auto | cpu | cuda
+    warmup_steps: int = MISSING
+    prioritized: bool = False
+    priority_exponent: float = 0.6
+    importance_start: float = 0.4
+    importance_end: float = 1.0
+    importance_steps: int = 10_000_000  # agent steps from the one to the other
+
+
+@dataclass
+class Update:
+    period_steps: int = MISSING
+    batch_size: int = MISSING
+    target_period_steps: int = MISSING
+    tau: float = 1.0  # target += tau * (online - target); 1 is a hard copy
+
+
+@dataclass
+class Exploration:
+    start: float = MISSING
+    end: float = MISSING
+    decay_steps: int = MISSING
+    begin_steps: int | None = None  # agent steps before epsilon begins to fall; null: replay.warmup_steps
+    temperature: float | None = None  # Boltzmann's; null: the best action
+    persistence: float | None = (
+        None  # a random action is repeated n times in proportion to n^-persistence while epsilon falls
+    )
+
+
+@dataclass
+class Protocol:
+    """How a network is scored: in games of its own, or by its training games. null keeps what it was trained with."""
+
+    name: str = MISSING
+    epsilon: float = MISSING
+    source: str = "games"  # games | training
+    repeat_action_probability: float | None = None
+    noop_max: int | None = None
+    fire_reset: bool | None = None
+    max_frames: int | None = None
+    full_action_space: bool | None = None
+    terminal_on_life_loss: bool | None = None
+    window_frames: int | None = None  # of training games: those that ended in so many frames
+    window_games: int | None = None  # or the last so many
+
+
+@dataclass
+class Evaluation:
+    every_steps: int = MISSING
+    episodes: int = MISSING
+    num_envs: int = MISSING
+    video_seconds: int = MISSING  # of a game recorded at an evaluation; 0 for none
+    video_share: float = 0.05  # of the time at most that films take
+    held_out_states: int = 500
+
+
+@dataclass
+class Checkpoint:
+    every_steps: int = MISSING
+    cut_every_turns: int | None = MISSING  # a turn is one agent step in each game
+    replay: bool = MISSING
+
+
+@dataclass
+class Logger:
+    every_steps: int | None = MISSING
+    wandb: str = MISSING  # online | offline | off
+    project: str | None = None  # null, here and below: what the W&B client is set to
+    entity: str | None = None
+    name: str | None = None
+    group: str | None = None
+    tags: list[str] | None = None
+    notes: str | None = None
+    artifacts: bool = True  # upload the best and the last network
+    timeout_seconds: float | None = None
+    tensorboard: bool = MISSING
+
+
+@dataclass
+class Compute:
+    graphs: bool = MISSING
+    compile: bool | None = MISSING
+    tf32: bool = MISSING
+    deterministic: bool = False
+
+
+@dataclass
+class EmulatorsConfig:
+    kind: str = "local"  # local | ray
+    actors: int | None = None  # of ray: each steps its share of the games; null: one for each free CPU of the cluster
+    address: str | None = None  # of a Ray cluster
+
+
+@dataclass
+class TrainConfig:
+    env: Env = field(default_factory=Env)
+    network: Network = field(default_factory=Network)
+    head: Head = field(default_factory=Head)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    agent: AgentConfig = field(default_factory=AgentConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    update: Update = field(default_factory=Update)
+    exploration: Exploration = field(default_factory=Exploration)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    protocol: Protocol = field(default_factory=Protocol)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    logger: Logger = field(default_factory=Logger)
+    compute: Compute = field(default_factory=Compute)
+    emulators: EmulatorsConfig = field(default_factory=EmulatorsConfig)
+    preset: str = MISSING
+    published: str | None = None  # the curve to compare with, an agent of data/agents.csv
+    seed: int = MISSING
+    total_steps: int = MISSING
+    num_envs: int = MISSING
+    device: str = MISSING
+    run_dir: str | None = None
+    resume: str | None = None
+
+
+@dataclass
+class Sweep:
+    """Runs of many games and seeds, and where Ray finds room for them."""
+
+    games: str = MISSING  # atari57 | atari26 | nature49, or names with commas between
+    seeds: int = MISSING  # runs of each game, of seeds from `seed` on
+    storage: str | None = None  # a folder that all machines see, or a URL; null: runs/sweeps/<preset>
+    address: str | None = None  # of a Ray cluster
+    cpus: int = MISSING  # of a run
+    gpus: float | None = None  # of a run; null: a quarter where the cluster has GPUs, unless device=cpu
+    retries: int = MISSING  # of a run whose worker or machine was lost
+
+
+@dataclass
+class SweepConfig(TrainConfig):
+    """What `sweep` is asked: the settings of all its runs, and the sweep's own."""
+
+    sweep: Sweep = field(default_factory=Sweep)
+
+
+@dataclass
+class PlayEnv:
+    game: str | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)  # to change of those that it was trained with
+
+
+@dataclass
+class PlayEvaluation:
+    episodes: int = MISSING
+    num_envs: int = MISSING
+
+
+@dataclass
+class PlayProtocol:
+    """A protocol by name, or what to change of the one that the checkpoint's run evaluated with; see merge_protocol."""
+
+    name: str | None = None
+    epsilon: float | None = None
+    source: str | None = None
+    repeat_action_probability: float | None = None
+    noop_max: int | None = None
+    fire_reset: bool | None = None
+    max_frames: int | None = None
+    full_action_space: bool | None = None
+    terminal_on_life_loss: bool | None = None
+    window_frames: int | None = None
+    window_games: int | None = None
+
+
+@dataclass
+class PlayConfig:
+    """What `evaluate`, `video` and `watch` are asked; everything else comes from the checkpoint."""
+
+    checkpoint: str = MISSING
+    env: PlayEnv = field(default_factory=PlayEnv)
+    evaluation: PlayEvaluation = field(default_factory=PlayEvaluation)
+    protocol: PlayProtocol = field(default_factory=PlayProtocol)
+    max_seconds: int = MISSING  # of video; 0 for the whole game
+    seed: int = MISSING
+    device: str = MISSING
+    output: str | None = None
+
+
+@dataclass
+class ViewConfig(PlayConfig):
+    """What `video` and `watch` are asked besides."""
+
+    view: str = MISSING  # plain | inspect
+
+
+@dataclass
+class HandConfig:
+    """What `play` is asked: a game, or a checkpoint, or both."""
+
+    checkpoint: str | None = None
+    env: PlayEnv = field(default_factory=PlayEnv)
+    seed: int = MISSING
+    device: str = MISSING
+    output: str = MISSING
+
+
+@dataclass
+class CompareConfig:
+    """Which run to draw on which published curve."""
+
+    run: str = MISSING
+    published: str | None = None
+    output: str | None = None
+
+
+@dataclass
+class ReportConfig:
+    """Which runs to report on."""
+
+    run: str = MISSING
+    videos: int | None = None  # of each run, at most
+    output: str | None = None
+
+
+@dataclass
+class DashboardConfig:
+    """Which folder to show, and where."""
+
+    runs: str = MISSING
+    port: int = MISSING
+
+
+@dataclass
+class RunsConfig:
+    """Which folders to list."""
+
+    runs: str = MISSING
+
+
+@dataclass
+class AggregateConfig:
+    """Which runs to put together, and what to set them beside."""
+
+    runs: str | None = None
+    score: str = MISSING  # last | best | training
+    against: list[str] = MISSING  # published agents
+    resamples: int = MISSING  # of the bootstrap
+    output: str | None = None
+
+
+SCHEMAS: dict[str, type] = {
+    "train": TrainConfig, "profile": TrainConfig, "demo": TrainConfig, "evaluate": PlayConfig, "video": ViewConfig,
+    "watch": ViewConfig, "play": HandConfig, "compare": CompareConfig, "report": ReportConfig,
+    "dashboard": DashboardConfig, "runs": RunsConfig, "sweep": SweepConfig, "aggregate": AggregateConfig,
+}  # fmt: skip
+# Where train.yaml's values are there already, its types' defaults must not come over them.
+_after_train = SweepConfig(**{part.name: MISSING for part in fields(TrainConfig)})
+for _command, _schema in (SCHEMAS | {"sweep": _after_train}).items():
+    ConfigStore.instance().store(name=f"{_command}_schema", node=_schema)
+
+
+def conf_dir() -> Path:
+    """The folder of YAML files: inside an installed package, or at the top of a checkout."""
+    inside = Path(__file__).parent.parent / "conf"
+    return inside if inside.is_dir() else inside.parent.parent / "conf"

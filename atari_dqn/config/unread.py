@@ -1,0 +1,107 @@
+"""Settings that nothing in a run reads: of another environment, network, head or replay than was chosen."""
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from atari_dqn.config import presets, validate
+from atari_dqn.config.schema import TrainConfig
+from atari_dqn.registry.environments import own_of
+from atari_dqn.utils.errors import UserError
+
+
+class Reader(NamedTuple):
+    """What reads some settings.
+
+    Attributes:
+        when: what must be chosen for them to be read.
+        strict: whether they are refused where they are typed in vain. Else they may also stand in the run's own preset.
+    """
+
+    keys: str
+    reads: Callable[[TrainConfig], bool]
+    when: str
+    strict: bool = True
+
+
+def _sees_pictures(config: TrainConfig) -> bool:
+    return config.env.kind == "atari" or len(own_of(config.env.game, config.env.arguments).shape) == 3
+
+
+_GAME = " ".join(f"env.{key} protocol.{key}" for key in validate.PLAYED if key != "max_frames")
+
+READERS = (
+    Reader(_GAME, lambda c: c.env.kind == "atari", "env=atari"),
+    Reader("env.screen_size", _sees_pictures, "games seen as pictures"),
+    Reader("network.hidden", lambda c: c.network.name == "mlp", "network=mlp"),
+    Reader("network.padding network.standardize", lambda c: c.network.name != "mlp", "a network with convolutions"),
+    Reader("head.atoms head.v_min head.v_max", lambda c: c.head.name == "c51", "head=c51"),
+    Reader("head.quantiles", lambda c: c.head.name == "qr", "head=qr"),
+    Reader(
+        "head.samples head.target_samples head.policy_samples head.cosines", lambda c: c.head.name == "iqn", "head=iqn"
+    ),
+    Reader("agent.dueling_gradient_scale", lambda c: c.agent.dueling, "agent.dueling=true"),
+    Reader("agent.noisy_sigma", lambda c: c.agent.noisy, "agent.noisy=true"),
+    Reader(
+        "agent.munchausen_alpha agent.munchausen_temperature agent.munchausen_floor", lambda c: c.agent.munchausen,
+        "agent.munchausen=true",
+    ),
+    Reader(
+        "replay.priority_exponent replay.importance_start replay.importance_end replay.importance_steps",
+        lambda c: c.replay.prioritized, "replay.prioritized=true",
+    ),
+    Reader(
+        "exploration.decay_steps exploration.begin_steps exploration.persistence",
+        lambda c: c.exploration.start != c.exploration.end, "an epsilon that falls, exploration.start to .end",
+        strict=False,
+    ),
+    Reader("evaluation.episodes", lambda c: c.protocol.source == "games", "protocol.source=games"),
+    Reader("evaluation.video_share", lambda c: c.evaluation.video_seconds > 0, "evaluation.video_seconds above 0"),
+    Reader(
+        "protocol.window_frames protocol.window_games", lambda c: c.protocol.source == "training",
+        "protocol.source=training",
+    ),
+    Reader("emulators.actors emulators.address", lambda c: c.emulators.kind == "ray", "emulators=ray"),
+)  # fmt: skip
+
+
+def _value(config: TrainConfig, key: str) -> Any:
+    return functools.reduce(getattr, key.split("."), config)
+
+
+def unread(config: TrainConfig, part: str = "") -> dict[str, Reader]:
+    """The settings that say something else than by default, and that nothing reads.
+
+    Args:
+        part: what their names begin with.
+    """
+    found, plain = {}, TrainConfig()
+    for reader in READERS:
+        for key in reader.keys.split():
+            value = _value(config, key)
+            asks_nothing = key.startswith("protocol.") and not value  # no stickiness, no no-ops
+            if not key.startswith(part) or asks_nothing or value == _value(plain, key) or reader.reads(config):
+                continue
+            preset = "default" if reader.strict else config.preset
+            if value != _value(presets.of(preset, config), key):
+                found[key] = reader
+    return found
+
+
+def notes(config: TrainConfig, part: str = "") -> list[str]:
+    """A sentence that names them, if there are any."""
+    told: dict[str, list[str]] = {}
+    for key, reader in unread(config, part).items():
+        told.setdefault(reader.when, []).append(f"{key}={presets.text(_value(config, key))}")
+    if not told:
+        return []
+    return ["without effect in this run: " + "; ".join(f"{', '.join(s)} (for {when})" for when, s in told.items())]
+
+
+def refuse(config: TrainConfig, words: Iterable[str], part: str = "") -> None:
+    """Raise UserError where one of them was typed."""
+    typed = {word.lstrip("+~").partition("=")[0] for word in words}
+    for key, reader in unread(config, part).items():
+        if key in typed and reader.strict:
+            value = presets.text(_value(config, key))
+            raise UserError(f"{key}={value} has no effect in this run: it is for {reader.when}; leave it out")

@@ -1,0 +1,51 @@
+"""Names of games, as people type them and as the ALE spells them."""
+
+import difflib
+import functools
+import re
+from collections.abc import Iterable
+
+import ale_py
+import gymnasium
+
+from atari_dqn.utils.errors import UserError
+
+gymnasium.register_envs(ale_py)
+
+# Kaiser et al. 2020, Table 1: the games of "Atari 100k".
+ATARI_26 = (
+    "Alien", "Amidar", "Assault", "Asterix", "BankHeist", "BattleZone", "Boxing", "Breakout", "ChopperCommand",
+    "CrazyClimber", "DemonAttack", "Freeway", "Frostbite", "Gopher", "Hero", "Jamesbond", "Kangaroo", "Krull",
+    "KungFuMaster", "MsPacman", "Pong", "PrivateEye", "Qbert", "RoadRunner", "Seaquest", "UpNDown",
+)  # fmt: skip
+
+
+def suggest(word: str, options: Iterable[str]) -> str:
+    """`" (did you mean X?)"` where one of `options` is near `word`, else nothing."""
+    plain = {option.lower(): option for option in options}
+    near = difflib.get_close_matches(word.lower(), plain, n=1, cutoff=0.6)
+    return f" (did you mean {plain[near[0]]}?)" if near else ""
+
+
+@functools.cache
+def atari_games() -> dict[str, str]:
+    """Every single-player game of ale-py: CamelCase name -> the snake_case id of its ROM."""
+    return {
+        name.removeprefix("ALE/").removesuffix("-v5"): spec.kwargs["game"]
+        for name, spec in gymnasium.registry.items()
+        if name.startswith("ALE/") and name.endswith("-v5")
+    }
+
+
+def atari_name(typed: str) -> str:
+    """The ALE's CamelCase name of a game typed in any case: `breakout`, `ms_pacman`, `ALE/Breakout-v5`.
+
+    Raises UserError with the nearest name where there is no such game.
+    """
+    word = re.sub(r"^ALE/|(NoFrameskip|Deterministic)?-v\d+$", "", typed)
+    key = re.sub(r"[\s_-]", "", word).lower()
+    for name in atari_games():
+        if name.lower() == key:
+            return name
+    hint = suggest(key, [*atari_games(), "CartPole"])
+    raise UserError(f"no Atari game is called {typed!r}{hint}; `make games` lists all {len(atari_games())}")

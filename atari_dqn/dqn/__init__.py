@@ -1,0 +1,1 @@
+"""The algorithm. Read `loop`, then `agent`, `bootstrap`, `replay`, `networks`, `heads`."""

@@ -1,0 +1,1 @@
+"""N games side by side behind `reset`, `send` and `recv`."""

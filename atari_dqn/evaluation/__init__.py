@@ -1,0 +1,1 @@
+"""Whole games by a protocol, and what they scored."""

@@ -1,0 +1,1 @@
+"""Which environments there are: Gymnasium's and your own, by name. Settings are checked against them."""

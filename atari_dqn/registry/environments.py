@@ -1,0 +1,232 @@
+"""Gymnasium's environments and your own: their names, what they are made with, what they do by themselves."""
+
+import contextlib
+import copy
+import functools
+import inspect
+import json
+import re
+import warnings
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import gymnasium
+from gymnasium.envs.registration import EnvSpec, load_env_creator
+
+from atari_dqn.data.games import atari_name, suggest
+from atari_dqn.envs.wrappers import Watched, where
+from atari_dqn.registry import own_modules
+from atari_dqn.utils import files
+from atari_dqn.utils.errors import RunFailed, UserError
+
+OURS = ("id", "render_mode", "disable_env_checker")  # arguments of gymnasium.make that the program sets
+
+_tried: set[tuple[str, str]] = set()
+
+
+def bare(name: str) -> str:
+    """An environment's name without its module, as a file can be called: `my_module:My/Env-v0` -> `My-Env-v0`."""
+    return files.name(name.rpartition(":")[2])
+
+
+def named(typed: str) -> str:
+    """A registered name typed in any case, or without its version: `cartpole` -> `CartPole-v1`. Others as they are."""
+    if typed in gymnasium.registry or ":" in typed:
+        return typed
+    names = {spec.id.lower(): spec for spec in gymnasium.registry.values()}
+    if spec := names.get(typed.lower()):
+        return spec.id
+    versions = [spec for name, spec in names.items() if name.rpartition("-v")[0] == typed.lower()]
+    return max(versions, key=lambda spec: spec.version or 0).id if versions else typed
+
+
+def _unversioned(name: str) -> str:
+    return re.sub(r"-v\d+$", "", name)
+
+
+def is_gymnasium(typed: str) -> bool:
+    """Whether a name is of a Gymnasium environment that is no Atari game, in any version."""
+    spec = gymnasium.registry.get(named(typed)) or gymnasium.registry.get(named(_unversioned(typed)))
+    return ":" in typed or (spec is not None and not own_modules.origin(spec).startswith("ale_py."))
+
+
+def find(name: str) -> EnvSpec:
+    """How an environment is made. Raises UserError where none has that name."""
+    if ":" in name:
+        return own_modules.spec(name)
+    if name in gymnasium.registry:
+        return gymnasium.registry[name]
+    newest = named(_unversioned(name))
+    if newest in gymnasium.registry:
+        raise UserError(f"no Gymnasium environment {name!r}: the newest version is {newest}")
+    namespace = name.rpartition("/")[0]
+    if namespace not in {spec.namespace or "" for spec in gymnasium.registry.values()}:
+        raise UserError(
+            f"no Gymnasium environment {name!r}: no installed package registers any called {namespace}/...; install "
+            f"it, or name its module, env.game=my_module:{name}"
+        )
+    own = "; for one of your own, name its module: env.game=my_module:MyEnv-v0"
+    raise UserError(f"no Gymnasium environment {name!r}{suggest(name, gymnasium.registry) or own}")
+
+
+def check_arguments(kind: str, game: str, arguments: Mapping[str, Any]) -> None:
+    """Raise UserError for arguments of an environment (env.arguments) that are not its own."""
+    if arguments and kind == "atari":
+        raise UserError(
+            f"env.arguments are for env=gymnasium. The settings of env=atari are env.*; the ALE's mode, difficulty and "
+            f"obs_type=ram are available as env=gymnasium env.game=ALE/{game}-v5 'env.arguments={{mode: 1}}'"
+        )
+    for key in OURS:
+        if key in arguments:
+            raise UserError(f"env.arguments.{key} is set by the program; leave it out")
+
+
+def make(name: str, arguments: Mapping[str, Any] | None = None, **kwargs: Any) -> gymnasium.Env:
+    """An environment by its name, watched for mistakes (see wrappers.Watched), and tried out when it is first made.
+
+    Args:
+        arguments: env.arguments.
+        kwargs: more of gymnasium.make's.
+
+    Raises UserError where it cannot be made.
+    """
+    spec, arguments = find(name), copy.deepcopy(dict(arguments or {}))
+    own_modules.check_typed(name, arguments)
+    known: list[str] | None = None
+    try:
+        creator: Any = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+        known = _parameters(creator)
+        if known is not None:
+            kwargs = {key: value for key, value in kwargs.items() if key in known}  # of render_mode few must know
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a render_mode that `metadata` does not list
+            env = gymnasium.make(spec, disable_env_checker=True, **kwargs, **arguments)
+        watched = Watched(env, name)
+    except (UserError, KeyboardInterrupt):
+        raise
+    except (gymnasium.error.Error, ImportError) as error:
+        raise UserError(_lacking(name, error)) from None
+    except BaseException as error:
+        unknown = sorted({*arguments} - {"max_episode_steps"} - {*known}) if known is not None else []
+        if unknown:
+            takes = [one for one in known or () if one not in OURS]
+            hint = suggest(unknown[0], takes) + f"; it takes {', '.join(takes) or 'none'}"
+            raise UserError(f"{name} takes no env.arguments.{unknown[0]}{hint}") from None
+        text = re.sub(r" was raised from the environment creator .*\)(?= \(|$)", "", where(error))
+        given = f" with env.arguments={json.dumps(arguments)}" if arguments else ""
+        remedy = "; env.arguments={...} gives it" if "missing" in text else ""
+        raise UserError(f"{name} cannot be made{given}: {text}{remedy}") from None
+    _try_out(watched, name, arguments)
+    return watched
+
+
+def _parameters(creator: Any) -> list[str] | None:
+    """The names of the arguments that make an environment; None where it takes any."""
+    try:
+        found = inspect.signature(creator).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    if any(one.kind is one.VAR_KEYWORD for one in found):
+        return None
+    return [one.name for one in found]
+
+
+def _lacking(name: str, error: Exception) -> str:
+    """What to install."""
+    text = " ".join(str(error).split())
+    extra = re.search(r"(gymnasium|shimmy)\[[\w-]+\]", text)
+    if (package := re.match(r"(\S+) is not installed", text)) and extra:
+        return (
+            f"{name} needs {package[1]}, which is not installed: pip install {'swig ' * ('swig' in text)}'{extra[0]}'"
+        )
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"{name} needs the module {error.name}, which is not installed"
+    return f"{name} cannot be made: {text[:300]}"
+
+
+def _try_out(env: gymnasium.Env, name: str, arguments: Mapping[str, Any]) -> None:
+    """Play one step, once for each environment, so that its mistakes are told before a run begins."""
+    key = (name, json.dumps(arguments, sort_keys=True, default=str))
+    actions, space = env.action_space, env.observation_space
+    if key in _tried or not isinstance(actions, gymnasium.spaces.Discrete):
+        return
+    if not isinstance(space, gymnasium.spaces.Box):  # is refused elsewhere
+        return
+    try:
+        env.reset(seed=0)
+        env.step(actions.start)
+    except RunFailed as error:
+        env.close()
+        raise UserError(str(error)) from None
+    _tried.add(key)
+
+
+class Own(NamedTuple):
+    """What a Gymnasium environment does by itself, whatever the settings say."""
+
+    shape: tuple[int, ...]  # of its observations
+    frame_skip: tuple[int, int]  # frames in a step: at least, at most
+    stickiness: float  # probability that an action is repeated
+    atari: str | None  # its name for env=atari
+
+    @property
+    def frames(self) -> str:
+        """`4`, or `2 to 4`."""
+        return " to ".join(map(str, sorted({*self.frame_skip})))
+
+    def check(self, name: str, frame_skip: int) -> None:
+        """Raise UserError where frames would be skipped twice."""
+        if self.frame_skip[1] > 1 and frame_skip > 1:
+            remedy = f"env=atari env.game={self.atari}, or " if self.atari else ""
+            raise UserError(
+                f"{name} plays {self.frames} frames a step by itself, and env.frame_skip={frame_skip} would repeat "
+                f"each step {frame_skip} times: use {remedy}env.frame_skip=1"
+            )
+
+    @property
+    def note(self) -> str:
+        """What of it must be known beside a score; nothing where it does as the settings say."""
+        does = [f"plays {self.frames} frames a step"] if self.frame_skip[1] > 1 else []
+        does += [f"repeats an action with a probability of {self.stickiness:g}"] if self.stickiness else []
+        return " and ".join(does)
+
+
+# What environments and wrappers around them call it: the ALE's, VizDoom's, Gymnasium's.
+SKIPS = ("frameskip", "_frameskip", "frame_skip", "_frame_skip", "_skip")
+STICKINESS = ("repeat_action_probability", "_repeat_action_probability")
+
+
+def own(env: gymnasium.Env) -> Own:
+    """What an environment does by itself, read from its wrappers, its arguments and what it was registered with."""
+    layers = [env]
+    while isinstance(layers[-1], gymnasium.Wrapper):
+        layers.append(layers[-1].env)
+    told: list[dict[str, Any]] = [vars(layer) for layer in layers]
+    told += [told[-1].get("_ezpickle_kwargs", {}), env.spec.kwargs if env.spec else {}]
+    found = {names: [one[name] for one in told for name in names if name in one] for names in (SKIPS, STICKINESS)}
+    skips = [(skip, skip) for skip in found[SKIPS] if isinstance(skip, int)]
+    # Of two numbers, the ALE draws one below the second.
+    skips += [(skip[0], skip[1] - 1) for skip in found[SKIPS] if isinstance(skip, tuple | list) and len(skip) == 2]
+    sticky = [float(share) for share in found[STICKINESS] if isinstance(share, int | float)]
+    name = env.spec.id if env.spec else ""
+    try:
+        atari = atari_name(name) if "ale_py" in type(env.unwrapped).__module__ else None
+    except UserError:
+        atari = None
+    return Own(
+        env.observation_space.shape or (),
+        max(skips, key=lambda skip: skip[1], default=(1, 1)),
+        max(sticky, default=0.0),
+        atari,
+    )
+
+
+def own_of(name: str, arguments: Mapping[str, Any] | None = None) -> Own:
+    """The same of an environment by its name and env.arguments. Raises UserError where it cannot be made."""
+    return _own_of(name, json.dumps(arguments or {}))
+
+
+@functools.cache
+def _own_of(name: str, arguments: str) -> Own:
+    with contextlib.closing(make(name, json.loads(arguments))) as env:
+        return own(env)

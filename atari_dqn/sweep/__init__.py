@@ -1,0 +1,1 @@
+"""Many runs: games times seeds, on one machine or a Ray cluster."""

@@ -1,0 +1,291 @@
+"""Many games and seeds: each run is a Ray task, which goes on from its checkpoint wherever it is begun again."""
+
+import copy
+import dataclasses
+import json
+import socket
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from atari_dqn.checkpoint import folders
+from atari_dqn.config import compose, unread
+from atari_dqn.config.schema import Sweep, TrainConfig
+from atari_dqn.data import scores
+from atari_dqn.data.games import ATARI_26
+from atari_dqn.dqn.replay import BYTES_BESIDE_FRAME
+from atari_dqn.envs.emulators import make_single
+from atari_dqn.registry import own_modules
+from atari_dqn.registry.environments import bare
+from atari_dqn.sweep.display import Outcome, Scoreboard, Told
+from atari_dqn.sweep.storage import Mirror, Store
+from atari_dqn.tracking.display import Row, Tracker
+from atari_dqn.training import launch
+from atari_dqn.utils import ray_cluster
+from atari_dqn.utils.console import Console, appended, visible
+from atari_dqn.utils.errors import RunFailed, UserError
+from atari_dqn.utils.machine import memory_size
+from atari_dqn.utils.signals import stop_signals
+
+WAIT_SECONDS = 120.0  # for the process of a run that was lost to let go of its folder
+BESIDE_REPLAY_BYTES = 1_000_000_000  # of a run: networks, torch, emulators
+TOLD_SECONDS = 2.0  # between two words of a run on how far it is
+
+
+class Job(NamedTuple):
+    """One run of a sweep."""
+
+    name: str  # <game>-seed<k>
+    config: TrainConfig
+    typed: list[str]  # the settings that were typed
+
+
+def games_of(asked: str, kind: str) -> list[str]:
+    """The games that `sweep.games` means. Raises UserError for names that are none."""
+    sets = {
+        "atari57": [*scores.random_and_human()],
+        "atari26": [*ATARI_26],
+        "nature49": [*scores.finals("nature_2015")],
+    }
+    if asked.lower() in sets:
+        return sets[asked.lower()]
+    names = [compose.game_name(kind, name.strip()) for name in asked.split(",") if name.strip()]
+    if not names:
+        raise UserError("sweep.games (GAMES=...) names no game: atari57, atari26, nature49, or names with commas")
+    return [*dict.fromkeys(names)]
+
+
+def plan(config: TrainConfig, sweep: Sweep, typed: list[str]) -> list[Job]:
+    """All runs of a sweep, seed by seed. Raises UserError where a run cannot be made as it is asked for."""
+    for key in ("run_dir", "resume"):
+        if getattr(config, key) is not None:
+            raise UserError(f"{key} is each run's own in a sweep; sweep.storage says where they all are")
+    if ":" in config.device:
+        raise UserError(f"device={config.device}: Ray gives each run of a sweep a GPU of its choice; leave device out")
+    if sweep.gpus is not None and sweep.gpus > 1 and not sweep.gpus.is_integer():  # Ray's rule
+        raise UserError(
+            f"sweep.gpus={sweep.gpus:g}: expected a part of one GPU, such as 0.25, or a whole number of them"
+        )
+    words = [word for word in typed if not word.lstrip("+").startswith("sweep.")]
+    jobs: list[Job] = []
+    games = games_of(sweep.games, config.env.kind)
+    for game in games if config.env.kind == "gymnasium" else []:  # before all its runs fail
+        make_single(dataclasses.replace(config.env, game=game)).close()
+    for seed in range(config.seed, config.seed + sweep.seeds):
+        for game in games:
+            own = copy.deepcopy(config)
+            own.env.game, own.seed, own.resume = game, seed, "auto"
+            if not jobs:  # the others are told the same
+                unread.refuse(own, words)
+            jobs.append(Job(f"{bare(game)}-seed{seed}", own, words))
+    return jobs
+
+
+def is_done(job: Job, store: Store) -> bool:
+    """Whether a run of before is this one, and finished. Raises UserError where it is another one."""
+    written, process = store.read(f"{job.name}/config.yaml"), store.read(f"{job.name}/process.json")
+    if written is None:
+        return False
+    before = launch.parsed_config(f"{store.where}/{job.name}", written)
+    if changed := launch.changes(before, job.config):
+        raise UserError(
+            f"{store.where}/{job.name} was begun with other settings, in {', '.join(changed)}; put them back, or "
+            f"choose another sweep.storage (STORAGE=...)"
+        )
+    try:
+        ended = json.loads(process or "{}").get("ended")
+    except (ValueError, AttributeError, RecursionError):  # was killed while it wrote; the run itself knows
+        ended = None
+    return bool(ended == "finished" and before.total_steps == job.config.total_steps)
+
+
+class Teller(Tracker):
+    """Tells the board how far a run is."""
+
+    def __init__(self, name: str, board: Any) -> None:
+        self._name, self._board, self._told = name, board, 0.0
+
+    def metrics(self, row: Row) -> None:
+        if time.monotonic() - self._told >= TOLD_SECONDS:
+            self._told = time.monotonic()
+            self._board.tell.remote(self._name, row["agent_steps"], row["frames_per_second"], row["return_mean"])
+
+
+class Board:
+    """What the runs last told. An actor beside the sweep's display."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, Told] = {}
+
+    def begin(self, name: str, machine: str) -> None:
+        begun = self._told[name].begun if name in self._told else 0
+        self._told[name] = Told(begun + 1, machine)
+
+    def tell(self, name: str, agent_steps: int, frames_per_second: float, score: float) -> None:
+        self._told[name] = self._told[name]._replace(
+            agent_steps=agent_steps, frames_per_second=frames_per_second, score=score
+        )
+
+    def all(self) -> dict[str, "Told"]:
+        return self._told
+
+
+def work(job: Job, where: str, board: Any) -> Outcome:
+    """A run, begun or gone on with, in a worker of Ray's."""
+    began = time.monotonic()
+    board.begin.remote(job.name, socket.gethostname())
+
+    def outcome(word: str, text: str = "") -> Outcome:
+        return Outcome(word, " ".join(text.split())[:400], time.monotonic() - began)
+
+    try:
+        own_modules.allow(
+            job.config.env.game, job.config.env.arguments
+        )  # as the driver has done, where they were typed
+        store = Store(where)
+        if store.is_folder:
+            return outcome(_train(job, Path(where), [Teller(job.name, board)]))
+        with tempfile.TemporaryDirectory(prefix="atari_dqn-", ignore_cleanup_errors=True) as scratch:
+            return outcome(_train_away(job, store, Path(scratch), [Teller(job.name, board)]))
+    except (UserError, RunFailed) as error:
+        return outcome("failed", str(error))
+    except Exception as error:  # whatever it is, the other runs go on
+        return outcome("failed", f"{type(error).__name__}: {error}")
+
+
+def _train(job: Job, parent: Path, watchers: list[Tracker]) -> str:
+    """Train in `parent`; how the run ended."""
+    folder = parent / job.name
+    until = time.monotonic() + WAIT_SECONDS
+    while folders.is_held(folder) and time.monotonic() < until:  # by the worker that was lost, for a moment
+        time.sleep(0.5)
+    parent.mkdir(parents=True, exist_ok=True)
+    with appended(parent / f"{job.name}.log") as file:
+        console = Console(file=file, width=120)
+        job.config.run_dir = str(folder)
+        try:
+            run = launch.train(job.config, job.typed, console, watchers)
+        except (UserError, RunFailed) as error:
+            console.print(str(error), markup=False, soft_wrap=True)
+            raise
+    return run.outcome if run else "finished"
+
+
+def _train_away(job: Job, store: Store, scratch: Path, watchers: list[Tracker]) -> str:
+    """Train on this machine's own disk, and keep the run in a store."""
+    log = scratch / f"{job.name}.log"
+
+    def say(text: str) -> None:
+        with appended(log) as file:
+            file.write(f"{visible(text)}\n")
+
+    mirror = Mirror(store, job.name, scratch / job.name, say)
+    mirror.pull()
+    try:
+        return _train(job, scratch, [*watchers, mirror])
+    finally:
+        mirror.push()
+        store.files.put_file(str(log), f"{store.root}/{job.name}.log")
+
+
+def needs(config: TrainConfig, sweep: Sweep, gpus: float) -> dict[str, float]:
+    """What a run takes of a machine, in Ray's words; memory in bytes."""
+    steps = min(config.replay.capacity, config.total_steps + 2 * config.num_envs * config.env.frame_stack)
+    frame = config.env.screen_size**2 if config.env.kind == "atari" else 0
+    on_gpu = gpus and config.replay.device != "cpu"
+    on_host = 0 if on_gpu else steps * (frame + BYTES_BESIDE_FRAME + 8 * config.replay.prioritized)
+    return {"num_cpus": sweep.cpus, "num_gpus": gpus, "memory": BESIDE_REPLAY_BYTES + on_host}
+
+
+def gpus_of(config: TrainConfig, asked: Sweep, there: dict[str, float]) -> float:
+    """How much of a GPU each run gets. Raises UserError where it asks for one and gets none.
+
+    Ray shows a run no other GPU than its own (CUDA_VISIBLE_DEVICES), and none where it gets none.
+    """
+    gpus = asked.gpus if asked.gpus is not None else 0.25 if there.get("GPU") and config.device != "cpu" else 0
+    if config.device == "cuda" and not gpus:
+        why = "the cluster has no GPU" if asked.gpus is None else f"sweep.gpus={asked.gpus:g} gives the runs none"
+        raise UserError(f"device=cuda: {why}; leave device out")
+    return gpus
+
+
+def _check_room(wanted: dict[str, float], there: dict[str, float]) -> None:
+    """Raise UserError where no machine of the cluster could ever hold a run."""
+    for key, name, setting in (("num_cpus", "CPU", "sweep.cpus"), ("num_gpus", "GPU", "sweep.gpus")):
+        if wanted[key] > there.get(name, 0):
+            raise UserError(f"{setting}={wanted[key]:g}: the largest machine of the cluster has {there.get(name, 0):g}")
+    if wanted["memory"] > there.get("memory", 0):
+        raise UserError(
+            f"a run takes {memory_size(wanted['memory'])} of memory, and Ray has {memory_size(there.get('memory', 0))} "
+            f"on the largest machine; set a smaller replay.capacity (REPLAY=...)"
+        )
+
+
+def sweep(config: TrainConfig, asked: Sweep, typed: list[str], console: Console) -> None:
+    """Run what is missing of a sweep. Raises RunFailed at its end where runs failed."""
+    store = Store(asked.storage or f"runs/sweeps/{config.preset}")
+    jobs = plan(config, asked, typed)
+    missing = [job for job in jobs if not is_done(job, store)]
+    view = Scoreboard(console, {job.name: job.config.total_steps for job in jobs}, config.env.frame_skip)
+    for job in jobs:
+        if job not in missing:
+            view.ended(job.name, Outcome("finished", "", 0.0))
+    view.say(f"{len(jobs)} runs in {store.where}, {len(jobs) - len(missing)} of them done")
+    if missing:
+        ray = ray_cluster.join(asked.address)
+        try:
+            _place(ray, missing, store, config, asked, view)
+        finally:
+            ray.shutdown()
+    view.conclude()
+    if failed := view.of("failed"):
+        raise RunFailed(
+            f"{len(failed)} of {len(jobs)} runs failed, see {store.where}/<run>.log: {', '.join(failed[:5])}"
+            f"{' ...' if len(failed) > 5 else ''}; the same command tries them again"
+        )
+
+
+def _place(ray: Any, jobs: list[Job], store: Store, config: TrainConfig, asked: Sweep, view: Scoreboard) -> None:
+    """Give the runs to Ray, and follow them to their ends or to a request to stop."""
+    there = ray_cluster.largest_node(ray)
+    gpus = gpus_of(config, asked, there)
+    wanted = needs(config, asked, gpus)
+    _check_room(wanted, there)
+    view.say(
+        f"Ray: {sum(node['Alive'] for node in ray.nodes())} machines, {ray.cluster_resources().get('CPU', 0):g} CPUs, "
+        f"{ray.cluster_resources().get('GPU', 0):g} GPUs; a run takes {wanted['num_cpus']:g} CPUs, {gpus:g} GPUs, "
+        f"{memory_size(wanted['memory'])}"
+    )
+    store.make()
+    if url := ray_cluster.dashboard(ray):
+        view.say(f"Ray's dashboard: {url}")
+    here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+        ray.get_runtime_context().get_node_id(), soft=False
+    )
+    board = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
+    # A worker for each run: nothing of one is left for the next. Of retries Ray counts those that were lost, no others.
+    task = ray.remote(max_calls=1, max_retries=asked.retries, scheduling_strategy="SPREAD", **wanted)(work)
+    pending = {task.remote(job, store.where, board): job.name for job in jobs}
+    stopped, told_to_stop = threading.Event(), False
+    with stop_signals(stopped), view:
+        while pending:
+            for ref in ray.wait([*pending], timeout=1.0)[0]:
+                view.ended(pending.pop(ref), _outcome(ray, ref))
+            view.told(ray.get(board.all.remote()))
+            if stopped.is_set() and not told_to_stop:
+                told_to_stop = True
+                view.say("stopping: the runs save and end; the same command goes on with them")
+                for ref in pending:
+                    ray.cancel(ref)  # a run takes it as Ctrl-C
+
+
+def _outcome(ray: Any, ref: Any) -> Outcome:
+    try:
+        return Outcome(*ray.get(ref))
+    except ray.exceptions.TaskCancelledError:
+        return Outcome("stopped", "", 0.0)
+    except ray.exceptions.RayError as error:
+        text = " ".join(str(error).split())
+        return Outcome("failed", f"its workers or machines were lost too often: {text[:200]}", 0.0)

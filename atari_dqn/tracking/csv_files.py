@@ -1,0 +1,172 @@
+"""A run's CSV files: rows read one by one, so that a damaged one costs no other, and rows added at once."""
+
+import csv
+import math
+import os
+import re
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from atari_dqn.utils import files
+from atari_dqn.utils.files import replacing
+
+# What the columns of a run's files hold; others are text.
+COUNTS = ("frames", "agent_steps", "updates", "episodes", "length_frames", "env")  # whole numbers, never empty
+NUMBERS = ("seconds", "return", "mean", "sd")  # finite, never empty
+SCORES = ("median", "min", "max", "human_normalised", "games")  # finite, or empty
+MEASURES = (  # nan before there is anything to measure
+    "epsilon", "loss", "q_mean", "grad_norm", "return_mean", "frames_per_second", "held_out_q",
+)  # fmt: skip
+REQUIRED = {  # without these a file is not what its name says
+    "metrics.csv": {"frames", "agent_steps"},
+    "episodes.csv": {"frames", "return"},
+    "evaluations.csv": {"frames", "mean", "sd", "episodes"},
+}
+LARGEST = 1e15  # number that a sound file may hold
+
+
+class Rows(NamedTuple):
+    """A file's sound rows, in order.
+
+    Attributes:
+        damaged: how many others there are, which were left out.
+    """
+
+    rows: list[dict[str, str]]
+    damaged: int = 0
+
+
+def read(path: Path, required: Collection[str] = ()) -> Rows:
+    """The rows of one of a run's CSV files; none where it is not there.
+
+    The last line may be half-written, and is no damage. Raises OSError for what is no regular file, or too large.
+
+    Args:
+        required: columns without which nothing counts, besides REQUIRED.
+    """
+    try:
+        content = files.text(path, files.MOST_BYTES)
+    except FileNotFoundError:
+        return Rows([])
+    header, *lines = content.split("\n")
+    columns = _fields(header) or []
+    if len({*columns}) < len(columns) or not {*required, *REQUIRED.get(path.name, ())} <= {*columns}:
+        return Rows([], sum(bool(line.strip()) for line in (header, *lines)))
+    usual = re.compile(",".join(map(_usual, columns)) + "\r?")
+    rows = [
+        dict(zip(columns, line.rstrip("\r").split(","), strict=True))
+        if usual.fullmatch(line)
+        else _row(columns, line, path.name in REQUIRED)
+        for line in lines
+    ]
+    damaged = sum(row is None and bool(line.strip()) for row, line in zip(rows[:-1], lines[:-1], strict=True))
+    return Rows([row for row in rows if row], damaged)
+
+
+def damage(folder: Path) -> str:
+    """What cannot be read of a run's CSV files, in words; empty where there is nothing."""
+    found = []
+    for name in REQUIRED:
+        try:
+            count = read(folder / name).damaged
+        except OSError as error:
+            found.append(f"{name} cannot be read: {error.strerror or error}")
+        else:
+            found += [f"{_rows(count)} of {name} cannot be read"] * (count > 0)
+    return "; ".join(found)
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} {'row' if count == 1 else 'rows'}"
+
+
+def _fields(line: str) -> list[str] | None:
+    line = line.removesuffix("\r")
+    if '"' not in line and "\r" not in line:
+        return line.split(",")
+    try:
+        return next(csv.reader([line], strict=True), None)
+    except csv.Error:
+        return None
+
+
+def _row(columns: list[str], line: str, is_checked: bool) -> dict[str, str] | None:
+    fields = _fields(line)
+    if fields is None or len(fields) != len(columns):
+        return None
+    row = dict(zip(columns, fields, strict=True))
+    return row if not is_checked or all(_is_sound(column, value) for column, value in row.items()) else None
+
+
+def _usual(column: str) -> str:
+    """What a column's values look like nearly always, and are sound then: three times as fast as a closer look."""
+    if column in COUNTS:
+        return "[0-9]{1,14}"
+    return ("" if column == "seconds" else "-?") + r"[0-9]{1,14}(?:\.[0-9]{1,20})?"
+
+
+def _is_sound(column: str, value: str) -> bool:
+    try:
+        if column in COUNTS:
+            return value.isascii() and value.isdecimal() and len(value) < 20 and int(value) < LARGEST
+        if column in NUMBERS:
+            number = float(value)
+            return abs(number) < LARGEST and (column != "seconds" or number >= 0)
+        if column in SCORES:
+            return not value or abs(float(value)) < LARGEST
+        if column in MEASURES or column.startswith("time_"):
+            number = float(value or "nan")
+            return math.isnan(number) or math.isinf(number) or abs(number) < 1e300
+    except ValueError:
+        return False
+    return "\0" not in value and len(value) < 1000
+
+
+class CsvFile:
+    """Rows appended to a file at once. On a resumed run, rows later than `keep_steps` agent steps are dropped first.
+
+    A file that is damaged is set aside, and what can be read of it is kept.
+
+    Args:
+        again: which rows of that very step will be written again, and are dropped, too.
+        say: hears what is damaged.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        columns: tuple[str, ...],
+        keep_steps: int,
+        again: Callable[[dict[str, str]], bool] = lambda row: False,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        try:
+            found, why = read(path, ["agent_steps"]), ""
+        except OSError as error:
+            found, why = Rows([]), error.strerror or str(error)
+        if found.damaged or why:
+            lost = why or f"{_rows(found.damaged)} cannot be read"
+            kept_as = files.set_aside(path).name
+            say(f"{path}: {lost}; going on with the other {_rows(len(found.rows))}; the damaged file is now {kept_as}")
+        kept = [row for row in found.rows if int(row["agent_steps"]) <= keep_steps]
+        kept = [row for row in kept if int(row["agent_steps"]) < keep_steps or not again(row)]
+        with replacing(path, "w", newline="") as new:
+            writer = csv.DictWriter(new, columns, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(kept)
+        self._file = open(path, "a", newline="", buffering=1, encoding="utf-8")  # noqa: SIM115
+        self._writer = csv.DictWriter(self._file, columns)
+
+    def write(self, row: dict[str, Any]) -> None:
+        try:
+            self._writer.writerow({k: f"{v:.10g}" if isinstance(v, float) else v for k, v in row.items()})
+        except OSError as error:
+            error.filename = self._file.name  # a failed write does not know it
+            raise
+
+    def sync(self) -> None:
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()

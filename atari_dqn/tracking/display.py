@@ -1,0 +1,185 @@
+"""What a tracker is, and the one that a person looks at while a run goes on."""
+
+import math
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn
+from rich.text import Text
+
+from atari_dqn.data import scores
+from atari_dqn.dqn.loop import Record
+from atari_dqn.tracking.curves import Pace
+from atari_dqn.utils.console import Console
+from atari_dqn.utils.machine import CpuShare
+
+Row = dict[str, Any]
+
+
+class Tracker:
+    """Sees everything that happens; does what it wants with it. Each row has frames, agent_steps, updates, seconds."""
+
+    def turn(self, record: Record) -> None: ...
+    def metrics(self, row: Row) -> None: ...
+    def episode(self, row: Row) -> None: ...
+    def evaluating(self, what: str, played: int, episodes: int) -> None: ...  # at each step of an evaluation's games
+    def evaluation(self, row: Row) -> None: ...
+    def video(self, path: Path, row: Row) -> None: ...
+    def sync(self) -> None: ...  # a checkpoint is being saved: what was told so far must outlive the process
+    def saved(self) -> None: ...  # a checkpoint is on the disk
+    def close(self) -> None: ...
+
+
+def group(evaluation: Row) -> str:
+    """Where an evaluation is drawn: the best network's, once more at the end, is no part of the curve."""
+    return "evaluation" if evaluation["network"] == "current" else f"evaluation_{evaluation['network']}"
+
+
+def hours(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
+
+
+PLAIN_SECONDS = 30.0  # between two lines where the output is no terminal
+
+
+class Seldom:
+    """Tells when a line is due in what is no terminal, where nothing moves; on a terminal none ever is."""
+
+    def __init__(self, console: Console, seconds: float | None = None) -> None:
+        self._console, self._spoke = console, time.monotonic()
+        self._seconds = PLAIN_SECONDS if seconds is None else seconds
+
+    def is_due(self) -> bool:
+        if self._console.is_terminal or time.monotonic() - self._spoke < self._seconds:
+            return False
+        self._spoke = time.monotonic()
+        return True
+
+
+class TimeLeft(ProgressColumn):
+    """The time that is left at the present speed, and at the end what it took. Nothing while a run is evaluated."""
+
+    def render(self, task: Task) -> Text:
+        if task.finished:
+            return Text(f"took {hours(task.finished_time or 0)}")
+        if task.fields.get("evaluating"):
+            return Text("")
+        return Text("left -:--:--" if task.time_remaining is None else f"left {hours(task.time_remaining)}")
+
+
+class Display(Tracker):
+    """A calm display, a bar and three lines; where the output is not a terminal, a plain line every 30 seconds."""
+
+    def __init__(
+        self,
+        console: Console,
+        game: str,
+        total_steps: int,
+        frame_skip: int,
+        agent_steps: int = 0,
+        pace: Pace | None = None,
+        best: float | None = None,
+        whole: tuple[bool, bool] = (True, True),
+    ) -> None:
+        """
+        Args:
+            whole: whether the mean return of training games, and `best`, can be compared with a human's.
+        """
+        self._console, self._game, self._total, self._skip = console, game, total_steps, frame_skip
+        self._first, self._started, self._seldom = agent_steps, time.perf_counter(), Seldom(console)
+        self._row: Row = {}
+        self._pace = pace
+        self._whole = whole[0]
+        self._best = "" if best is None else self._word(best, whole[1])
+        self._updates = 0
+        self._epsilon = 1.0
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(None), TaskProgressColumn(), TimeLeft(), console=console,
+            expand=True,
+        )  # fmt: skip
+        self._task = self._bar.add_task(game, total=total_steps, completed=agent_steps)
+        self._share = CpuShare()
+        self._busy = self._evaluation = ""
+        self._ascii = not console.encoding.startswith("utf")
+        self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=True)
+        if console.is_terminal:
+            self._live.start()
+
+    def _lines(self) -> list[str]:
+        """How far it is; the score now, and against the published one; the best score, and where the time goes."""
+        steps = int(self._bar.tasks[0].completed)
+        row = self._row
+        shown = row.get("return_mean", math.nan)
+        pace = self._pace.word(steps * self._skip) if self._pace else ""
+        score = f"return {shown:.1f}{scores.human(self._game, shown, self._whole)}"
+        return [
+            f"{compact(steps)} steps {compact(steps * self._skip)} frames {compact(self._updates)} updates  "
+            f"{row.get('frames_per_second', 0):,.0f} frames/s  {'epsilon' if self._ascii else 'ε'} {self._epsilon:.2f}",
+            ("return: no game ended yet" if math.isnan(shown) else score) + (pace and f"  {pace}"),
+            self._best + "time: " + " ".join(f"{stage} {share:.0%}" for stage, share in self._largest()),
+            *filter(None, [self._busy, self._evaluation]),
+        ]
+
+    def _largest(self) -> list[tuple[str, float]]:
+        """The two stages of a turn that take most of the time."""
+        shares = {key.removeprefix("time_"): value for key, value in self._row.items() if key.startswith("time_")}
+        return sorted(shares.items(), key=lambda item: -item[1])[:2]
+
+    def _render(self) -> Group:
+        lines = (Text(line, overflow="ellipsis", no_wrap=True) for line in self._lines())
+        return Group(self._bar.get_renderable(), *lines)
+
+    def turn(self, record: Record) -> None:
+        self._bar.update(self._task, completed=min(record.agent_steps, self._total), evaluating=False)
+        self._evaluation = ""
+        self._updates, self._epsilon = record.updates, record.epsilon
+
+    def metrics(self, row: Row) -> None:
+        self._row, self._busy = row, self._share.word()
+        if self._seldom.is_due():
+            done = row["agent_steps"] - self._first
+            left = (self._total - row["agent_steps"]) * (time.perf_counter() - self._started) / max(1, done)
+            self._say(f"{'  '.join(self._lines())}  left {hours(max(0, left))}")
+
+    def _say(self, text: str) -> None:
+        share = self._bar.tasks[0].completed / self._total
+        self._console.print(f"{share:4.0%}  {text}", soft_wrap=True, highlight=False, markup=False)
+
+    def evaluating(self, what: str, played: int, episodes: int) -> None:
+        if not self._evaluation:
+            self._bar.update(self._task, evaluating=True)
+        self._evaluation = f"{what}: {played} of {games(episodes)} played"
+        if self._seldom.is_due():
+            self._say(self._evaluation)
+
+    def episode(self, row: Row) -> None:
+        if self._pace:
+            self._pace.game(row["frames"], row["return"])
+
+    def evaluation(self, row: Row) -> None:
+        if self._pace and row["network"] == "current":
+            self._pace.evaluation(row["frames"], row["mean"])
+        if row["best"]:
+            self._best = self._word(row["mean"], row.get("human_normalised", 0.0) is not None)
+
+    def _word(self, best: float, whole: bool) -> str:
+        return f"best {best:.1f}{scores.human(self._game, best, whole)}  "
+
+    def close(self) -> None:
+        self._live.stop()
+
+
+def games(count: int) -> str:
+    return f"{count} game" if count == 1 else f"{count} games"
+
+
+def compact(number: float) -> str:
+    """1234567 -> 1.23M"""
+    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= limit:
+            return f"{number / limit:.3g}{suffix}" if number < limit * 999.5 else f"{number / limit:.0f}{suffix}"
+    return f"{number:.0f}"

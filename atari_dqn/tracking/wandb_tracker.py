@@ -1,0 +1,218 @@
+"""Weights & Biases: the same rows as in the CSV files, films, a summary, the networks. Its failures stop nothing."""
+
+import os
+import re
+import shlex
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from atari_dqn.checkpoint import checkpoints
+from atari_dqn.config.schema import Logger
+from atari_dqn.tracking import wandb_client
+from atari_dqn.tracking.aside import Aside
+from atari_dqn.tracking.display import Row, Tracker, group
+from atari_dqn.tracking.wandb_client import Client, line
+from atari_dqn.utils.errors import UserError
+from atari_dqn.utils.files import replacing
+
+# What would be a panel of its own for each kind of row, and is one of `train`'s, or no number worth drawing.
+BESIDE = ("frames", "agent_steps", "updates", "seconds", "env", "episodes", "best", "network", "protocol")
+LAST = "last.pt"  # what of latest.pt is uploaded, in the client's folder meanwhile
+PLAYABLE = (
+    "config", "actions", "frame_shape", "frame_dtype", "agent_steps", "updates", "seconds", "online",
+)  # fmt: skip
+
+
+def build(
+    logger: Logger, folder: Path, config: Row, step: int, final: Row, say: Callable[[str], None]
+) -> Tracker | None:
+    """W&B as the config and the client's own settings say; None where they say off, or it cannot be used.
+
+    Args:
+        step: W&B's own count of rows. A resumed run writes those since its checkpoint again, with the same numbers.
+        final: of its summary, what was known before.
+    """
+    if logger.wandb == "off":
+        return None
+    try:
+        wandb_client.stop(kill=False)  # of a run before, in this process: settings are read anew
+        mode = wandb_client.wandb_mode(logger.wandb)
+        if mode == "off":
+            return None
+        if mode == "online" and not _has_login(say):
+            mode = "offline"
+        client = Client(logger, folder)
+        settings = client.settings(mode)
+    except Exception as error:
+        say(f"W&B cannot be used and is off for this run: {line(error)}")
+        return None
+    seconds = settings.init_timeout + 2 * settings.finish_timeout + 10
+    artifacts = folder / "checkpoints" if logger.artifacts else None
+    return Aside(
+        "W&B",
+        lambda: WandB(client, mode, folder, config, step, final, artifacts, say),
+        seconds,
+        wandb_client.end_service,
+        say,
+    )
+
+
+def _has_login(say: Callable[[str], None]) -> bool:
+    try:
+        found, why = wandb_client.wandb_login(), "no login on this machine (`wandb login` makes one)"
+    except TimeoutError as error:
+        found, why = False, str(error)
+    except Exception as error:  # a key that cannot be one
+        found, why = False, f"the login is not valid ({line(error)})"
+    if not found:
+        say(f"W&B: {why}, so this run is recorded offline")
+    return found
+
+
+class WandB(Tracker):
+    """The real Weights & Biases client. Metrics are drawn against environment frames; videos are its mp4 files.
+
+    Where its server cannot be reached, or refuses, it records offline and says how to upload later.
+
+    Args:
+        step: W&B's own count of rows.
+        artifacts: the folder of checkpoints whose networks are uploaded at the end; None for none.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        mode: str,
+        folder: Path,
+        config: Row,
+        step: int,
+        final: Row,
+        artifacts: Path | None,
+        say: Callable[[str], None],
+    ) -> None:
+        self._wandb, self._client, self._say, self._step, self._artifacts = (
+            wandb_client.load(),
+            client,
+            say,
+            step,
+            artifacts,
+        )
+        self._final, self._offline = dict(final), mode == "offline"
+        try:
+            self._run = client.start(mode, config)
+        except Exception as error:
+            if self._offline:
+                raise
+            say(f"W&B: {_refusal(error)}, so this run is recorded offline")
+            self._offline = True
+            self._run = client.start("offline", config)
+        self._seconds = self._run.settings.finish_timeout
+        if self._run.id != client.known_id:
+            with replacing(folder / "wandb_id", "w") as file:
+                file.write(self._run.id + "\n")
+        self._run.define_metric("frames")
+        self._run.define_metric("*", step_metric="frames")
+        if not self._offline:
+            say(f"W&B: {self._run.url}")
+
+    def _log(self, row: Row) -> None:
+        self._run.log(row, step=self._step, commit=True)
+        self._step += 1
+
+    def _numbers(self, group: str, row: Row) -> None:
+        beside = ("frames",) if group == "train" else BESIDE
+        self._log({"frames": row["frames"]} | {f"{group}/{k}": v for k, v in row.items() if k not in beside})
+
+    def metrics(self, row: Row) -> None:
+        self._numbers("train", row)
+        self._final |= {key: row[key] for key in ("frames", "agent_steps", "updates")}
+        self._final |= {"hours": row["seconds"] / 3600, "training_return": row["return_mean"]}
+
+    def episode(self, row: Row) -> None:
+        self._numbers("episode", row)
+
+    def evaluation(self, row: Row) -> None:
+        self._numbers(group(row), row)
+        if row["best"]:
+            self._final |= {"best_return": row["mean"], "best_human_normalised": row["human_normalised"]}
+        if row["network"] == "best":  # once more, from fresh seeds
+            self._final["best_return_again"] = row["mean"]
+
+    def video(self, path: Path, row: Row) -> None:
+        self._log({"frames": row["frames"], "evaluation/video": self._wandb.Video(str(path), format="mp4")})
+
+    def close(self) -> None:
+        """Upload what is left. Where the server does not take it, say so, and how to upload it later."""
+        folder, why = Path(self._run.dir).parent, ""
+        try:
+            self._run.summary.update({f"final/{key}": v for key, v in self._final.items() if v is not None})
+            if self._artifacts and not self._offline:
+                self._upload_networks(self._artifacts, folder)
+            self._run.finish()
+            why = self._client.warnings.of_upload()
+        except TimeoutError:
+            why = f"its server did not take it within {self._seconds:.0f} s"
+        except Exception as error:
+            why = line(repr(error))
+        wandb_client.stop(kill=bool(why))
+        if not why:
+            (folder / LAST).unlink(missing_ok=True)
+        if why and not self._offline:
+            self._say(f"W&B: not all was uploaded ({why}); it is stored: {_sync(folder)} uploads it")
+        elif self._offline:
+            if len(list(folder.parent.glob(f"offline-run-*-{self._run.id}"))) > 1:  # one for each time it was resumed
+                folder = folder.parent / f"offline-run-*-{self._run.id}"
+            self._say(f"W&B: recorded offline; upload with {_sync(folder)}")
+
+    def _upload_networks(self, checkpoints: Path, folder: Path) -> None:
+        """Have the best and the last network of a finished run uploaded, as two versions of an artifact."""
+        failed: list[str] = []
+
+        def upload() -> None:
+            try:
+                last = _last(checkpoints, folder)
+                for path in (checkpoints / "best.pt", last) if last else ():
+                    artifact = self._wandb.Artifact(f"network-{self._run.id}", "model")
+                    artifact.add_file(str(path), policy="immutable", skip_cache=True)
+                    logged = self._run.log_artifact(artifact, aliases=[path.stem])
+                    try:
+                        logged.wait(timeout=self._seconds)  # each is the "latest", so one after the other
+                    except Exception as error:
+                        failed.append(line(error))
+            except Exception as error:
+                failed.append(line(error))
+
+        thread = threading.Thread(target=upload, name="W&B artifacts", daemon=True)
+        thread.start()
+        thread.join(self._seconds)
+        if failed or thread.is_alive():
+            why = failed[0] if failed else "no answer"
+            self._say(f"W&B: the networks may not have been uploaded ({why}); they are in {checkpoints}")
+
+
+def _last(checkpoints_: Path, folder: Path) -> Path | None:
+    """latest.pt's network alone, in the client's folder; None where the run is not at its end."""
+    try:
+        content = checkpoints.Checkpoint(checkpoints_ / "latest.pt").content
+    except UserError:
+        return None
+    if not content.get("finished"):
+        return None
+    path = folder / LAST
+    checkpoints.write(path, {key: content[key] for key in PLAYABLE if key in content})
+    return path
+
+
+def _refusal(error: BaseException) -> str:
+    """What the client's failure to start means."""
+    text = line(error)
+    if re.search(r"\b40[13]\b|permission|API key|authenticat", text, re.IGNORECASE):
+        return f"the server refuses the login or the project ({text}); `wandb login --relogin` makes a new one"
+    return f"cannot reach the server ({text})"
+
+
+def _sync(folder: Path) -> str:
+    """The command that uploads what is in a folder of the client's."""
+    parent, name = shlex.quote(os.path.relpath(folder.parent)), folder.name
+    return f"`wandb sync {parent}/{name}`"

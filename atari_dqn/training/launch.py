@@ -1,0 +1,241 @@
+"""Starting a run, or going on with one: its folder, and the config that holds for it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import omegaconf
+import yaml  # type: ignore[import-untyped]
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from atari_dqn.checkpoint import checkpoints, folders
+from atari_dqn.config import presets, unread
+from atari_dqn.config.compose import is_multirun, known_keys, plain, to_train_config, to_yaml
+from atari_dqn.config.schema import TrainConfig
+from atari_dqn.tracking.display import Tracker
+from atari_dqn.training.run import Run
+from atari_dqn.utils import files, machine
+from atari_dqn.utils.console import Console
+from atari_dqn.utils.errors import UserError
+from atari_dqn.utils.files import replacing
+
+_select = omegaconf.OmegaConf.select
+MOST_EVENTS, DEEPEST = 20_000, 20  # parts of a config.yaml, of which a run writes some 300, 4 deep
+
+# What may be changed when a run goes on; anything else would make it another run and is taken from its config.yaml.
+RESUMABLE = (
+    "total_steps",
+    "device",
+    "replay.device",
+    "published",
+    "evaluation.",
+    "checkpoint.every_steps",
+    "checkpoint.replay",
+    "logger.",
+    "emulators.",
+)
+# What a stored run never chooses, for its files may be anybody's: where this machine connects to, and as whom. It is
+# what is typed, or the default. (run_dir and resume are never read from a stored run, nor is a sweep's address.)
+NEVER_STORED = ("emulators.address", "logger.entity", "logger.host")
+
+
+def resumed_config(folder: Path, overrides: list[str], asked: TrainConfig) -> TrainConfig:
+    """The run's own config.yaml with what was typed on top. Raises UserError where that would make it another run.
+
+    Args:
+        asked: what `overrides` would make of a fresh run.
+    """
+    typed, written = omegaconf.OmegaConf.structured(asked), _written(folder)
+    saved = _whole(folder, written)
+
+    def differs(key: str) -> bool:  # in what was written then: an older program knew fewer settings
+        node = _select(written, key)
+        if key.endswith(".arguments"):
+            return bool(_select(saved, key) != _select(typed, key))
+        if omegaconf.OmegaConf.is_dict(node):
+            return any(differs(f"{key}.{name}") for name in node)
+        return bool(_select(saved, key) != _select(typed, key))
+
+    try:
+        for override in OverridesParser.create().parse_overrides(overrides):
+            key = override.key_or_group
+            if key in ("resume", "run_dir") or override.is_sweep_override():
+                continue
+            if key == "emulators":  # a group, whose value is a name
+                omegaconf.OmegaConf.update(saved, key, typed.emulators)
+            elif key.startswith(RESUMABLE):
+                omegaconf.OmegaConf.update(saved, key, override.value())
+            elif key == "env":  # a group, of whose defaults a run may have changed any
+                if differs("env.kind") or (override.value() == "cartpole" and differs("env.game")):
+                    raise UserError(f"{folder} is a run of {saved.env.game}; leave out env={override.value()}")
+            elif key not in ("logger", "hydra", "preset") and differs(key):
+                allowed = ", ".join(f"{name}*" if name.endswith(".") else name for name in RESUMABLE)
+                raise UserError(f"{key} cannot be changed when a run goes on; only {allowed} can")
+    except omegaconf.errors.OmegaConfBaseException as error:
+        raise _unreadable(folder, error) from None
+    for key in NEVER_STORED:
+        if _select(saved, key) is not None:
+            omegaconf.OmegaConf.update(saved, key, _select(typed, key))
+    return _checked(folder, saved)
+
+
+def forgotten(folder: Path, config: TrainConfig) -> list[str]:
+    """Settings of a stored run that were not taken over into `config`; see NEVER_STORED."""
+    written, taken = _written(folder), omegaconf.OmegaConf.structured(config)
+    there = {key: _select(written, key) for key in NEVER_STORED}
+    return [
+        f"{key}={there[key]}" for key in NEVER_STORED if there[key] is not None and there[key] != _select(taken, key)
+    ]
+
+
+def saved_config(folder: Path) -> TrainConfig:
+    """A run's own config.yaml. Raises UserError where it cannot be read."""
+    return _checked(folder, _whole(folder, _written(folder)))
+
+
+def parsed_config(folder: Path | str, text: str) -> TrainConfig:
+    """The same from the text of it, where it is not on this machine."""
+    return _checked(folder, _whole(folder, _parsed(folder, text)))
+
+
+def _written(folder: Path) -> omegaconf.DictConfig:
+    try:
+        text = files.text(folder / "config.yaml", 100_000)
+    except OSError as error:
+        raise _unreadable(folder, error) from None
+    return _parsed(folder, text)
+
+
+def _parsed(folder: Path | str, text: str) -> omegaconf.DictConfig:
+    try:
+        return omegaconf.OmegaConf.create(_without_aliases(text))  # type: ignore[return-value]
+    except (omegaconf.errors.OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError) as error:
+        raise _unreadable(folder, error) from None
+
+
+def _whole(folder: Path | str, written: omegaconf.DictConfig) -> omegaconf.DictConfig:
+    """What was written, and the defaults of settings that are newer."""
+    try:
+        whole = omegaconf.OmegaConf.merge(omegaconf.OmegaConf.structured(TrainConfig), plain(written))
+        return whole  # type: ignore[return-value]
+    except (omegaconf.errors.OmegaConfBaseException, ValueError) as error:
+        raise _unreadable(folder, error) from None
+
+
+def _checked(folder: Path | str, saved: omegaconf.DictConfig) -> TrainConfig:
+    try:
+        return to_train_config(plain(saved))
+    except (omegaconf.errors.OmegaConfBaseException, ValueError) as error:
+        raise _unreadable(folder, error) from None
+
+
+def _unreadable(folder: Path | str, error: Exception) -> UserError:
+    why = getattr(error, "strerror", None) or " ".join(str(error).split())[:150]
+    return UserError(f"cannot read {folder}/config.yaml: {why}")
+
+
+def _without_aliases(text: str) -> str:
+    """`text`, unless it is YAML whose parts stand for each other, of which a few bytes can make gigabytes, or whose
+    parts lie in each other by the thousand, which takes minutes to read."""
+    depth = 0
+    for count, event in enumerate(yaml.parse(text)):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if count > MOST_EVENTS or depth > DEEPEST or isinstance(event, yaml.AliasEvent):
+            raise ValueError("it is too large, or has YAML's aliases in it")
+    return text
+
+
+def changes(one: TrainConfig, other: TrainConfig) -> list[str]:
+    """The settings in which two configs of one run differ and must not."""
+    here, there = (omegaconf.OmegaConf.structured(config) for config in (one, other))
+    keys = known_keys("train")[0]
+    groups = {key.rpartition(".")[0] for key in keys}
+    fixed = [key for key in keys - groups if not key.startswith((*RESUMABLE, "run_dir", "resume"))]
+    return sorted(key for key in fixed if _select(here, key) != _select(there, key))
+
+
+def train(
+    config: TrainConfig, overrides: list[str], console: Console | None = None, watchers: Sequence[Tracker] = ()
+) -> Run | None:
+    """Start a run, or go on with one; None where it was finished.
+
+    Args:
+        overrides: the words that were typed.
+        console: where the run speaks; None for the terminal.
+        watchers: trackers besides its own.
+    """
+    console = console or Console()
+    folders.of_job(config)
+    folder = folders.find(config) if config.resume is not None else None
+    if folder:
+        return resume(folder, config, overrides, console, watchers)
+    config.resume = None
+    if not is_multirun():  # whose words are for all its runs
+        unread.refuse(config, overrides)
+    departures = presets.departures(config)
+    run = prepare(config, console)
+    presets.tell(config.preset, departures, console)
+    with folders.held(run.folder) as process:
+        run.tell_outcome = process.end
+        run.go(*watchers)
+    return run
+
+
+def resume(
+    folder: Path, asked: TrainConfig, overrides: list[str], console: Console, watchers: Sequence[Tracker] = ()
+) -> Run | None:
+    """Go on with the run in `folder` where its newest checkpoint left it, or from its start where there is none yet.
+
+    Args:
+        asked: what `overrides` would make of a fresh run.
+    """
+
+    def say(text: str) -> None:
+        console.print(text, soft_wrap=True, markup=False)
+
+    folders.refuse_links(folder)
+    config = resumed_config(folder, overrides, asked)
+    for key, now, then in (
+        ("env.game", asked.env.game, config.env.game),
+        ("preset", asked.preset, config.preset),
+        ("seed", asked.seed, config.seed),
+    ):
+        typed = asked.resume == "auto" or any(word.startswith(f"{key}=") for word in overrides)
+        if typed and now != then:
+            raise UserError(f"{folder} is a run of {key}={then}, not {now}; choose another folder")
+    for setting in forgotten(folder, config):
+        say(f"note: {setting} in config.yaml is not used; type it to use it")
+    machine.choose_device(config.device)  # before process.json tells of it
+    with folders.held(folder) as process:
+        resumed = checkpoints.newest(folder, say)
+        if resumed:
+            steps, content = resumed.checkpoint.agent_steps, resumed.checkpoint.content
+            if changed := changes(config, resumed.checkpoint.config):
+                raise UserError(
+                    f"{folder}/config.yaml was changed since its checkpoint, in {', '.join(changed)}; "
+                    f"put it back, or start a new run"
+                )
+            same_end = content["config"]["total_steps"] == config.total_steps
+            if content.get("finished") and (same_end or steps >= config.total_steps):
+                say(f"{folder} is finished: {steps:,} agent steps; total_steps=... makes it longer")
+                process.ended = "finished"
+                return None
+        run = Run(config, folder, console, resumed)
+        with replacing(folder / "config.yaml", "w") as file:  # with what was changed, for the next time
+            file.write(to_yaml(config))
+        presets.tell(config.preset, presets.departures(config), console)
+        say(f"going on in {folder} after {run.agent_steps:,} agent steps")
+        run.tell_outcome = process.end
+        run.go(*watchers)
+    return run
+
+
+def prepare(config: TrainConfig, console: Console) -> Run:
+    """A fresh run. Its folder is made only when all its parts could be."""
+    run = Run(config, Path(), console)
+    try:
+        run.folder = folders.make(config)
+    except BaseException:
+        run.emulators.close()
+        raise
+    console.print(f"run: {run.folder}", soft_wrap=True, markup=False)
+    return run

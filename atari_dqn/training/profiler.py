@@ -1,0 +1,116 @@
+"""Where the time of a turn goes, measured on the real loop."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from rich.table import Table
+
+from atari_dqn.config.schema import TrainConfig
+from atari_dqn.dqn.loop import STAGES, Record
+from atari_dqn.tracking.display import Tracker
+from atari_dqn.training import launch
+from atari_dqn.training.run import Run
+from atari_dqn.utils.console import Console
+from atari_dqn.utils.errors import RunFailed, UserError
+from atari_dqn.utils.stopwatch import Stopwatch
+
+SETTLE_UPDATES = 50  # left out: the first ones are slower
+OPERATOR_TURNS = 10
+
+
+class Profiler(Tracker):
+    """Watches a run: the time of its stages, then, for the last turns, of torch's operators."""
+
+    def __init__(self, run: Run) -> None:
+        self._run, self._turns_left = run, OPERATOR_TURNS
+        self.turns = self.agent_steps = self.updates = 0
+        self.seconds: dict[str, float] = {}
+        self.operators: torch.profiler.profile | None = None
+
+    def turn(self, record: Record) -> None:
+        if record.updates < SETTLE_UPDATES:
+            self._before, self._first = dict(self._run.watch.seconds), record
+        elif record.agent_steps < self._run.config.total_steps - (OPERATOR_TURNS + 2) * self._run.config.num_envs:
+            self.turns += 1
+            self.agent_steps = record.agent_steps - self._first.agent_steps
+            self.updates = record.updates - self._first.updates
+            self.seconds = self._run.watch.since(self._before)
+        elif not self.operators:
+            self.operators = torch.profiler.profile()
+            self.operators.start()
+        else:
+            self._turns_left -= 1
+            if self.is_done:
+                self.operators.stop()
+                self._run.stop()  # without an evaluation
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all was measured."""
+        return not self._turns_left
+
+
+def profile(config: TrainConfig) -> None:
+    """Train for config.total_steps in a folder that is removed again, and print where the time went."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = 80
+    folder = Path(tempfile.mkdtemp(prefix="atari_dqn-"))
+    config.run_dir = str(folder / "run")
+    try:
+        run = launch.prepare(config, Console(quiet=True))
+        cuda = run.device.type == "cuda"
+
+        def settle() -> None:
+            if not torch.cuda.is_current_stream_capturing():
+                torch.cuda.synchronize(run.device)
+
+        run.watch = Stopwatch(settle if cuda else None)
+        profiler = Profiler(run)
+        run.go(profiler)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    if run.outcome == "stopped" and not profiler.is_done:
+        raise RunFailed(f"interrupted after {run.agent_steps:,} agent steps, before all was measured; nothing is kept")
+    if not profiler.turns or profiler.operators is None:
+        raise UserError(f"total_steps={config.total_steps} is too short to measure; give more")
+    report(profiler, config, run, console)
+
+
+def report(profiler: Profiler, config: TrainConfig, run: Run, console: Console) -> None:
+    turns, steps, total = profiler.turns, profiler.agent_steps, sum(profiler.seconds.values())
+    table = Table("stage", title=f"{config.env.game}, {config.num_envs} games, {run.device}, {turns} turns")
+    for heading in ("ms a turn", "µs an agent step", "share"):
+        table.add_column(heading, justify="right")
+    for stage in sorted(STAGES, key=lambda name: -profiler.seconds.get(name, 0.0)):
+        seconds = profiler.seconds.get(stage, 0.0)
+        table.add_row(stage, f"{1e3 * seconds / turns:.2f}", f"{1e6 * seconds / steps:.0f}", f"{seconds / total:.1%}")
+    table.add_section()
+    table.add_row("total", f"{1e3 * total / turns:.2f}", f"{1e6 * total / steps:.0f}", "")
+    console.print(table)
+    console.print(
+        f"{steps / total:,.0f} agent steps/s, {steps * config.env.frame_skip / total:,.0f} frames/s, "
+        f"{profiler.updates / total:,.1f} updates/s"
+    )
+    assert profiler.operators is not None
+    on_gpu = run.device.type == "cuda"
+
+    def own_time(event: torch.autograd.profiler_util.FunctionEventAvg) -> float:
+        return event.self_device_time_total if on_gpu else event.self_cpu_time_total
+
+    events = sorted(profiler.operators.key_averages(), key=own_time, reverse=True)
+    operators = Table("torch operator", title=f"the ten largest of {OPERATOR_TURNS} more turns")
+    for heading in ("ms a turn", "calls a turn"):
+        operators.add_column(heading, justify="right")
+    for event in events[:10]:
+        operators.add_row(
+            event.key[:50], f"{own_time(event) / 1e3 / OPERATOR_TURNS:.2f}", f"{event.count / OPERATOR_TURNS:.0f}"
+        )
+    console.print(operators)
+    console.print(
+        "emulators: the time that the loop waits for them; they run while it learns."
+        + (" With graphs, sampling counts as updating." if run.replay.frames.is_cuda and config.compute.graphs else ""),
+        soft_wrap=True,
+    )

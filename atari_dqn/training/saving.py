@@ -1,0 +1,266 @@
+"""What a checkpoint holds of a run, and back: all that a resumed run needs to go on to the bit."""
+
+import dataclasses
+import functools
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from atari_dqn.checkpoint import checkpoints
+from atari_dqn.checkpoint.checkpoints import Resumed
+from atari_dqn.checkpoint.replay_files import ReplayFiles, Segment
+from atari_dqn.utils import machine, seeding
+from atari_dqn.utils.background import Worker
+from atari_dqn.utils.errors import DIVERGED, RunFailed, UserError
+
+if TYPE_CHECKING:
+    from atari_dqn.training.run import Run
+
+
+class Snapshot:
+    """Plain data and tensors as they are now, to be read by another thread. Copying from a GPU is not waited for."""
+
+    def __init__(self, content: dict[str, Any], device: torch.device) -> None:
+        self._content = _copied(content)
+        self._there = torch.cuda.Event() if device.type == "cuda" else None
+        if self._there:
+            self._there.record(torch.cuda.current_stream(device))
+
+    def content(self) -> dict[str, Any]:
+        if self._there:
+            self._there.synchronize()
+        return self._content
+
+
+def _copied(node: Any) -> Any:
+    if isinstance(node, Tensor):
+        return node.clone() if node.device.type == "cpu" else node.to("cpu", non_blocking=node.is_cuda)
+    if isinstance(node, dict):
+        return {key: _copied(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return type(node)(_copied(value) for value in node)
+    return node
+
+
+def _checked(content: dict[str, Any]) -> dict[str, Any]:
+    """`content`, of which the online network is of use. Raises RunFailed."""
+    if not all(weights.isfinite().all() for weights in content["online"].values()):
+        raise RunFailed(f"the network's weights are no longer finite numbers: {DIVERGED}")
+    return content
+
+
+def _without_copies(content: dict[str, Any]) -> dict[str, Any]:
+    """`content`, in which a target network that is the online one is stored once."""
+    online, target = content["online"], content["target"]
+    same = all(torch.equal(online[key], target[key]) for key in online)
+    return content | {"target": dict(online)} if same else content
+
+
+class Saver:
+    """Saves a run, and brings a resumed one back to where it was saved.
+
+    Args:
+        run: put together and fresh.
+        resumed: the checkpoint to go on from. Raises UserError where it does not fit.
+    """
+
+    def __init__(self, run: "Run", resumed: Resumed | None) -> None:
+        self._run, self._content = run, resumed.checkpoint.content if resumed else None
+        self._files = resumed.files if resumed else None
+        self._kept: list[Segment] = [*resumed.files.segments] if resumed else []  # by the checkpoint before
+        self._saved: tuple[Any, ...] = ()  # what told the last checkpoint from others
+        self._worker = Worker("saving")  # and from here on the files are its own
+        self._handed_rows = 0  # of the replay, counted since the start, given to be written
+        if self._content:
+            self._restore(self._content)
+
+    @property
+    def files(self) -> ReplayFiles:
+        """The replay's files in the run's folder."""
+        if self._files is None:
+            self._files = ReplayFiles(self._run.folder / "replay")
+        return self._files
+
+    def _playable(self) -> dict[str, Any]:
+        """What is needed to play with the online network."""
+        run = self._run
+        return {
+            "config": dataclasses.asdict(run.config),
+            "actions": list(run.emulators.actions),
+            "frame_shape": list(run.emulators.frame_shape),
+            "frame_dtype": run.emulators.frame_dtype.name,
+            "agent_steps": run.agent_steps,
+            "updates": run.updates,
+            "seconds": run.seconds,
+            "online": run.agent.online.state_dict(),
+        }
+
+    def save_best(self) -> None:
+        """Write best.pt, to play with the network as it is now."""
+        self._worker.do(self._write_best, Snapshot(self._playable(), self._run.device))
+
+    def _write_best(self, snapshot: "Snapshot") -> None:
+        checkpoints.write(self._run.folder / "checkpoints" / "best.pt", _checked(snapshot.content()))
+
+    def save(self) -> None:
+        """Write latest.pt with everything that a resume needs, and the replay's files; the checkpoint before is kept.
+
+        What is saved is taken now, and written while the run goes on; a failure, OSError or RunFailed, is raised by the
+        next call or by `wait`, and what was saved before is whole then. Does nothing where the same was saved last.
+        """
+        run = self._run
+        if self._saved == self._state():
+            return
+        self._saved = self._state()
+        content = self._playable() | run.agent.state()
+        content |= {
+            "games": run.games,
+            "events": run.events,
+            "over": run.over,
+            "finished": run.over and run.examiner.examined_steps == run.agent_steps and run.examiner.confirmed,
+            "recent_returns": list(run.goals.recent),
+            "goals_reached": list(run.goals.reached),
+            "examined_steps": run.examiner.examined_steps,
+            "confirmed": run.examiner.confirmed,
+            "evaluation_seconds": run.evaluation_seconds,
+            "best_score": run.examiner.best_score,
+            "device": run.device.type,
+            "generators": {"exploration": run.explore.get_state(), "replay": run.draw.get_state()},
+            "emulators": run.emulators.state(),
+            "replay": {"written": run.replay.written, **run.replay.state()} if run.config.checkpoint.replay else None,
+            "made_with": machine.numerics(run.device),
+        }
+        self._handed_rows = run.replay.written
+        self._worker.do(self._write, Snapshot(content, run.device))
+
+    def _write(self, snapshot: "Snapshot") -> None:
+        run, content = self._run, _without_copies(_checked(snapshot.content()))
+        kept: list[Segment] = []
+        if replay := content["replay"]:
+            self.files.write(run.replay, replay["written"])
+            kept = self.files.held(run.replay, replay["written"])
+            replay["lost_rows"] = self.files.lost_rows(run.replay, replay["written"])
+            replay["segments"] = [tuple(segment) for segment in kept]
+        for tracker in run.trackers:
+            tracker.sync()
+        checkpoints.rotate(run.folder / "checkpoints", content)
+        if replay:
+            self.files.tidy([*kept, *self._kept])
+            self._kept = kept
+        for tracker in run.trackers:
+            tracker.saved()
+
+    def _state(self) -> tuple[Any, ...]:
+        """What tells a checkpoint from another."""
+        run = self._run
+        return run.agent_steps, run.over, run.examiner.examined_steps, run.examiner.confirmed
+
+    def save_ahead(self) -> None:
+        """Write the next of the replay's files if it is full, so that no save takes long."""
+        upto = self._handed_rows + self._file_rows - 1
+        if self._run.config.checkpoint.replay and upto < self._run.replay.written:
+            self._handed_rows = upto
+            self._worker.do(self._write_ahead, upto)
+
+    @functools.cached_property
+    def _file_rows(self) -> int:
+        return self.files.rows(self._run.replay)
+
+    def _write_ahead(self, upto: int) -> None:
+        self.files.write(self._run.replay, upto)
+        self.files.tidy([*self.files.held(self._run.replay, upto), *self._kept])
+
+    def wait(self) -> None:
+        """Until all is written. Raises OSError or RunFailed where it cannot be."""
+        self._worker.wait()
+
+    def finish(self) -> None:
+        """Give back the room on the disk that only a run at work needs, once all is written."""
+        self.wait()
+        checkpoints.settle(self._run.folder / "checkpoints")
+        if self._run.config.checkpoint.replay:
+            self.files.tidy(self._kept)
+
+    def close(self) -> None:
+        """End the thread that writes, once it has."""
+        self._worker.close()
+
+    def _restore(self, content: dict[str, Any]) -> None:
+        """Everything but the replay and the games."""
+        run, config = self._run, self._run.config
+        try:
+            run.agent.restore(content)
+            run.agent_steps, run.updates = int(content["agent_steps"]), int(content["updates"])
+            run.games, run.events = int(content["games"]), int(content["events"])
+            if min(run.agent_steps, run.updates, run.games, run.events) < 0:
+                raise ValueError("a count below 0")
+            if content["device"] == run.device.type:
+                run.explore.set_state(content["generators"]["exploration"])
+                run.draw.set_state(content["generators"]["replay"])
+            else:
+                run.say(f"on {run.device} now, not {content['device']}: new random numbers from here")
+                run.explore = seeding.generator(run.device, config.seed, "exploration", run.agent_steps)
+                run.draw = seeding.generator(run.device, config.seed, "replay", run.agent_steps)
+            run.seconds_before = float(content["seconds"])
+            same_end = content["config"]["total_steps"] == config.total_steps
+            run.over = run.agent_steps >= config.total_steps or (bool(content["over"]) and same_end)
+            run.examiner.examined_steps = int(content["examined_steps"])
+            run.examiner.confirmed = run.over and bool(content.get("confirmed"))
+            run.evaluation_seconds = float(content.get("evaluation_seconds", 0.0))
+            best = content["best_score"]
+            run.examiner.best_score = None if best is None else float(best)
+            run.goals.reached = [str(note) for note in content["goals_reached"]]
+            run.goals.recent.extend(float(score) for score in content["recent_returns"])
+            then, now = dict(content["made_with"]), machine.numerics(run.device)
+        except Exception as error:
+            raise self._unfit(error) from None
+        then = dict.fromkeys(now, "none") | then  # from a CPU, or by an older program
+        if changed := [f"{key} {now[key]} instead of {then[key]}" for key in now if now[key] != then[key]]:
+            run.say(f"not to the bit as it would have gone on before: {', '.join(changed)}")
+
+    def _unfit(self, error: Exception) -> UserError:
+        return UserError(f"the checkpoint does not fit its own config ({checkpoints.short(error)})")
+
+    def go_back(self) -> bool:
+        """Bring the replay and the games to where the checkpoint left them; whether the loop may go on from there."""
+        if not self._content:
+            return False
+        run, saved, journal = self._run, self._content["replay"], self._content["emulators"]
+        self._content = None  # which lets go of its file
+        if not saved:
+            run.say(f"the replay was not saved; it fills again for {run.config.replay.warmup_steps:,} agent steps")
+            return False
+        try:
+            written = int(saved["written"])
+            if not 0 < written < 1 << 48:
+                raise ValueError("a count that cannot be")
+            lost = self.files.lost_rows(run.replay, written)
+            if lost > min(written, run.replay.rows) // 2:
+                run.say("most of the replay is lost; it fills again")
+                self._files = ReplayFiles(run.folder / "replay")
+                return False
+            self._handed_rows = written
+            with run.console.status("reading the replay"):
+                self.files.load(run.replay, written, len(run.emulators.actions))
+            run.replay.restore(saved)
+            if lost := lost - int(saved["lost_rows"]):  # since the checkpoint
+                run.say(f"going on without {lost * run.config.num_envs:,} agent steps of the replay, so not to the bit")
+                return False
+            if not journal:
+                run.say("checkpoint.cut_every_turns=null: new games are begun, so it goes on not to the bit")
+                return False
+            if "starts" not in journal:
+                run.say(
+                    "begun by an older version, which cut off all games every "
+                    f"{run.config.checkpoint.cut_every_turns:,} turns; from here on each is played to its own end"
+                )
+            run.say(f"bringing the games back: {journal['actions'].numel():,} agent steps are played again")
+            there = run.emulators.rewind(journal, run.stopped.is_set)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise self._unfit(error) from None
+        if not there and not run.stopped.is_set():
+            run.say(
+                "the games did not come back to the same pictures: new ones are begun, so it goes on not to the bit"
+            )
+        return there

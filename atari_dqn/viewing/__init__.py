@@ -1,0 +1,1 @@
+"""Games to look at: films, a window, what the network sees, and playing yourself."""
