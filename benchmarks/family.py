@@ -33,7 +33,7 @@ from speed import wait
 
 from atari_dqn.config import compose
 from atari_dqn.dqn import agent, bootstrap, heads, layers, networks, prioritized, replay, targets
-from atari_dqn.dqn.loop import Record, play_and_learn
+from atari_dqn.dqn.loop import StepInfo, training_loop
 from atari_dqn.tracking import curves
 from atari_dqn.training import launch
 from atari_dqn.utils import machine
@@ -149,13 +149,11 @@ class Contestant:
                  "exploration.decay_steps=1", "env.noop_max=0"]  # fmt: skip
         config = compose.to_train_config(compose.compose("train", words))
         self.run = launch.prepare(config, Console(quiet=True))
-        self._loop = play_and_learn(
-            self.run.emulators, self.run.replay, self.run.agent, config, self.run.explore, self.run.draw
-        )
+        self._loop = training_loop(self.run.emulators, self.run.replay, self.run.agent, config, self.run.streams)
         self._until(lambda record: record.updates >= 20)
         self.rates: list[float] = []
 
-    def _until(self, enough: Callable[[Record], bool]) -> int:
+    def _until(self, enough: Callable[[StepInfo], bool]) -> int:
         for record in self._loop:
             if enough(record):
                 return record.agent_steps

@@ -36,14 +36,14 @@ from speed import measure
 
 from atari_dqn.config import compose
 from atari_dqn.config.schema import TrainConfig
-from atari_dqn.dqn import agent as agents
 from atari_dqn.dqn import prioritized
 from atari_dqn.dqn.agent import Agent
 from atari_dqn.dqn.layers import Convolution
-from atari_dqn.dqn.loop import play_and_learn
+from atari_dqn.dqn.loop import training_loop
 from atari_dqn.dqn.replay import Replay
 from atari_dqn.envs import emulators
 from atari_dqn.training import launch
+from atari_dqn.training.agents import make_agent
 from atari_dqn.utils import machine as machines
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.graphs import graphed
@@ -118,7 +118,7 @@ def a_turn(num_envs: int) -> tuple[torch.Tensor, ...]:
 
 def filled_replay(config: TrainConfig, device: torch.device, steps: int) -> Replay:
     n = config.num_envs
-    replay = prioritized.build(config, 0, steps // n, n, (84, 84), torch.uint8, 4, device)
+    replay = prioritized.make_replay(config, 0, steps // n, n, (84, 84), torch.uint8, 4, device)
     turn = a_turn(n)
     replay.begin(turn[2])
     for _ in range(replay.rows):
@@ -158,7 +158,7 @@ def learner(config: TrainConfig, agent: Agent, replay: Replay, draw: torch.Gener
         told = config.agent
         batch = replay.sample(minibatches, config.update.batch_size, draw, told.discount, told.n_step, told.reward_clip)
         errors, gradients = agent.learn(batch, draw)
-        replay.learnt(batch, errors)
+        replay.update_priorities(batch, errors)
         return gradients
 
     return learn
@@ -174,7 +174,7 @@ def time_updates(preset: str, args: argparse.Namespace, device: torch.device, fi
             machines.set_tf32(tf32)
             torch.backends.cudnn.benchmark = tries
             replay = filled_replay(config, device, min(args.replay, 50_000))
-            agent, draw = agents.make(config, (84, 84), ACTIONS, device), torch.Generator(device).manual_seed(0)
+            agent, draw = make_agent(config, (84, 84), ACTIONS, device), torch.Generator(device).manual_seed(0)
             for name in ("online", "target"):
                 for layer in getattr(agent, name).modules():
                     if isinstance(layer, Convolution):
@@ -201,7 +201,7 @@ def time_updates(preset: str, args: argparse.Namespace, device: torch.device, fi
 def time_acting(preset: str, args: argparse.Namespace, device: torch.device, figures: Figures) -> None:
     config = composed(preset, args.num_envs, "compute.graphs=false")
     replay = filled_replay(config, device, min(args.replay, 50_000))
-    agent, explore = agents.make(config, (84, 84), ACTIONS, device), torch.Generator(device).manual_seed(0)
+    agent, explore = make_agent(config, (84, 84), ACTIONS, device), torch.Generator(device).manual_seed(0)
     epsilon = torch.full((), 0.1, device=device)
     act = graphed(lambda: agent.act(replay.newest_stack(), epsilon, explore), device, [explore])
     turn = a_turn(args.num_envs)
@@ -238,7 +238,7 @@ def repeat(args: argparse.Namespace, figures: Figures) -> None:
                 ]  # fmt: skip
                 config = compose.to_train_config(compose.compose("train", all_words))
                 run = launch.prepare(config, Console(quiet=True))
-                list(play_and_learn(run.emulators, run.replay, run.agent, config, run.explore, run.draw))
+                list(training_loop(run.emulators, run.replay, run.agent, config, run.streams))
                 run.emulators.close()
                 ends.add(tuple(float(p.detach().double().sum()) for p in run.agent.online.parameters()))
         kind = " ".join(words) or "graphs"

@@ -15,9 +15,10 @@ from race import machine, versions
 from torch import nn
 
 from atari_dqn.config.schema import AgentConfig, Network
-from atari_dqn.dqn import bootstrap, inputs, layers, networks, optimizers
+from atari_dqn.dqn import bootstrap, inputs, layers, networks
 from atari_dqn.dqn.agent import Agent
 from atari_dqn.dqn.replay import Replay
+from atari_dqn.training.optimizers import make_optimizer
 from atari_dqn.utils import machine as machines
 
 REPEATS = 60
@@ -48,9 +49,9 @@ def page_faults(agent: Agent, replay: Replay, draw: torch.Generator) -> float:
 def main() -> None:
     torch.manual_seed(0)
     replay, draw = filled_replay(torch.device("cpu"), 16, 16_000), torch.Generator().manual_seed(0)
-    online = networks.build(Network("nature_cnn"), (84, 84), 4, 6)
-    optimizer = optimizers.build("Adam", online.parameters(), 1e-4, {})
-    agent = Agent(online, optimizer, bootstrap.build(AgentConfig()), "mean")
+    online = networks.make_network(Network("nature_cnn"), (84, 84), 4, 6)
+    optimizer = make_optimizer("Adam", online.parameters(), 1e-4, {})
+    agent = Agent(online, optimizer, bootstrap.make_rule(AgentConfig()), "mean")
 
     print(f"{machine()}; {versions()}; {torch.get_num_threads()} threads\n{'':<62}   plain    fast")
     agent.learn(replay.sample(4, 32, draw, 0.99), draw)
@@ -83,9 +84,9 @@ def main() -> None:
             lambda: [agent.target(states) for states in batch.s_t],
             lambda: agent.target(batch.s_t.flatten(0, 1)),
         )
-    default = networks.build(Network("nature_cnn"), (84, 84), 4, 6)
+    default = networks.make_network(Network("nature_cnn"), (84, 84), 4, 6)
     default.to(memory_format=torch.contiguous_format)
-    twin = Agent(default, torch.optim.Adam(default.parameters(), 1e-4), bootstrap.build(AgentConfig()), "mean")
+    twin = Agent(default, torch.optim.Adam(default.parameters(), 1e-4), bootstrap.make_rule(AgentConfig()), "mean")
     race(
         "4 updates, convolutions in torch's order and Adam unfused / ours",
         lambda: twin.learn(replay.sample(4, 32, draw, 0.99), draw),

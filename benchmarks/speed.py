@@ -8,7 +8,7 @@ import psutil
 from rich.console import Console
 
 from atari_dqn.config import compose
-from atari_dqn.dqn.loop import play_and_learn
+from atari_dqn.dqn.loop import training_loop
 from atari_dqn.training import launch
 from atari_dqn.utils.machine import wait
 
@@ -33,7 +33,7 @@ def measure(seconds: float, *overrides: str, settle_updates: int = 100) -> Speed
         ]  # fmt: skip
         config = compose.to_train_config(compose.compose("train", words))
         run = launch.prepare(config, Console(quiet=True))
-        loop = play_and_learn(run.emulators, run.replay, run.agent, config, run.explore, run.draw, watch=run.watch)
+        loop = training_loop(run.emulators, run.replay, run.agent, config, run.streams, watch=run.watch)
         first = None
         for record in loop:
             if first is None and record.updates >= settle_updates:

@@ -61,7 +61,7 @@ class Mutant(NamedTuple):
 # A name, what is found in the file once, what it becomes, and the tests that should notice, with spaces between.
 TABLE: dict[str, list[tuple[str, str, str, str]]] = {
     "dqn/loop.py": [
-        ("errors are not noted", "replay.learnt(batch, errors)", "pass", DOUBLE),
+        ("errors are not noted", "replay.update_priorities(batch, errors)", "pass", DOUBLE),
         ("batches of 32", "minibatches, update.batch_size,", "minibatches, 32,", NATURE),
         ("discount 0.99", "draw, learner.discount,", "draw, 0.99,", NATURE),
         ("always one step", "learner.n_step, learner.reward_clip", "1, learner.reward_clip", NATURE),
@@ -113,7 +113,7 @@ TABLE: dict[str, list[tuple[str, str, str, str]]] = {
         ("learning rate 1e-4", "optimizer.learning_rate, optimizer.arguments", "1e-4, optimizer.arguments", NATURE),
         ("optimizer's arguments are ignored", "optimizer.learning_rate, optimizer.arguments",
          "optimizer.learning_rate, {}", DOUBLE),
-        ("always Adam", "optimizers.build(optimizer.name,", 'optimizers.build("Adam",', DOUBLE),
+        ("always Adam", "optimizers.make_optimizer(optimizer.name,", 'optimizers.make_optimizer("Adam",', DOUBLE),
         ("always DQN's rule", "rules.build(config.agent)", "rules.Greedy(config.agent)", DOUBLE),
         ("always the mean", "config.agent.reduction,", '"mean",', NATURE),
         ("gradients are not shortened", "optimizer.max_grad_norm,", "None,", DOUBLE),

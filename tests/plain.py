@@ -134,7 +134,7 @@ def layers(w: Weights, name: str, x: Tensor, noise: Tensor | None) -> tuple[Tens
 
 def outputs(c: TrainConfig, w: Weights, x: Tensor, noise: Tensor | None, taus: Tensor) -> Tensor:
     """[A, n] for one state [inputs], by one draw of the noise; `taus` are for IQN."""
-    x = layers(w, "layers", x, None)[0].relu()
+    x = layers(w, "features.layers", x, None)[0].relu()
     scale = c.agent.dueling_gradient_scale if c.agent.dueling else 1.0
     x = scale * x + (1 - scale) * x.detach()
     if c.head.name == "iqn":

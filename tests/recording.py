@@ -14,9 +14,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from atari_dqn.config import compose
 from atari_dqn.config.schema import conf_dir
-from atari_dqn.dqn import agent as agents
 from atari_dqn.dqn import prioritized
 from atari_dqn.dqn.agent import Agent
+from atari_dqn.training.agents import make_agent
 
 WAITS = {
     "_local_scalar_dense", "_unique2", "allclose", "bincount", "equal", "is_nonzero", "masked_select", "multinomial",
@@ -197,8 +197,8 @@ def audited_turn(words: Sequence[str], games: int, minibatches: int) -> tuple[di
         return result
 
     with MetaGpu():
-        agent = agents.make(config, frame[0], 4, GPU)
-        replay = prioritized.build(config, 0, 100, games, *frame, config.env.frame_stack, GPU)
+        agent = make_agent(config, frame[0], 4, GPU)
+        replay = prioritized.make_replay(config, 0, 100, games, *frame, config.env.frame_stack, GPU)
         replay.written = 250  # without numbers there is nothing to write
         epsilon, draw, learner = torch.zeros((), device=GPU), torch.Generator(), config.agent
         asked = minibatches, config.update.batch_size, draw, learner.discount, learner.n_step, learner.reward_clip

@@ -18,10 +18,10 @@ from rich.console import Console
 
 from atari_dqn.config import aliases, bounds, compose, validate
 from atari_dqn.config.schema import SCHEMAS, TrainConfig
-from atari_dqn.dqn import optimizers
-from atari_dqn.dqn.loop import play_and_learn
+from atari_dqn.dqn.loop import training_loop
 from atari_dqn.envs.emulators import Emulators
 from atari_dqn.training import footprint
+from atari_dqn.training.optimizers import make_optimizer
 from atari_dqn.training.run import Run
 from atari_dqn.utils import machine
 from atari_dqn.utils.errors import UserError
@@ -71,8 +71,8 @@ def with_value(config: Any, key: str, value: Any) -> Any:
 def learns(config: TrainConfig) -> None:
     """Build all parts of a run, and let it play until it has learned."""
     run = Run(config, Path("nowhere"), Console(quiet=True))
-    with contextlib.closing(run.emulators), contextlib.closing(run.examiner):
-        loop = play_and_learn(run.emulators, run.replay, run.agent, config, run.explore, run.draw)
+    with contextlib.closing(run.emulators), contextlib.closing(run.evaluator):
+        loop = training_loop(run.emulators, run.replay, run.agent, config, run.streams)
         for record in itertools.islice(loop, 100):
             if record.updates or config.update.period_steps > 1000:
                 return
@@ -236,7 +236,7 @@ def test_memory_is_refused_before_it_is_taken(words, most, monkeypatch):
 )
 def test_what_an_optimizer_is_tried_with(name, arguments, line):
     with pytest.raises(UserError) if line else contextlib.nullcontext() as error:
-        optimizers.build(name, [torch.nn.Parameter(torch.ones(2, 2))], 1e-3, arguments)
+        make_optimizer(name, [torch.nn.Parameter(torch.ones(2, 2))], 1e-3, arguments)
     assert line is None or line in str(error.value)
 
 
@@ -257,5 +257,5 @@ ARGUMENTS = [
 @pytest.mark.parametrize(("arguments", "line"), ARGUMENTS, ids=str)
 def test_an_optimizer_that_could_not_step_is_refused(arguments, line):
     with pytest.raises(UserError) as error:
-        optimizers.build("Adam", [torch.nn.Parameter(torch.ones(2))], 1e-3, arguments)
+        make_optimizer("Adam", [torch.nn.Parameter(torch.ones(2))], 1e-3, arguments)
     assert line in str(error.value)

@@ -227,7 +227,7 @@ def test_a_checkpoint_plays_as_it_did_in_training(breakout):
     weights = content["online"]
     for i, stride in ((0, 4), (2, 2), (4, 1)):
         x = torch.nn.functional.conv2d(
-            x, weights[f"convolutions.{i}.weight"], weights[f"convolutions.{i}.bias"], stride
+            x, weights[f"features.convolutions.{i}.weight"], weights[f"features.convolutions.{i}.bias"], stride
         ).relu()
     x = (x.permute(0, 2, 3, 1).flatten(1) @ weights["head.0.weight"].T + weights["head.0.bias"]).relu()
     torch.testing.assert_close(
@@ -313,7 +313,7 @@ def test_a_failing_film_does_not_stop_a_run(tmp_path, monkeypatch):
 
     monkeypatch.setattr(video, "film", fail)
     run = small_run(tmp_path / "run", "env=cartpole", "total_steps=1_500", "evaluation.episodes=1")
-    run.examiner._films = True
+    run.evaluator._films = True
     run.go()
     assert [row["network"] for row in rows(tmp_path / "run" / "evaluations.csv")] == ["current", "best"]
 
@@ -336,7 +336,7 @@ def test_films_take_no_more_than_their_share_but_the_last(share, films, tmp_path
         f"evaluation.video_share={share}",
     ]
     run = small_run(tmp_path / "run", "env=cartpole", *words)
-    run.examiner._films = True
+    run.evaluator._films = True
     run.go()
     assert films in (filmed, len(filmed))
 

@@ -105,7 +105,7 @@ def test_memory_is_learnt_from_pixels(tmp_path, variant):
     blank, left, right = (torch.from_numpy(Memory.picture(side)) for side in (None, 0, 1))
     states = torch.stack([torch.stack(pair) for pair in ((left, blank), (right, blank))])
     values = run.agent.online.q_values(states).detach()
-    assert values.argmax(1).tolist() == [0, 1] and run.examiner.best_score == 1.0  # in all games of the evaluation
+    assert values.argmax(1).tolist() == [0, 1] and run.evaluator.best_score == 1.0  # in all games of the evaluation
     np.testing.assert_allclose(values.max(1).values, [1, 1], atol=0.2)
 
 
@@ -128,9 +128,9 @@ def test_cartpole_is_balanced(tmp_path):
             "network.hidden=[64,64]", "evaluation.episodes=10", "env.max_frames=250", f"seed={seed}",
         )  # fmt: skip
         run.go(Enough(run, 195))
-        if run.examiner.best_score >= 195:
+        if run.evaluator.best_score >= 195:
             return
-    pytest.fail(f"{run.examiner.best_score} after 36,000 steps")
+    pytest.fail(f"{run.evaluator.best_score} after 36,000 steps")
 
 
 # ------------------------------------------------------------------------------------------------------- combinations
@@ -212,7 +212,7 @@ def filled_replay(combination: tuple[str, ...]) -> tuple[Replay, torch.Generator
     """As `filled`, of the kind that a combination asks for."""
     words_ = [word for word in words(combination) if word.startswith(("replay.", "agent.n_step"))]
     config = compose.to_train_config(compose.compose("train", words_))
-    replay, (plain, rng) = prioritized.build(config, 0, 50, 3, (36, 36)), filled()
+    replay, (plain, rng) = prioritized.make_replay(config, 0, 50, 3, (36, 36)), filled()
     rng.manual_seed(5)
     replay.begin(torch.randint(0, 256, (3, 36, 36), dtype=torch.uint8, generator=rng))
     for _ in range(70):
@@ -235,7 +235,7 @@ def test_scripted_and_recorded_turns_equal_eager_ones(combination, monkeypatch):
         actions = agent.act(replay.newest_stack(), epsilon, draws[which])
         batch = replay.sample(2, 5, draws[which], 0.9, int(combination[5]))
         errors, _ = agent.learn(batch, draws[which])
-        replay.learnt(batch, errors)
+        replay.update_priorities(batch, errors)
         return actions, errors
 
     for which in range(3):  # once as it stands, so that the optimisers have begun
@@ -352,7 +352,9 @@ def test_an_update_asks_the_right_network_for_the_right_state(combination):
 
 def small_network(head: str = "scalar", **agent) -> networks.QNetwork:
     torch.manual_seed(1)
-    return networks.build(Network("mlp", hidden=[9, 8]), (5,), 1, 3, Head(head), AgentConfig(loss="huber", **agent))
+    return networks.make_network(
+        Network("mlp", hidden=[9, 8]), (5,), 1, 3, Head(head), AgentConfig(loss="huber", **agent)
+    )
 
 
 def test_noisy_layers_are_a_noisy_matrix():
@@ -395,7 +397,7 @@ def test_dueling_streams_add_up_and_push_softly():
         one.q_values(states).square().sum().backward()
         gradients.append([p.grad for p in one.parameters()])
     for name, full, half in zip((n for n, _ in network.named_parameters()), *gradients, strict=True):
-        torch.testing.assert_close(half, full * (0.5 if name.startswith("layers") else 1))
+        torch.testing.assert_close(half, full * (0.5 if name.startswith("features") else 1))
 
 
 def test_implicit_quantiles_are_shown_as_cosines():
@@ -435,18 +437,6 @@ def test_soft_copies():
     hard, _ = agents()
     hard.copy_target(5)
     assert torch.equal(flat(hard.target), flat(hard.online))
-
-
-@pytest.mark.parametrize("hidden", [[9, 8], [8], []])
-def test_a_checkpoint_from_before_the_family_is_still_read(hidden):
-    """An MLP's layers were one list then; convolutional networks were called as they are."""
-    now = networks.build(Network("mlp", hidden=hidden), (5,), 1, 3).state_dict()
-    count = len(now) // 2
-    old = {f"layers.{2 * i}.{kind}": tensor for i in range(count) for kind, tensor in zip(
-        ("weight", "bias"), list(now.values())[2 * i : 2 * i + 2], strict=True)}  # fmt: skip
-    renamed = networks.renamed(old)
-    assert list(renamed) == list(now) and all(torch.equal(renamed[key], now[key]) for key in now)
-    assert networks.renamed(renamed) is renamed
 
 
 def test_persistent_exploration_repeats_as_the_zeta_distribution_says():

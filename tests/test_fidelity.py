@@ -12,13 +12,14 @@ from conftest import flat, small_run
 
 from atari_dqn.checkpoint.checkpoints import Checkpoint
 from atari_dqn.config import compose, presets, schema
-from atari_dqn.dqn import agent, networks
+from atari_dqn.dqn import networks
 from atari_dqn.dqn.agent import Agent
 from atari_dqn.dqn.loop import epsilon_at
 from atari_dqn.dqn.replay import CUT, ORDINARY, TERMINAL, Batch, Replay
 from atari_dqn.envs import emulators, wrappers
 from atari_dqn.evaluation import evaluation
 from atari_dqn.tracking import curves
+from atari_dqn.training.agents import make_agent
 from atari_dqn.utils.errors import UserError
 
 X86 = platform.machine().lower() in ("x86_64", "amd64")  # others round otherwise when they resize
@@ -136,7 +137,7 @@ DRAW = torch.Generator()  # nothing is drawn by these agents
 
 
 def made(*overrides: str) -> Agent:
-    return agent.make(composed("env.game=Breakout", *overrides), (84, 84), 4, torch.device("cpu"))
+    return make_agent(composed("env.game=Breakout", *overrides), (84, 84), 4, torch.device("cpu"))
 
 
 class Transcription:
@@ -293,7 +294,7 @@ def test_a_shortened_update_equals_torchs_own_shortening(preset, graphs):
 
 
 def test_dopamines_network_pads_like_flax_and_starts_like_it():
-    network = networks.build(composed("preset=dopamine").network, (84, 84), 4, 6)
+    network = networks.make_network(composed("preset=dopamine").network, (84, 84), 4, 6)
     shapes = [tuple(p.shape) for p in network.parameters() if p.ndim > 1]
     assert shapes == [(32, 4, 8, 8), (64, 32, 4, 4), (64, 64, 3, 3), (512, 11 * 11 * 64), (6, 512)]
     for weight in (p for p in network.parameters() if p.ndim > 1):
@@ -304,7 +305,7 @@ def test_dopamines_network_pads_like_flax_and_starts_like_it():
     states = torch.randint(0, 256, (3, 4, 84, 84), dtype=torch.uint8)
     x = states.float() / 255
     for layer, stride, (before, after) in zip(
-        (m for m in network.convolutions if isinstance(m, torch.nn.Conv2d)),
+        (m for m in network.features.convolutions if isinstance(m, torch.nn.Conv2d)),
         (4, 2, 1),
         ((2, 2), (1, 2), (1, 1)),
         strict=True,
@@ -316,7 +317,7 @@ def test_dopamines_network_pads_like_flax_and_starts_like_it():
 
 
 def test_he_starts_with_the_variance_that_keeps_a_relus_input():
-    network = networks.build(composed("preset=nature", "network.initialization=he").network, (84, 84), 4, 6)
+    network = networks.make_network(composed("preset=nature", "network.initialization=he").network, (84, 84), 4, 6)
     for parameter in network.parameters():
         if parameter.ndim > 1:
             assert parameter.std().item() == pytest.approx((2 / parameter[0].numel()) ** 0.5, rel=0.1)
@@ -446,7 +447,7 @@ def test_a_preset_evaluates_and_shortens_gradients_as_its_source_does(preset):
         ]  # fmt: skip
         assert not env.terminal_on_life_loss and not env.full_action_space
     frame = (84, 84) if c.env.kind == "atari" else (4,)
-    assert agent.make(c, frame, 4, torch.device("cpu")).max_grad_norm == c.optimizer.max_grad_norm == max_grad_norm
+    assert make_agent(c, frame, 4, torch.device("cpu")).max_grad_norm == c.optimizer.max_grad_norm == max_grad_norm
 
 
 def test_a_protocol_that_is_typed_takes_the_place_of_the_presets():
@@ -512,7 +513,7 @@ def test_all_18_actions_are_played_by_their_meanings(monkeypatch):
     env = evaluation.environment(trained, protocol, None)
     learnt, all18 = (emulators.atari_actions("Breakout", e.full_action_space) for e in (trained, env))
     assert (len(learnt), len(all18)) == (4, 18)
-    network = networks.build(schema.Network("mlp", hidden=[]), (1,), 1, 4)
+    network = networks.make_network(schema.Network("mlp", hidden=[]), (1,), 1, 4)
     layer = network.head[0]
     for number, name in enumerate(learnt):
         layer.bias.data = torch.eye(4)[number]
@@ -558,7 +559,7 @@ def test_held_out_states_are_random_play_and_the_same_again(tmp_path):
     assert states.shape == (37, 4, 84, 84) and torch.equal(states, evaluation.held_out(games, 4, 37, seed=5))
     games.close()
     assert len({zlib.crc32(state.numpy().tobytes()) for state in states}) > 20
-    network = networks.build(schema.Network("nature_cnn"), (84, 84), 4, 4)
+    network = networks.make_network(schema.Network("nature_cnn"), (84, 84), 4, 4)
     expected = network.q_values(states).max(1).values.mean().item()
     assert evaluation.mean_max_q(network, states) == pytest.approx(expected, abs=1e-6)
 
@@ -586,11 +587,11 @@ def test_the_best_network_is_played_again_from_fresh_seeds(tmp_path):
     chosen = max(found[:3], key=lambda row: float(row["mean"]))
     best = Checkpoint(tmp_path / "run" / "checkpoints" / "best.pt")
     assert best.agent_steps == int(chosen["agent_steps"])
-    seed = run.examiner._seed(3_000, "fresh evaluation")
+    seed = run.evaluator._seed(3_000, "fresh evaluation")
     player = evaluation.Player(best.network, best.actions, best.actions)
-    games = evaluation.Games(run.examiner._env, 4, run.device)
+    games = evaluation.Games(run.evaluator._env, 4, run.device)
     played = evaluation.play(player, games, run.config.protocol.epsilon, 4, seed)
     assert float(found[-1]["mean"]) == pytest.approx(np.mean([game.score for game in played]))
-    states = evaluation.held_out(games, 2, 30, run.examiner._seed(0, "held-out states"))
+    states = evaluation.held_out(games, 2, 30, run.evaluator._seed(0, "held-out states"))
     last = evaluation.mean_max_q(run.agent.online, states)
     assert float(found[2]["held_out_q"]) == pytest.approx(last, rel=1e-5)

@@ -5,7 +5,7 @@ import torch
 from conftest import QUIET, flat, small_run
 from test_saving import Stop, assert_equal_runs
 
-from atari_dqn.dqn.loop import play_and_learn
+from atari_dqn.dqn.loop import training_loop
 from atari_dqn.utils import machine
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA GPU")
@@ -46,7 +46,7 @@ def _tidy():
 
 def play(folder, *words):
     run = small_run(folder, *WORDS, *words)
-    records = play_and_learn(run.emulators, run.replay, run.agent, run.config, run.explore, run.draw)
+    records = training_loop(run.emulators, run.replay, run.agent, run.config, run.streams)
     last = [(record.updates, run.agent.is_finite()) for record in records][-1]
     run.emulators.close()
     assert last[0] > 100 and last[1]
@@ -61,8 +61,8 @@ def test_graphs_equal_eager(tmp_path, variant):
     same = (eager.replay.actions == graphs.replay.actions).float().mean()
     worst = (flat(eager.agent.online) - flat(graphs.agent.online)).abs().max()
     print(f"{variant}: actions alike {float(same):.4f}, weights apart by {float(worst):.2e}")
-    assert torch.equal(eager.explore.get_state(), graphs.explore.get_state())
-    assert torch.equal(eager.draw.get_state(), graphs.draw.get_state())
+    assert torch.equal(eager.streams.exploration.get_state(), graphs.streams.exploration.get_state())
+    assert torch.equal(eager.streams.replay.get_state(), graphs.streams.replay.get_state())
     assert torch.equal(eager.replay.actions, graphs.replay.actions)
     torch.testing.assert_close(flat(eager.agent.online), flat(graphs.agent.online), rtol=1e-4, atol=1e-6)
     assert eager.agent.losses() == pytest.approx(graphs.agent.losses(), rel=1e-3)
@@ -78,7 +78,7 @@ def test_compiled_equals_eager_to_rounding(tmp_path, variant):
     for words in (["compute.graphs=false"], ["compute.graphs=true", "compute.compile=true"]):
         run = small_run(tmp_path / words[-1], *WORDS, *VARIANTS[variant], *few, *words)
         start = flat(run.agent.online).clone()
-        list(play_and_learn(run.emulators, run.replay, run.agent, run.config, run.explore, run.draw))
+        list(training_loop(run.emulators, run.replay, run.agent, run.config, run.streams))
         run.emulators.close()
         runs.append(flat(run.agent.online))
     moved, apart = (runs[0] - start).norm(), (runs[0] - runs[1]).norm()
@@ -95,7 +95,7 @@ def test_a_replay_in_host_memory_equals_one_on_the_gpu_to_rounding(tmp_path, var
     for place in ("cuda", "cpu"):
         run = small_run(tmp_path / place, *WORDS, *VARIANTS[variant], *few, f"replay.device={place}")
         start = flat(run.agent.online).clone()
-        list(play_and_learn(run.emulators, run.replay, run.agent, run.config, run.explore, run.draw))
+        list(training_loop(run.emulators, run.replay, run.agent, run.config, run.streams))
         run.emulators.close()
         runs[place] = run
         assert run.replay.frames.device.type == place
@@ -103,7 +103,7 @@ def test_a_replay_in_host_memory_equals_one_on_the_gpu_to_rounding(tmp_path, var
     moved = (flat(gpu.agent.online) - start).norm()
     apart = (flat(gpu.agent.online) - flat(host.agent.online)).norm()
     print(f"{variant}: moved {float(moved):.2e}, apart {float(apart):.2e}")
-    assert torch.equal(gpu.draw.get_state(), host.draw.get_state())
+    assert torch.equal(gpu.streams.replay.get_state(), host.streams.replay.get_state())
     assert torch.equal(gpu.agent.batch.rows.cpu(), host.agent.batch.rows)
     assert torch.equal(gpu.replay.actions.cpu(), host.replay.actions)
     assert apart < 0.05 * moved
@@ -134,7 +134,7 @@ def test_a_run_saves_and_resumes_on_a_gpu(command, tmp_path, place):
 def test_memory_does_not_grow_with_turns(tmp_path, place):
     run = small_run(tmp_path / "run", *WORDS, "total_steps=2000", "preset=nature", f"replay.device={place}")
     seen = []
-    for _ in play_and_learn(run.emulators, run.replay, run.agent, run.config, run.explore, run.draw):
+    for _ in training_loop(run.emulators, run.replay, run.agent, run.config, run.streams):
         seen.append(torch.cuda.memory_allocated())
     run.emulators.close()
     assert max(seen[-20:]) <= max(seen[-120:-100]) + (1 << 20)

@@ -11,7 +11,7 @@ from recording import Recording
 from atari_dqn.config import compose
 from atari_dqn.dqn import inputs, loop
 from atari_dqn.dqn.host_replay import Courier, at_hand, way
-from atari_dqn.dqn.loop import play_and_learn
+from atari_dqn.dqn.loop import training_loop
 from atari_dqn.training import capacity, launch
 from atari_dqn.utils import machine
 from atari_dqn.utils.errors import UserError
@@ -149,7 +149,7 @@ def test_a_run_is_the_same_wherever_its_replay_is(tmp_path, monkeypatch, variant
     def play(folder, replay_device):
         run = small_run(folder, *words, f"replay.device={replay_device}")
         run.config.compute.graphs = recorded
-        records = list(play_and_learn(run.emulators, run.replay, run.agent, run.config, run.explore, run.draw))
+        records = list(training_loop(run.emulators, run.replay, run.agent, run.config, run.streams))
         run.emulators.close()
         assert records[-1].updates > 15
         return run

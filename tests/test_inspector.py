@@ -21,9 +21,9 @@ from conftest import ROOT, small_run
 from atari_dqn import __main__
 from atari_dqn.config import compose
 from atari_dqn.config.schema import Env
-from atari_dqn.dqn import agent
 from atari_dqn.envs import emulators
 from atari_dqn.evaluation.evaluation import Player
+from atari_dqn.training.agents import make_agent
 from atari_dqn.utils import seeding
 from atari_dqn.viewing import inspector, play, screens, video
 from atari_dqn.viewing.screens import Screen, Thought
@@ -51,7 +51,7 @@ def seated(*words: str) -> tuple[Player, Env]:
     config = compose.to_train_config(compose.compose("train", list(words)))
     games = emulators.make(config.env, 1)
     games.close()
-    made = agent.make(config, games.frame_shape, len(games.actions), torch.device("cpu"))
+    made = make_agent(config, games.frame_shape, len(games.actions), torch.device("cpu"))
     return Player(made.online, games.actions, games.actions), config.env
 
 
@@ -133,7 +133,7 @@ def test_saliency_is_the_slope_of_the_best_q_value(words):
     album, network = Album(40), player.network
     video.play_one(player, env, 1.0, SEED, album)
     if words is STANDARDIZED:
-        network.standardize(torch.stack([thought.state[-1] for thought in album.thoughts]))
+        network.features.standardize(torch.stack([thought.state[-1] for thought in album.thoughts]))
     thought = album.thoughts[-1]
     found = inspector.saliency(network, thought.state, thought.best)
     assert found.shape == thought.state.shape
@@ -209,7 +209,7 @@ def test_advice_beside_a_person_who_does_what_it_never_learnt():
     """A network of Pong's at Freeway, which knows NOOP, UP and DOWN: it learnt the first of them only."""
     config = compose.to_train_config(compose.compose("train", ["env.game=Pong", "network=small_cnn"]))
     pong, freeway = (emulators.atari_actions(game, False) for game in ("Pong", "Freeway"))
-    player = Player(agent.make(config, (84, 84), len(pong), torch.device("cpu")).online, pong, freeway)
+    player = Player(make_agent(config, (84, 84), len(pong), torch.device("cpu")).online, pong, freeway)
     album = Album(9)
     hands = itertools.cycle([freeway.index("UP"), freeway.index("NOOP")])
     env = dataclasses.replace(config.env, game="Freeway")

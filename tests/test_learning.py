@@ -14,7 +14,7 @@ from atari_dqn.config import compose
 from atari_dqn.config.schema import Exploration, Network
 from atari_dqn.dqn import inputs, networks
 from atari_dqn.dqn.exploration import epsilon_greedy
-from atari_dqn.dqn.loop import due, epsilon_at, play_and_learn
+from atari_dqn.dqn.loop import due, epsilon_at, training_loop
 from atari_dqn.dqn.optimizers import NatureRMSProp
 from atari_dqn.evaluation import evaluation
 
@@ -46,19 +46,19 @@ def test_nature_rmsprop_survives_equal_gradients():
 
 
 def test_nature_network_has_the_papers_shape():
-    network = networks.build(Network("nature_cnn"), (84, 84), 4, 18)
+    network = networks.make_network(Network("nature_cnn"), (84, 84), 4, 18)
     assert [tuple(p.shape) for p in network.parameters() if p.ndim > 1] == [
         (32, 4, 8, 8), (64, 32, 4, 4), (64, 64, 3, 3), (512, 3136), (18, 512),
     ]  # fmt: skip
     states = torch.randint(0, 256, (3, 4, 84, 84), dtype=torch.uint8)
-    plain = torch.nn.functional.relu(network.convolutions[0](states.float() / 255))
-    for layer in list(network.convolutions)[2:]:
+    plain = torch.nn.functional.relu(network.features.convolutions[0](states.float() / 255))
+    for layer in list(network.features.convolutions)[2:]:
         plain = layer(plain)
     torch.testing.assert_close(network.q_values(states), network.head(plain.permute(0, 2, 3, 1).flatten(1), None))
 
 
 def test_the_network_of_2013_has_its_papers_shape():
-    network = networks.build(Network("nips_cnn"), (84, 84), 4, 6)
+    network = networks.make_network(Network("nips_cnn"), (84, 84), 4, 6)
     assert [tuple(p.shape) for p in network.parameters() if p.ndim > 1] == [
         (16, 4, 8, 8), (32, 16, 4, 4), (256, 2592), (6, 256),
     ]  # fmt: skip
@@ -73,7 +73,7 @@ def test_scaled_states_are_the_plain_ones(stack):
 
 
 def test_an_mlp_sees_bytes_as_shares_and_numbers_as_they_are():
-    network = networks.build(Network("mlp", hidden=[16]), (128,), 2, 3)
+    network = networks.make_network(Network("mlp", hidden=[16]), (128,), 2, 3)
     states = torch.randint(0, 256, (5, 2, 128), dtype=torch.uint8)
     shares = network.prepare(states)
     torch.testing.assert_close(shares, states.flatten(1) / 255)
@@ -125,7 +125,7 @@ def test_the_loop_updates_and_copies_the_same_whatever_the_number_of_games(tmp_p
     copies, asked, sample = [], [], run.replay.sample
     monkeypatch.setattr(run.agent, "copy_target", lambda times: copies.append(times))
     monkeypatch.setattr(run.replay, "sample", lambda *a: asked.append((*a[:2], *a[3:])) or sample(*a))
-    last = list(play_and_learn(run.emulators, run.replay, run.agent, run.config, run.explore, run.draw))[-1]
+    last = list(training_loop(run.emulators, run.replay, run.agent, run.config, run.streams))[-1]
     # Learning begins in the first turn that starts with 240 steps in memory.
     assert (last.agent_steps, last.updates, sum(copies)) == (720, (720 - 240) // 4, 6)
     assert {a[1:] for a in asked} == {(7, 0.99, 5, 0.5)} and sum(a[0] for a in asked) == last.updates
@@ -143,7 +143,7 @@ def test_the_target_network_is_copied_on_the_exact_step(tmp_path):
         tmp_path / "run", "env=cartpole", "num_envs=2", "total_steps=1_000", "replay.warmup_steps=100",
         "update.target_period_steps=150", "update.period_steps=4", "agent.n_step=1",
     )  # fmt: skip
-    loop = play_and_learn(run.emulators, run.replay, run.agent, run.config, run.explore, run.draw)
+    loop = training_loop(run.emulators, run.replay, run.agent, run.config, run.streams)
     before, copied_at, updates = flat(run.agent.target).clone(), [], {}
     for record in loop:
         target = flat(run.agent.target)
@@ -163,7 +163,7 @@ def test_every_emulator_has_its_quota_of_games(monkeypatch):
     lengths = iter([1, 50])
     monkeypatch.setattr(Uneven, "next_length", staticmethod(lambda: next(lengths)))
     env = compose.to_train_config(compose.compose("train", ["env=gymnasium", "env.game=Probe/Uneven-v0"])).env
-    network = networks.build(Network("mlp"), (1,), 1, 2)
+    network = networks.make_network(Network("mlp"), (1,), 1, 2)
     player = evaluation.Player(network, ("ACTION0", "ACTION1"), ("ACTION0", "ACTION1"))
     with contextlib.closing(evaluation.Games(env, 2, player.device)) as games:
         played = evaluation.play(player, games, 0.0, episodes=7, seed=1)
@@ -173,7 +173,7 @@ def test_every_emulator_has_its_quota_of_games(monkeypatch):
 def test_games_that_begin_again_are_those_that_would_be_made_anew():
     env = compose.to_train_config(compose.compose("train", ["env.game=Pong", "env.max_frames=60"])).env
     torch.manual_seed(0)
-    player = evaluation.Player(networks.build(Network("small_cnn"), (84, 84), 4, 6), range(6), range(6))
+    player = evaluation.Player(networks.make_network(Network("small_cnn"), (84, 84), 4, 6), range(6), range(6))
     found = []
     for seeds in ([1, 2], [2]):
         with contextlib.closing(evaluation.Games(env, 2, player.device)) as games:
@@ -201,8 +201,10 @@ def test_networks_are_shown_the_warmups_pictures_once(tmp_path):
     run.go()
     frames = run.replay.frames[:26].double().flatten(0, 1) / 255  # the warm-up's 25 turns, and the first states
     for network in (run.agent.online, run.agent.target, Checkpoint(tmp_path / "run/checkpoints/latest.pt").network):
-        torch.testing.assert_close(network.standard.mean[0, 3].double(), frames.mean(0), rtol=0, atol=1e-6)
-        assert float(network.standard.scale) == pytest.approx(1 / float((frames - frames.mean(0)).std()), rel=1e-4)
+        torch.testing.assert_close(network.features.standard.mean[0, 3].double(), frames.mean(0), rtol=0, atol=1e-6)
+        assert float(network.features.standard.scale) == pytest.approx(
+            1 / float((frames - frames.mean(0)).std()), rel=1e-4
+        )
 
 
 def test_one_seed_one_result_to_the_bit(tmp_path):

@@ -90,7 +90,7 @@ def test_whole_transitions_and_only_they_have_a_priority_at_every_moment(rows, n
             assert (s_tm1, a_tm1, s_t) == (want[0], want[1], want[4])
             assert (r_t, discount_t) == pytest.approx((want[2], want[3]), rel=1e-5, abs=1e-5)
         errors = torch.rand(2, 16, generator=draw) * 3
-        replay.learnt(batch, errors)
+        replay.update_priorities(batch, errors)
         learnt: dict[int, int] = {}
         powers = (errors.flatten() ** 0.6 * ONE).round().long().tolist()
         for state, value in zip(identities(found.s_tm1), powers, strict=True):
@@ -109,7 +109,7 @@ def test_frequencies_and_weights():
     errors = torch.rand(len(starts), generator=draw) * 2
     rows, envs = torch.tensor([[t % 40 for _, t in starts]]), torch.tensor([[env for env, _ in starts]])
     empty = torch.zeros(1)
-    replay.learnt(Batch(*[empty] * 6, rows, envs), errors.unsqueeze(0))
+    replay.update_priorities(Batch(*[empty] * 6, rows, envs), errors.unsqueeze(0))
     p = errors**0.7 / (errors**0.7).sum()
     counts, n = torch.zeros(len(starts)), 200_000
     dice = torch.randint(DICE, (n, 1), generator=draw)  # each from the whole sum
@@ -137,7 +137,7 @@ def test_an_exponent_of_0_is_uniform_and_weighs_all_alike():
     draw = torch.Generator().manual_seed(1)
     for _ in range(50):
         batch = replay.sample(1, 32, draw, DISCOUNT)
-        replay.learnt(batch, torch.rand(1, 32, generator=draw) * 100)
+        replay.update_priorities(batch, torch.rand(1, 32, generator=draw) * 100)
         assert batch.weight.unique().tolist() == [1.0]
     assert replay.priorities.values.unique().tolist() == [0, ONE]
 
@@ -147,7 +147,7 @@ def test_priorities_come_back_into_a_ring_of_any_size(rows):
     replay, oracle = replay_and_list(n_step=3)
     fill(replay, oracle, 70, random.Random(5), 0)
     batch = replay.sample(1, 32, torch.Generator().manual_seed(1), DISCOUNT, 3)
-    replay.learnt(batch, torch.rand(1, 32, generator=torch.Generator().manual_seed(2)))
+    replay.update_priorities(batch, torch.rand(1, 32, generator=torch.Generator().manual_seed(2)))
     other, _ = replay_and_list(rows=rows, n_step=3)
     held = max(31, 71 - rows)
     other.put(held, replay.read(held, 71))
@@ -166,7 +166,7 @@ def test_an_error_rounded_below_0_is_small_and_not_lost():
     replay, oracle = replay_and_list()
     fill(replay, oracle, 70, random.Random(5), 0)
     batch = replay.sample(1, 32, torch.Generator().manual_seed(1), DISCOUNT)
-    replay.learnt(batch, torch.full((1, 32), -1e-8))
+    replay.update_priorities(batch, torch.full((1, 32), -1e-8))
     assert replay.priorities.values[(batch.rows * 2 + batch.envs).flatten()].unique().tolist() == [1]
 
 
@@ -189,7 +189,7 @@ def test_importance_goes_on_where_a_refilled_replay_begins():
         )
         fill(replay, ListReplay(40, 2, 4), 70, random.Random(5), 0)
         draw = torch.Generator().manual_seed(1)
-        replay.learnt(replay.sample(1, 32, draw, DISCOUNT), torch.rand(1, 32, generator=draw))
+        replay.update_priorities(replay.sample(1, 32, draw, DISCOUNT), torch.rand(1, 32, generator=draw))
         batch = replay.sample(1, 32, draw, DISCOUNT)
         p = replay.priorities.values[(batch.rows * 2 + batch.envs)[0]].float()
         weights.append(batch.weight[0])

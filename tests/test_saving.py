@@ -167,10 +167,10 @@ def test_a_cpu_is_deterministic_anyway(cartpole, tmp_path):
 def test_an_interrupted_evaluation_is_made_up_for(cartpole, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     run = small_run(folder, *CARTPOLE)
-    original = run.examiner.examine
-    monkeypatch.setattr(run.examiner, "examine", lambda *a: (run.stop(), original(*a))[1])
+    original = run.evaluator.evaluate
+    monkeypatch.setattr(run.evaluator, "evaluate", lambda *a: (run.stop(), original(*a))[1])
     run.go()
-    assert run.agent_steps == 1504 and run.examiner.examined_steps == 0
+    assert run.agent_steps == 1504 and run.evaluator.evaluated_steps == 0
     go_on(folder)
     assert_equal_runs(cartpole, folder)
 

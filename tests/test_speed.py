@@ -11,10 +11,11 @@ from recording import Recording
 from torch import nn
 
 from atari_dqn.config.schema import AgentConfig, Network
-from atari_dqn.dqn import bootstrap, inputs, layers, networks, optimizers
+from atari_dqn.dqn import bootstrap, inputs, layers, networks
 from atari_dqn.dqn.agent import Agent
-from atari_dqn.dqn.loop import due, epsilon_at, play_and_learn
+from atari_dqn.dqn.loop import due, epsilon_at, training_loop
 from atari_dqn.dqn.replay import ORDINARY, TERMINAL, Replay
+from atari_dqn.training.optimizers import make_optimizer
 from atari_dqn.utils import machine, seeding
 from atari_dqn.utils.graphs import EAGER_CALLS, graphed, scripted
 from atari_dqn.utils.stopwatch import Stopwatch
@@ -44,9 +45,9 @@ def step(replay: Replay, rng: torch.Generator) -> None:
 
 def new_agent(optimizer: str = "Adam", device: str = "cpu", script: bool = False, fuse: bool = False) -> Agent:
     torch.manual_seed(1)
-    online = networks.build(Network("nature_cnn"), (36, 36), 4, 4).to(device)
-    adam = optimizers.build(optimizer, online.parameters(), 1e-3, {})
-    agent = Agent(online, adam, bootstrap.build(AgentConfig()), "sum", script=script, fuse=fuse)
+    online = networks.make_network(Network("nature_cnn"), (36, 36), 4, 4).to(device)
+    adam = make_optimizer(optimizer, online.parameters(), 1e-3, {})
+    agent = Agent(online, adam, bootstrap.make_rule(AgentConfig()), "sum", script=script, fuse=fuse)
     with torch.no_grad():
         for parameter in agent.target.parameters():  # another network, so that the two cannot be mistaken
             parameter.mul_(0.9)
@@ -189,7 +190,7 @@ def sequential_reference(run, seeds: list[int]) -> torch.Tensor:
 
     def q(network, stack):
         x = (stack.float() / 255).unsqueeze(0).contiguous()
-        for layer in network.convolutions:
+        for layer in network.features.convolutions:
             x = layer(x)
         x = x.permute(0, 2, 3, 1).flatten(1)
         for layer in network.head:
@@ -200,15 +201,17 @@ def sequential_reference(run, seeds: list[int]) -> torch.Tensor:
     steps = 0
     while steps < config.total_steps:
         epsilon = epsilon_at(steps, config.replay.warmup_steps, config.exploration)
-        random = torch.rand(config.num_envs, generator=run.explore) < epsilon
-        anything = torch.rand(config.num_envs, run.agent.online.num_actions, generator=run.explore).argmax(1)
+        random = torch.rand(config.num_envs, generator=run.streams.exploration) < epsilon
+        anything = torch.rand(config.num_envs, run.agent.online.num_actions, generator=run.streams.exploration).argmax(
+            1
+        )
         with torch.no_grad():
             best = torch.stack([q(online, stack).argmax() for stack in replay.newest_stack()])
         actions = torch.where(random, anything, best)
         steps += config.num_envs
         if replay.size >= config.replay.warmup_steps:
             for _ in range(due(config.update.period_steps, steps - config.num_envs, steps)):
-                batch = replay.sample(1, config.update.batch_size, run.draw, config.agent.discount)
+                batch = replay.sample(1, config.update.batch_size, run.streams.replay, config.agent.discount)
                 losses = []
                 for s_tm1, a_tm1, r_t, discount_t, s_t in zip(*(part[0] for part in batch[:5]), strict=True):
                     with torch.no_grad():
@@ -235,7 +238,7 @@ def test_the_loop_equals_a_sequential_one(tmp_path, num_envs):
     reference, run = small_run(tmp_path / "reference", *words), small_run(tmp_path / "run", *words)
     start = flat(run.agent.online).clone()
     expected = sequential_reference(reference, seeding.derive(run.config.seed, "games", 0, count=num_envs))
-    list(play_and_learn(run.emulators, run.replay, run.agent, run.config, run.explore, run.draw))
+    list(training_loop(run.emulators, run.replay, run.agent, run.config, run.streams))
     learnt = flat(run.agent.online)
     moved = (learnt - start).abs().max()
     assert moved > 1e-3  # 30 updates of about the learning rate, 1e-4

@@ -18,7 +18,7 @@ from rich.table import Table
 from atari_dqn import __main__
 from atari_dqn.analysis import logbook
 from atari_dqn.config import compose
-from atari_dqn.dqn.loop import Record
+from atari_dqn.dqn.loop import StepInfo
 from atari_dqn.evaluation import evaluation
 from atari_dqn.tracking import display
 from atari_dqn.training import launch, profiler
@@ -183,11 +183,11 @@ def test_the_bar_ends_with_what_it_took():
         shown.print(bar._render())
         return shown.export_text().splitlines()[0]
 
-    bar.turn(Record(500, 0, 1.0, []))
+    bar.turn(StepInfo(500, 0, 1.0, []))
     assert "left " in line()
     bar.evaluating("evaluation", 7, 30)
     assert "left " not in line() and "50%" in line()
-    bar.turn(Record(1000, 0, 1.0, []))
+    bar.turn(StepInfo(1000, 0, 1.0, []))
     assert "took 0:00:00" in line() and "left" not in line() and "100%" in line()
     bar.close()
 

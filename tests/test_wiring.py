@@ -129,7 +129,7 @@ def test_a_run_does_what_its_config_says(variant, tmp_path, monkeypatch):
         if t + 1 < replay.written:
             assert replay.actions[row].tolist() == [actions[t] for actions in plainly.actions]
             np.testing.assert_allclose(replay.rewards[row], [rewards[t] for rewards in plainly.rewards], rtol=1e-6)
-    for mine, its in ((run.explore, learner.explore), (run.draw, learner.draw)):
+    for mine, its in ((run.streams.exploration, learner.explore), (run.streams.replay, learner.draw)):
         assert torch.equal(mine.get_state(), its.get_state())
 
     assert_near(moved(start, plain.weights_of(run.agent.online)), moved(start, learner.online))
@@ -149,12 +149,12 @@ def test_first_weights_are_those_of_the_config_and_its_seed(variant, tmp_path):
     run = small_run(tmp_path / "run", *DICE, *VARIANTS[variant])
     c = run.config
     torch.manual_seed(plain.stream(c.seed, "network")[0])
-    fresh = networks.build(c.network, (3,), 2, 3, c.head, c.agent)
+    fresh = networks.make_network(c.network, (3,), 2, 3, c.head, c.agent)
     assert torch.equal(flat(run.agent.online), flat(fresh))
     shapes = {name: tuple(part.shape) for name, part in run.agent.online.named_parameters()}
     each = {"c51": c.head.atoms, "qr": c.head.quantiles}.get(c.head.name, 1)
     mean = ".mean" if c.agent.noisy else ""
-    assert shapes["layers.0.weight"] == (7, 2 * 3) and shapes[f"head.0{mean}.weight"] == (5, 7)
+    assert shapes["features.layers.0.weight"] == (7, 2 * 3) and shapes[f"head.0{mean}.weight"] == (5, 7)
     assert shapes[f"head.2{mean}.weight"] == (3 * each, 5)
     assert ("value.0.weight" in shapes or "value.0.mean.weight" in shapes) == c.agent.dueling
     if c.head.name == "iqn":
@@ -201,7 +201,7 @@ def test_evaluations_are_those_of_the_config(words, tmp_path):
         assert torch.equal(part, log.weights[chosen][name])
     again = plain.evaluate(c, log.weights[chosen], plain.stream(c.seed, "fresh evaluation/240")[0])
     assert log.evaluations[-1]["mean"] == pytest.approx(np.mean(again)) != means[chosen]
-    assert run.examiner.best_score == pytest.approx(means[chosen])
+    assert run.evaluator.best_score == pytest.approx(means[chosen])
 
     # The same network played later, under another protocol.
     other = dataclasses.replace(c.protocol, name="other", epsilon=0.4, max_frames=9)
@@ -215,7 +215,7 @@ def test_evaluations_are_those_of_the_config(words, tmp_path):
 def test_of_equal_networks_the_first_is_the_best(tmp_path, monkeypatch):
     run = small_run(tmp_path / "run", *EXAMINED)
     monkeypatch.setattr(
-        run.examiner, "_play", lambda player, seed: [emulators.Game(0, score, 9, False) for score in (1, 2)]
+        run.evaluator, "_play", lambda player, seed: [emulators.Game(0, score, 9, False) for score in (1, 2)]
     )
     log = Log(run)
     run.go(log)

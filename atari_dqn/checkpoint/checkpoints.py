@@ -125,7 +125,7 @@ class Checkpoint:
         # Built without memory, so that a tampered size costs nothing before the weights have been compared with it.
         config, weights = self.config, self.content["online"]
         with torch.device("meta"):
-            module = networks.build(
+            module = networks.make_network(
                 config.network, self.frame_shape, config.env.frame_stack, len(self.actions), config.head, config.agent
             )
         shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rich.text import Text
 
+from atari_dqn.training.agents import make_agent
 from atari_dqn.utils.console import Console
 from atari_dqn.utils.errors import UserError
 
@@ -229,7 +230,7 @@ def seconds_per_turn(config: "TrainConfig") -> float:
     """Of the network on the CPU: acting in all games, and the updates that are then due, on random frames."""
     import torch
 
-    from atari_dqn.dqn import agent, networks
+    from atari_dqn.dqn import networks
     from atari_dqn.dqn.replay import Batch
     from atari_dqn.utils import machine
 
@@ -239,7 +240,7 @@ def seconds_per_turn(config: "TrainConfig") -> float:
     state = config.env.frame_stack, config.env.screen_size, config.env.screen_size
     s, zeros, draw = torch.randint(0, 256, (2, *size, *state)).byte(), torch.zeros(size), torch.Generator()
     batch = Batch(s[0], zeros.long(), zeros, zeros, s[1], zeros + 1, zeros.long(), zeros.long())
-    learner = agent.make(config, state[1:], 4, torch.device("cpu"))  # Breakout's four actions
+    learner = make_agent(config, state[1:], 4, torch.device("cpu"))  # Breakout's four actions
 
     def turn() -> None:
         learner.act(s[0].flatten(0, 1)[: config.num_envs], 0.1, draw)

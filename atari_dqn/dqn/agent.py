@@ -1,57 +1,21 @@
 """The DQN agent: an online and a target network, how it acts and how it learns."""
 
 import copy
-import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from atari_dqn.config.schema import TrainConfig
-from atari_dqn.dqn import bootstrap, networks, optimizers
-from atari_dqn.dqn.exploration import Persistent, boltzmann, epsilon_greedy
+from atari_dqn.dqn.bootstrap import Greedy, Minibatch
+from atari_dqn.dqn.exploration import Persistent, epsilon_greedy
 from atari_dqn.dqn.networks import QNetwork
+from atari_dqn.dqn.optimizers import NatureRMSProp
 from atari_dqn.dqn.replay import Batch
-from atari_dqn.utils import seeding
-from atari_dqn.utils.graphs import can_compile, compiled, scripted
+from atari_dqn.utils.graphs import compiled, per_shape, scripted
 
 Policy = Callable[[Tensor, float | Tensor, torch.Generator], Tensor]
-
-
-def make(config: TrainConfig, frame_shape: tuple[int, ...], num_actions: int, device: torch.device) -> "Agent":
-    """The agent that a config asks for, with the first weights that its seed gives."""
-    torch.manual_seed(seeding.derive(config.seed, "network")[0])
-    optimizer, exploration = config.optimizer, config.exploration
-    policy: Policy = epsilon_greedy
-    if exploration.temperature is not None:
-        policy = functools.partial(boltzmann, temperature=exploration.temperature)
-    elif exploration.persistence is not None:
-        policy = Persistent(exploration.persistence, exploration.end, config.num_envs, device)
-    online = networks.build(
-        config.network, frame_shape, config.env.frame_stack, num_actions, config.head, config.agent
-    ).to(device)
-    compute = config.compute
-    compiling = compute.compile
-    if compiling is None:
-        suits = device.type == "cuda" and isinstance(online, networks.CNN) and not compute.deterministic
-        compiling = suits and can_compile(device)
-    agent = Agent(
-        online,
-        optimizers.build(optimizer.name, online.parameters(), optimizer.learning_rate, optimizer.arguments),
-        bootstrap.build(config.agent),
-        config.agent.reduction,
-        optimizer.max_grad_norm,
-        config.update.tau,
-        policy,
-        script=compute.graphs and not compiling,
-        fuse=compiling and device.type != "cpu",
-    )
-    if compiling and device.type == "cpu":  # whose fast layers the compiler does not take with gradients
-        for part in (agent.online, agent.target):
-            part.compile()
-    return agent
 
 
 class Losses(NamedTuple):
@@ -80,7 +44,7 @@ class Agent:
         self,
         online: QNetwork,
         optimizer: torch.optim.Optimizer,
-        rule: bootstrap.Greedy,
+        rule: Greedy,
         reduction: str,
         max_grad_norm: float | None = None,
         tau: float = 1.0,
@@ -94,13 +58,15 @@ class Agent:
         self.max_grad_norm, self._tau = max_grad_norm, tau
         self.device = next(online.parameters()).device
         self._parameters: list[Tensor] = list(online.parameters())
-        self._script, self._fuse = script and self.device.type == "cpu", fuse
-        self._scripts: dict[object, Callable[..., Any]] = {}
+        self._fuse = fuse
+        self._differentiated: Callable[..., Any] = self._differentiate
+        if fuse or (script and self.device.type == "cpu"):
+            self._differentiated = per_shape(compiled if fuse else scripted, self._differentiate)
         if fuse:
             for network in (online, self.target):
                 network.use_products()
             self.target.compile(dynamic=False)
-            if isinstance(optimizer, optimizers.NatureRMSProp):
+            if isinstance(optimizer, NatureRMSProp):
                 optimizer.compile()
         self.gradients: list[Tensor] = []  # the last update's
         self.batch: Batch | None = None  # that was learnt from last
@@ -122,30 +88,18 @@ class Agent:
     def standardize(self, frames: Tensor) -> None:
         """Show both networks what is to be seen, frames [n, *frame], before they learn."""
         for network in (self.online, self.target):
-            network.standardize(frames.to(self.device))
+            network.features.standardize(frames.to(self.device))
 
     def learn(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, list[Tensor]]:
-        """An update of the online network for each of K minibatches, in turn.
-
-        The target network stands still meanwhile, so one forward pass serves the targets of all K.
+        """Update the online network by each of K minibatches, in turn.
 
         Args:
             generator: of what is drawn beside the batch: noisy weights, quantiles.
         Returns: how surprising each transition was, [K, B]; the last minibatch's gradients.
         """
-        (k, b), values = batch.r_t.shape, self.online.values
-        with torch.no_grad():
-            noise = self.target.draw_noise(k, generator)
-            taus = values.draw(k * b, True, generator, self.device)
-            seen = self.rule.look(self.target, batch, noise, taus)
-        noise = self.online.draw_noise(2 * k, generator).unflatten(0, (k, 2))  # for s_tm1, and for s_t in some rules
-        taus = values.draw(k * b, False, generator, self.device).unflatten(0, (k, b))
         losses, errors = [], []
-        for i, s_tm1 in enumerate(batch.s_tm1):
-            parts = (batch.a_tm1, batch.r_t, batch.discount_t, batch.weight, noise, taus, *seen)
-            x_tm1 = s_tm1 if self._fuse else self.online.prepare(s_tm1)
-            inputs = (x_tm1, *(part[i] for part in parts))
-            loss, q_mean, error, *gradients = self._differentiator(*inputs)(*inputs)
+        for minibatch in self._minibatches(batch, generator):
+            loss, q_mean, error, *gradients = self._differentiated(*minibatch)
             for parameter, gradient in zip(self._parameters, gradients, strict=True):
                 parameter.grad = gradient
             if self.max_grad_norm is not None:
@@ -153,38 +107,41 @@ class Agent:
             self.optimizer.step()
             losses += [loss, q_mean]
             errors.append(error)
-        self._sums[:2] += torch.stack(losses).view(k, 2).sum(0)
-        self._sums[2] += k
+        self._sums[:2] += torch.stack(losses).view(-1, 2).sum(0)
+        self._sums[2] += len(errors)
         return torch.stack(errors), gradients
 
-    def _differentiate(
-        self,
-        x_tm1: Tensor,
-        a_tm1: Tensor,
-        r_t: Tensor,
-        discount_t: Tensor,
-        weight: Tensor,
-        noise: Tensor,
-        taus: Tensor,
-        *seen: Tensor,
-    ) -> tuple[Tensor, ...]:
-        """A minibatch's loss, mean Q-value, each transition's error, and the gradient of the loss by each parameter."""
+    def loss(self, m: Minibatch) -> tuple[Tensor, Tensor, Tensor]:
+        """A minibatch's loss, mean Q-value, and each transition's error [B]. For DQN (Mnih et al. 2015, Algorithm 1):
+
+        y = r_t + discount_t max_a Q_target(s_t, a);  loss = sum of weight * huber(y - Q(s_tm1, a_tm1))
+        """
         values = self.online.values
         with torch.no_grad():
-            y = self.rule.target(self.online, bootstrap.Step(a_tm1, r_t, discount_t), noise[1:], *seen)
-        z_tm1 = self.online(x_tm1, noise[:1], taus).take_along_dim(a_tm1[:, None, None], 1).squeeze(1)
-        losses, errors = values.loss(z_tm1, y, taus)
-        loss = self._reduce(weight * losses)
-        q_mean = values.mean(z_tm1.detach()).mean()
+            y = self.rule.target(self.online, m)  # [B, n]
+        z_tm1 = self.online(m.x_tm1, m.noise[:1], m.taus)  # [B, A, n]
+        z_tm1 = z_tm1.take_along_dim(m.a_tm1[:, None, None], 1).squeeze(1)  # [B, n]
+        losses, errors = values.loss(z_tm1, y, m.taus)
+        return self._reduce(m.weight * losses), values.mean(z_tm1.detach()).mean(), errors
+
+    def _differentiate(self, *parts: Tensor) -> tuple[Tensor, ...]:
+        """`loss` of a Minibatch's parts, and the gradient of the loss by each parameter."""
+        loss, q_mean, errors = self.loss(Minibatch(*parts))
         return loss.detach(), q_mean, errors, *torch.autograd.grad(loss, self._parameters)
 
-    def _differentiator(self, *examples: Tensor) -> Callable[..., Any]:
-        if not (self._script or self._fuse):
-            return self._differentiate
-        key = examples[0].shape, examples[0].stride()
-        if key not in self._scripts:
-            self._scripts[key] = (compiled if self._fuse else scripted)(self._differentiate, *examples)
-        return self._scripts[key]
+    def _minibatches(self, batch: Batch, generator: torch.Generator) -> Iterator[tuple[Tensor, ...]]:
+        """Each minibatch's parts. The target network stands still meanwhile, so one forward pass serves all K."""
+        (k, b), values = batch.r_t.shape, self.online.values
+        with torch.no_grad():
+            noise = self.target.draw_noise(k, generator)
+            taus = values.draw(k * b, True, generator, self.device)
+            bootstrapped = self.rule.precompute(self.target, batch, noise, taus)
+        noise = self.online.draw_noise(2 * k, generator).unflatten(0, (k, 2))
+        taus = values.draw(k * b, False, generator, self.device).unflatten(0, (k, b))
+        for i, s_tm1 in enumerate(batch.s_tm1):
+            x_tm1 = s_tm1 if self._fuse else self.online.prepare(s_tm1)  # which the compiler does as part of the rest
+            parts = batch.a_tm1, batch.r_t, batch.discount_t, batch.weight, noise, taus, *bootstrapped
+            yield x_tm1, *(part[i] for part in parts)
 
     @torch.no_grad()
     def copy_target(self, times: int = 1) -> None:

@@ -1,4 +1,4 @@
-"""Which action a target bootstraps from, and which networks are asked for that."""
+"""What a target bootstraps from: the rules of DQN, Double DQN and Munchausen DQN."""
 
 from typing import NamedTuple
 
@@ -10,72 +10,77 @@ from atari_dqn.dqn.networks import QNetwork
 from atari_dqn.dqn.replay import Batch
 
 
-class Step(NamedTuple):
-    """What was done in a minibatch's states, and what came of it; [B] each, as in Batch."""
+class Minibatch(NamedTuple):
+    """A minibatch of B transitions, and all that its loss depends on beside the online network."""
 
-    a_tm1: Tensor
-    r_t: Tensor
-    discount_t: Tensor
+    x_tm1: Tensor  # [B, stack, *frame], states as the network's features take them
+    a_tm1: Tensor  # int64 [B]
+    r_t: Tensor  # [B]
+    discount_t: Tensor  # [B]
+    weight: Tensor  # [B]
+    noise: Tensor  # [2, noise_size], of the online network: for s_tm1, and for s_t in Double DQN
+    taus: Tensor  # [B, n], quantiles that the online network is asked for
+    z_t: Tensor  # [B, A, n], the target network's outputs at s_t
+    more: Tensor | None = None  # that the rule precomputed beside z_t
 
 
 class Greedy:
-    """The target network's best action: DQN.
+    """Bootstrap from the target network's best action: DQN (Mnih et al. 2015).
 
     Attributes:
-        bonus: what a target adds to a step's reward, at most.
+        bonus: the most that a target adds to a step's reward.
     """
 
     bonus = 0.0
 
-    def __init__(self, agent: AgentConfig) -> None:
-        pass
+    def precompute(self, target: QNetwork, batch: Batch, noise: Tensor, taus: Tensor) -> list[Tensor]:
+        """z_t, and `more` where the rule needs it, for all K minibatches at once: the target network stands still.
 
-    def look(self, target: QNetwork, batch: Batch, noise: Tensor, taus: Tensor) -> list[Tensor]:
-        """What does not change while the target network stands still, for all K minibatches at once: [K, B, ...] each.
-
-        noise [K, noise_size] and taus [K * B, n] are for `target`.
+        Args:
+            noise: [K, noise_size], for `target`.
+            taus: [K * B, n], for `target`.
+        Returns: [K, B, ...] each.
         """
-        shape = batch.r_t.shape
-        return [target(batch.s_t.flatten(0, 1), noise, taus).unflatten(0, shape)]
+        return [target(batch.s_t.flatten(0, 1), noise, taus).unflatten(0, batch.r_t.shape)]
 
-    def target(self, online: QNetwork, step: Step, noise: Tensor, *seen: Tensor) -> Tensor:
-        """Targets [B, n] of a minibatch; `seen` is its part of what `look` gave, noise [1, noise_size] for `online`."""
-        (z_t,) = seen
-        return online.values.target(step.r_t, step.discount_t, z_t, online.values.mean(z_t))
+    def target(self, online: QNetwork, m: Minibatch) -> Tensor:
+        """Targets y [B, n] for the action taken."""
+        return online.values.target(m.r_t, m.discount_t, m.z_t, q_select_t=online.values.mean(m.z_t))
 
 
 class Double(Greedy):
-    """The online network's best action, as the target network values it: Double DQN (van Hasselt et al. 2016)."""
+    """Bootstrap from the online network's best action, valued by the target network (van Hasselt et al. 2016)."""
 
-    def look(self, target: QNetwork, batch: Batch, noise: Tensor, taus: Tensor) -> list[Tensor]:
+    def precompute(self, target: QNetwork, batch: Batch, noise: Tensor, taus: Tensor) -> list[Tensor]:
         x_t = target.prepare(batch.s_t.flatten(0, 1))
         return [part.unflatten(0, batch.r_t.shape) for part in (target(x_t, noise, taus), x_t)]
 
-    def target(self, online: QNetwork, step: Step, noise: Tensor, *seen: Tensor) -> Tensor:
-        z_t, x_t = seen
-        return online.values.target(step.r_t, step.discount_t, z_t, online.q_values(x_t, noise))
+    def target(self, online: QNetwork, m: Minibatch) -> Tensor:
+        assert m.more is not None
+        return online.values.target(m.r_t, m.discount_t, m.z_t, q_select_t=online.q_values(m.more, m.noise[1:]))
 
 
 class Munchausen(Greedy):
-    """All actions, as a softmax policy takes them: Munchausen DQN (Vieillard et al. 2020)."""
+    """Bootstrap from all actions, as a softmax policy takes them (Vieillard et al. 2020)."""
 
     def __init__(self, agent: AgentConfig) -> None:
         self._numbers = agent.munchausen_alpha, agent.munchausen_temperature, agent.munchausen_floor
         self.bonus = -agent.munchausen_alpha * agent.munchausen_floor + 3 * agent.munchausen_temperature  # ln 18 < 3
 
-    def look(self, target: QNetwork, batch: Batch, noise: Tensor, taus: Tensor) -> list[Tensor]:
+    def precompute(self, target: QNetwork, batch: Batch, noise: Tensor, taus: Tensor) -> list[Tensor]:
         q_tm1 = target.q_values(batch.s_tm1.flatten(0, 1), noise).unflatten(0, batch.r_t.shape)
-        return [*super().look(target, batch, noise, taus), q_tm1]
+        return [*super().precompute(target, batch, noise, taus), q_tm1]
 
-    def target(self, online: QNetwork, step: Step, noise: Tensor, *seen: Tensor) -> Tensor:
-        (z_t, q_tm1), values = seen, online.values
+    def target(self, online: QNetwork, m: Minibatch) -> Tensor:
+        values, q_tm1 = online.values, m.more
+        assert q_tm1 is not None
         return targets.munchausen(
-            step.r_t, step.discount_t, values.samples(z_t), values.mean(z_t), q_tm1, step.a_tm1, *self._numbers
+            m.r_t, m.discount_t, values.samples(m.z_t), values.mean(m.z_t), q_tm1, m.a_tm1, *self._numbers
         )
 
 
-def build(agent: AgentConfig) -> Greedy:
+def make_rule(agent: AgentConfig) -> Greedy:
     """The rule that a config asks for."""
     if agent.munchausen:
         return Munchausen(agent)
-    return Double(agent) if agent.double else Greedy(agent)
+    return Double() if agent.double else Greedy()

@@ -118,6 +118,6 @@ KINDS: dict[str, type[Values]] = {
 }  # fmt: skip
 
 
-def build(head: schema.Head, loss: str) -> Values:
+def make_head(head: schema.Head, loss: str) -> Values:
     """What a config's `head` means."""
     return KINDS[head.name](head, loss)

@@ -1,5 +1,6 @@
 """Q-networks: a state in, what is known of each action's return out."""
 
+import abc
 import functools
 import itertools
 import math
@@ -28,102 +29,6 @@ def same_padding(size: tuple[int, int], kernel: int, stride: int) -> tuple[tuple
     return (height // 2, width // 2), (height - height // 2, width - width // 2)
 
 
-class QNetwork(nn.Module):
-    """Features of a state, then fully connected layers; a kind of network says how features are made."""
-
-    def _finish(
-        self,
-        network: schema.Network,
-        widths: Sequence[int],
-        num_actions: int,
-        values: Values,
-        agent: schema.AgentConfig,
-    ) -> None:
-        """Add what comes after the features, and set first weights.
-
-        Args:
-            network: of it `initialization`: `torch`, U(+-1/sqrt(fan_in)), which is Torch7's and so the Nature paper's
-                code's; `xavier`, Glorot and Bengio 2010, eq. 16, with biases of 0, as in Dopamine and Keras; or `he`,
-                N(0, 2/fan_in), He et al. 2015, eq. 10, with biases of 0, as in nnabla-rl.
-            widths: of the features and of the layers between them and the outputs.
-            values: what is known of an action's return.
-            agent: of it `dueling` and `noisy`.
-        """
-        self.values, self.num_actions = values, num_actions
-        noisy = agent.noisy_sigma if agent.noisy else None
-        self.embedding = nn.Linear(values.cosines, widths[0]) if values.cosines else None
-        self.head = Stream([*widths, num_actions * values.outputs], noisy)
-        self.value = Stream([*widths, values.outputs], noisy) if agent.dueling else None
-        self._branch_scale = agent.dueling_gradient_scale if agent.dueling else 1.0
-        self.noise_size = self.head.noise_size + (self.value.noise_size if self.value is not None else 0)
-        if network.initialization != "torch":
-            for layer in self.modules():
-                if isinstance(layer, nn.Conv2d | nn.Linear):
-                    INITIALIZERS[network.initialization](layer.weight)
-                    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-            for layer in self.modules():
-                if isinstance(layer, NoisyDense):
-                    layer.reset_spread()
-
-    def standardize(self, frames: Tensor) -> None:
-        """Take the measure of what is to be seen, from frames [n, *frame]; nothing where the network asks for none."""
-
-    def use_products(self) -> None:
-        """Compute convolutions as matrix products; see layers.Convolution."""
-        for layer in self.modules():
-            if isinstance(layer, Convolution):
-                layer.as_product = True
-            elif isinstance(layer, nn.ReLU):
-                layer.inplace = False  # which autograd forbids after ConvolutionProduct
-
-    def prepare(self, states: Tensor) -> Tensor:
-        """What `forward` begins with, and leaves as it is where it is done."""
-        raise NotImplementedError
-
-    def features(self, states: Tensor) -> Tensor:
-        """[B, F] of prepared states."""
-        raise NotImplementedError
-
-    def draw_noise(self, groups: int, generator: torch.Generator) -> Tensor:
-        """Noise for `groups` draws of the weights, [groups, noise_size]; empty where they are certain."""
-        device = next(self.parameters()).device
-        if not self.noise_size:
-            return torch.empty(groups, 0, device=device)
-        noise = torch.randn(groups, self.noise_size, generator=generator, device=device)
-        return noise.sign() * noise.abs().sqrt()
-
-    def forward(self, states: Tensor, noise: Tensor | None = None, taus: Tensor | None = None) -> Tensor:
-        """What is known of each action's return, [B, A, n]: its expectation, n = 1; or a distribution, see `values`.
-
-        Args:
-            states: [B, stack, *frame].
-            noise: [G, noise_size], each row for B / G states in turn; None for the mean weights.
-            taus: [B, n], the quantiles that an implicit network is asked for; None for evenly spread ones.
-        """
-        x = self.features(self.prepare(states))
-        if self._branch_scale != 1:  # Wang et al. 2016, section 4.2: two streams push the features, so more softly
-            x = x * self._branch_scale + x.detach() * (1 - self._branch_scale)
-        if self.embedding is not None:
-            x = self._asked(x, self.values.spread(len(x), x.device) if taus is None else taus)
-        z = self.head(x, None if noise is None else noise[:, : self.head.noise_size])
-        z = z.unflatten(-1, (self.num_actions, self.values.outputs))
-        if self.value is not None:
-            v = self.value(x, None if noise is None else noise[:, self.head.noise_size :])
-            z = v.unsqueeze(-2) + z - z.mean(-2, keepdim=True)  # Wang et al. 2016, eq. 9
-        return z if self.embedding is None else z.view(len(states), -1, self.num_actions).transpose(1, 2)
-
-    def _asked(self, x: Tensor, taus: Tensor) -> Tensor:
-        """Features [B, F] seen for quantiles [B, n], as [B * n, F] (Dabney et al. 2018b, eq. 4)."""
-        assert self.embedding is not None
-        i = torch.arange(self.values.cosines, device=x.device)
-        phi = torch.relu(self.embedding(torch.cos(math.pi * i * taus.unsqueeze(-1))))
-        return (x.unsqueeze(1) * phi).flatten(0, 1)
-
-    def q_values(self, states: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Expected returns [B, A]."""
-        return self.values.mean(self(states, noise))
-
-
 # Channels, kernel and stride of each convolution, and the width of the layer that follows them.
 CONVOLUTIONS = {
     "nature_cnn": (((32, 8, 4), (64, 4, 2), (64, 3, 1)), 512),  # Mnih et al. 2015
@@ -132,24 +37,33 @@ CONVOLUTIONS = {
 }
 
 
-class CNN(QNetwork):
-    """Convolutions and a layer, on uint8 stacks [B, stack, 84, 84].
+class Features(nn.Module, abc.ABC):
+    """What the fully connected layers see of a state.
+
+    Attributes:
+        widths: of the features, and of the hidden layer after them, if there is one.
+    """
+
+    widths: tuple[int, ...]
+
+    @abc.abstractmethod
+    def prepare(self, states: Tensor) -> Tensor:
+        """States as stored [B, stack, *frame] -> what `forward` takes. What is prepared already stays as it is."""
+
+    def standardize(self, frames: Tensor) -> None:
+        """Measure what the inputs look like, from frames [n, *frame]; most features have no use for it."""
+
+
+class Convolutions(Features):
+    """Convolutions on uint8 stacks [B, stack, 84, 84] -> [B, widths[0]].
 
     Args:
         network: its `name`, one of CONVOLUTIONS, and its `padding`: `valid`, none, as in the Nature paper; or `same`,
             zeros around the pictures so that a convolution of stride s makes ceil(size / s) of size, as TensorFlow and
-            Flax pad by default, and so Dopamine: 11x11x64 features. And `standardize`, see pictures.py.
+            Flax pad by default, and so Dopamine: 11x11x64 features. And `standardize`, see inputs.Standardize.
     """
 
-    def __init__(
-        self,
-        network: schema.Network,
-        frame_shape: Sequence[int],
-        stack: int,
-        num_actions: int,
-        values: Values,
-        agent: schema.AgentConfig,
-    ) -> None:
+    def __init__(self, network: schema.Network, frame_shape: Sequence[int], stack: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         (height, width), channels_in = frame_shape, stack
@@ -168,9 +82,8 @@ class CNN(QNetwork):
             width = (width + before[1] + after[1] - kernel) // stride + 1
             channels_in = channels
         self.convolutions = nn.Sequential(*layers)
-        self._finish(network, [channels * height * width, hidden], num_actions, values, agent)
+        self.widths = channels * height * width, hidden
         self.standard = Standardize(stack, frame_shape) if network.standardize else None
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster on a CPU
 
     def standardize(self, frames: Tensor) -> None:
         if self.standard is not None:
@@ -179,36 +92,121 @@ class CNN(QNetwork):
     def prepare(self, states: Tensor) -> Tensor:
         return scaled(states) if self.standard is None else self.standard(states)
 
-    def features(self, states: Tensor) -> Tensor:
-        return self.convolutions(states).permute(0, 2, 3, 1).flatten(1)  # in the order in which they lie in memory
+    def forward(self, x: Tensor) -> Tensor:
+        return self.convolutions(x).permute(0, 2, 3, 1).flatten(1)  # in the order in which they lie in memory
 
 
-class MLP(QNetwork):
-    """A multi-layer perceptron on vector observations [B, stack, features]; bytes become numbers from 0 to 1."""
+class MLP(Features):
+    """Fully connected layers on vectors [B, stack, features]; bytes become numbers from 0 to 1."""
 
-    def __init__(
-        self,
-        network: schema.Network,
-        frame_shape: Sequence[int],
-        stack: int,
-        num_actions: int,
-        values: Values,
-        agent: schema.AgentConfig,
-    ) -> None:
+    def __init__(self, network: schema.Network, frame_shape: Sequence[int], stack: int) -> None:
         super().__init__()
         sizes = [stack * int(torch.Size(frame_shape).numel()), *network.hidden]
         layers: list[nn.Module] = []
         for width_in, width_out in itertools.pairwise(sizes[:-1]):
             layers += [nn.Linear(width_in, width_out), nn.ReLU(inplace=True)]
         self.layers = nn.Sequential(*layers)
-        self._finish(network, sizes[-2:], num_actions, values, agent)
+        self.widths = tuple(sizes[-2:])
 
     def prepare(self, states: Tensor) -> Tensor:
         x = states.flatten(1).to(torch.float32)
         return x.mul_(1 / 255) if states.dtype == torch.uint8 else x
 
-    def features(self, states: Tensor) -> Tensor:
-        return self.layers(states)
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class QNetwork(nn.Module):
+    """Features of a state, then fully connected layers to each action's return: in one stream, or dueling.
+
+    Args:
+        values: what the outputs say of a return: its expectation or its distribution.
+        agent: of it `dueling`, `dueling_gradient_scale`, `noisy` and `noisy_sigma`.
+        initialization: `torch`, U(+-1/sqrt(fan_in)), which is Torch7's and so the Nature paper's code's; `xavier`,
+            Glorot and Bengio 2010, eq. 16, with biases of 0, as in Dopamine and Keras; or `he`, N(0, 2/fan_in), He et
+            al. 2015, eq. 10, with biases of 0, as in nnabla-rl.
+    """
+
+    def __init__(
+        self, features: Features, num_actions: int, values: Values, agent: schema.AgentConfig, initialization: str
+    ) -> None:
+        super().__init__()
+        self.features, self.values, self.num_actions = features, values, num_actions
+        noisy = agent.noisy_sigma if agent.noisy else None
+        self.embedding = nn.Linear(values.cosines, features.widths[0]) if values.cosines else None
+        self.head = Stream([*features.widths, num_actions * values.outputs], noisy)
+        self.value = Stream([*features.widths, values.outputs], noisy) if agent.dueling else None
+        self._branch_scale = agent.dueling_gradient_scale if agent.dueling else 1.0
+        self.noise_size = self.head.noise_size + (self.value.noise_size if self.value is not None else 0)
+        self._initialize(initialization)
+        if self.sees_pictures:
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster on a CPU
+
+    def _initialize(self, how: str) -> None:
+        if how == "torch":
+            return
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                INITIALIZERS[how](layer.weight)
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        for layer in self.modules():
+            if isinstance(layer, NoisyDense):
+                layer.reset_spread()
+
+    @property
+    def sees_pictures(self) -> bool:
+        return isinstance(self.features, Convolutions)
+
+    def use_products(self) -> None:
+        """Compute convolutions as matrix products; see layers.Convolution."""
+        for layer in self.modules():
+            if isinstance(layer, Convolution):
+                layer.as_product = True
+            elif isinstance(layer, nn.ReLU):
+                layer.inplace = False  # which autograd forbids after ConvolutionProduct
+
+    def draw_noise(self, groups: int, generator: torch.Generator) -> Tensor:
+        """Noise for `groups` draws of the weights, [groups, noise_size]; empty where they are certain."""
+        device = next(self.parameters()).device
+        if not self.noise_size:
+            return torch.empty(groups, 0, device=device)
+        noise = torch.randn(groups, self.noise_size, generator=generator, device=device)
+        return noise.sign() * noise.abs().sqrt()
+
+    def prepare(self, states: Tensor) -> Tensor:
+        """See Features.prepare."""
+        return self.features.prepare(states)
+
+    def forward(self, states: Tensor, noise: Tensor | None = None, taus: Tensor | None = None) -> Tensor:
+        """Each action's return, [B, A, n]: its expectation, n = 1; or a distribution, see `values`.
+
+        Args:
+            states: [B, stack, *frame], or prepared.
+            noise: [G, noise_size], each row for B / G states in turn; None for the mean weights.
+            taus: [B, n], the quantiles that an implicit network is asked for; None for evenly spread ones.
+        """
+        x = self.features(self.prepare(states))
+        if self._branch_scale != 1:  # Wang et al. 2016, section 4.2: two streams push the features, so more softly
+            x = x * self._branch_scale + x.detach() * (1 - self._branch_scale)
+        if self.embedding is not None:
+            x = self._asked(x, self.values.spread(len(x), x.device) if taus is None else taus)
+        z = self.head(x, None if noise is None else noise[:, : self.head.noise_size])
+        z = z.unflatten(-1, (self.num_actions, self.values.outputs))
+        if self.value is not None:
+            v = self.value(x, None if noise is None else noise[:, self.head.noise_size :])
+            z = v.unsqueeze(-2) + z - z.mean(-2, keepdim=True)  # Wang et al. 2016, eq. 9
+        return z if self.embedding is None else z.view(len(states), -1, self.num_actions).transpose(1, 2)
+
+    def _asked(self, x: Tensor, taus: Tensor) -> Tensor:
+        """Features [B, F] for quantiles [B, n], as [B * n, F] (Dabney et al. 2018b, eq. 4)."""
+        assert self.embedding is not None
+        i = torch.arange(self.values.cosines, device=x.device)
+        phi = torch.relu(self.embedding(torch.cos(math.pi * i * taus.unsqueeze(-1))))
+        return (x.unsqueeze(1) * phi).flatten(0, 1)
+
+    def q_values(self, states: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Expected returns [B, A]."""
+        return self.values.mean(self(states, noise))
 
 
 def set_threads(name: str, device: torch.device) -> None:
@@ -219,7 +217,7 @@ def set_threads(name: str, device: torch.device) -> None:
     torch.set_num_threads(1 if name == "mlp" or device.type == "cuda" else cpus())
 
 
-def build(
+def make_network(
     network: schema.Network,
     frame_shape: Sequence[int],
     stack: int,
@@ -232,25 +230,23 @@ def build(
     Args:
         head, agent: DQN's, with the Huber loss, where they are not given.
     """
-    kind: type[CNN | MLP] = MLP
+    kind: type[Features] = MLP
     if network.name in CONVOLUTIONS:
-        kind = CNN
+        kind = Convolutions
         if len(frame_shape) != 2 or min(frame_shape) < 36:
             remedy = "use network=mlp" + " network.standardize=false" * network.standardize
             raise UserError(f"network={network.name} needs pictures of 36x36 or more, not {frame_shape}; {remedy}")
     elif network.name != "mlp":
         raise UserError(f"no network is called {network.name!r}; known: {', '.join(CONVOLUTIONS)}, mlp")
     agent = agent or schema.AgentConfig(loss="huber")
-    return kind(network, frame_shape, stack, num_actions, heads.build(head or schema.Head(), agent.loss), agent)
+    values = heads.make_head(head or schema.Head(), agent.loss)
+    features = kind(network, frame_shape, stack)
+    return QNetwork(features, num_actions, values, agent, network.initialization)
+
+
+FEATURES = ("convolutions.", "layers.", "standard.")
 
 
 def renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state_dict as it is named now: an MLP's last two layers were once called like its others."""
-    if any(key.startswith("head.") for key in weights):
-        return weights
-    last = max((int(key.split(".")[1]) for key in weights if key.startswith("layers.")), default=0)
-    new = {f"layers.{last - 2}.": "head.0.", f"layers.{last}.": "head.2."} if last else {"layers.0.": "head.0."}
-    return {
-        next((key.replace(old, now) for old, now in new.items() if key.startswith(old)), key): value
-        for key, value in weights.items()
-    }
+    """A state_dict by today's names: features once had no prefix."""
+    return {f"features.{key}" if key.startswith(FEATURES) else key: value for key, value in weights.items()}

@@ -116,7 +116,7 @@ class PrioritizedReplay(Replay):
         weights = (drawn / drawn.amin(1, keepdim=True)) ** -importance
         return index // self.num_envs, index % self.num_envs, weights
 
-    def learnt(self, batch: Batch, errors: Tensor) -> None:
+    def update_priorities(self, batch: Batch, errors: Tensor) -> None:
         values = (errors.flatten().clamp(min=0) ** self._exponent * ONE).round().clamp(1, MOST).long()
         values = values.to(self.device)  # from a GPU to the host this waits for the update: the next draw needs it
         self.priorities.set((batch.rows * self.num_envs + batch.envs).flatten(), values)
@@ -150,7 +150,7 @@ class PrioritizedReplay(Replay):
         return torch.arange(self.written - count, self.written, device=self.device) % self.rows
 
 
-def build(config: TrainConfig, steps_before: int, *size: Any) -> Replay:
+def make_replay(config: TrainConfig, steps_before: int, *size: Any) -> Replay:
     """The replay that a config asks for; `size` as Replay takes it."""
     replay = config.replay
     if not replay.prioritized:

@@ -253,7 +253,7 @@ class Replay:
         place = generator.device if self.device.type == "cpu" else self.device
         return torch.randint(1 << 62, (batches, count), generator=generator, device=place).to(self.device)
 
-    def learnt(self, batch: Batch, errors: Tensor) -> None:
+    def update_priorities(self, batch: Batch, errors: Tensor) -> None:
         """Take note of how surprising the transitions of `batch` were, [K, B]."""
 
     def state(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgres
 from rich.text import Text
 
 from atari_dqn.data import scores
-from atari_dqn.dqn.loop import Record
+from atari_dqn.dqn.loop import StepInfo
 from atari_dqn.tracking.curves import Pace
 from atari_dqn.utils.console import Console
 from atari_dqn.utils.machine import CpuShare
@@ -23,7 +23,7 @@ Row = dict[str, Any]
 class Tracker:
     """Sees everything that happens; does what it wants with it. Each row has frames, agent_steps, updates, seconds."""
 
-    def turn(self, record: Record) -> None: ...
+    def turn(self, record: StepInfo) -> None: ...
     def metrics(self, row: Row) -> None: ...
     def episode(self, row: Row) -> None: ...
     def evaluating(self, what: str, played: int, episodes: int) -> None: ...  # at each step of an evaluation's games
@@ -133,7 +133,7 @@ class Display(Tracker):
         lines = (Text(line, overflow="ellipsis", no_wrap=True) for line in self._lines())
         return Group(self._bar.get_renderable(), *lines)
 
-    def turn(self, record: Record) -> None:
+    def turn(self, record: StepInfo) -> None:
         self._bar.update(self._task, completed=min(record.agent_steps, self._total), evaluating=False)
         self._evaluation = ""
         self._updates, self._epsilon = record.updates, record.epsilon

@@ -1,6 +1,7 @@
 """What watches the loop: CSV files, TensorBoard, goals; all of it put together. The CSV files are the truth."""
 
 import collections
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any
 from atari_dqn.config import compose
 from atari_dqn.config.schema import Goal, TrainConfig
 from atari_dqn.data import scores
-from atari_dqn.dqn.loop import STAGES
+from atari_dqn.dqn.loop import STAGES, StepInfo
 from atari_dqn.envs.emulators import Game
 from atari_dqn.tracking import curves, wandb_tracker
 from atari_dqn.tracking.csv_files import CsvFile
@@ -66,6 +67,72 @@ class Guarded(Tracker):
     def close(self) -> None:
         if inner := self._inner:
             self._call(inner.close)
+
+
+class Trackers(Tracker):
+    """Several trackers as one.
+
+    Attributes:
+        events: rows and films that they were told of, over all resumes.
+    """
+
+    def __init__(self) -> None:
+        self._all: list[Tracker] = []
+        self.events = 0
+
+    def start(self, chosen: list[Tracker]) -> None:
+        self._all = chosen
+
+    def turn(self, info: StepInfo) -> None:
+        for tracker in self._all:
+            tracker.turn(info)
+
+    def metrics(self, row: Row) -> None:
+        self.events += 1
+        for tracker in self._all:
+            tracker.metrics(row)
+
+    def episode(self, row: Row) -> None:
+        self.events += 1
+        for tracker in self._all:
+            tracker.episode(row)
+
+    def evaluating(self, what: str, played: int, episodes: int) -> None:
+        for tracker in self._all:
+            tracker.evaluating(what, played, episodes)
+
+    def evaluation(self, row: Row) -> None:
+        self.events += 1
+        for tracker in self._all:
+            tracker.evaluation(row)
+
+    def video(self, path: Path, row: Row) -> None:
+        self.events += 1
+        for tracker in self._all:
+            tracker.video(path, row)
+
+    def sync(self) -> None:
+        for tracker in self._all:
+            tracker.sync()
+
+    def saved(self) -> None:
+        for tracker in self._all:
+            tracker.saved()
+
+    def close(self) -> None:
+        for tracker in reversed(self._all):
+            with contextlib.suppress(Exception):  # the others are closed all the same
+                tracker.close()
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"events": self.events}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over a `state`. Raises KeyError, TypeError or ValueError."""
+        self.events = int(state["events"])
+        if self.events < 0:
+            raise ValueError("a count below 0")
 
 
 class CsvFiles(Tracker):
@@ -175,8 +242,17 @@ class Goals:
                 reached.append((goal, mean))
         return reached
 
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"recent_returns": list(self.recent), "goals_reached": list(self.reached)}
 
-def build(
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over a `state`. Raises KeyError, TypeError or ValueError."""
+        self.reached = [str(note) for note in state["goals_reached"]]
+        self.recent.extend(float(score) for score in state["recent_returns"])
+
+
+def make_trackers(
     config: TrainConfig,
     folder: Path,
     agent_steps: int,
@@ -188,7 +264,7 @@ def build(
     """All that a run asks for, from `agent_steps` on, `events` having been told; `say` prints a line for a person.
 
     Args:
-        confirmed: whether the best network was examined again at the end; see Examiner.
+        confirmed: whether the best network was examined again at the end; see Evaluator.
     """
     logger, skip = config.logger, config.env.frame_skip
     chosen: list[Tracker] = [CsvFiles(folder, agent_steps, confirmed, say)]  # first: it sets aside what is damaged

@@ -21,13 +21,13 @@ from atari_dqn.utils import seeding
 from atari_dqn.viewing import video
 
 
-class Examiner:
-    """Examines the online network every `evaluation.every_steps`, and at the run's end the best one once more.
+class Evaluator:
+    """Evaluates the online network every `evaluation.every_steps`, and at the run's end the best one once more.
 
     Attributes:
-        examined_steps: agent steps at the last evaluation.
+        evaluated_steps: agent steps at the last evaluation.
         best_score: the best mean return so far.
-        confirmed: whether the best network was examined again, at the end.
+        confirmed: whether the best network was evaluated again, at the end.
         last: the last evaluation's numbers, if this process has made it.
     """
 
@@ -51,14 +51,28 @@ class Examiner:
         self._player = Player(online, actions, self._actions)
         self._films = config.evaluation.video_seconds > 0
         self._filmed = self._film_seconds = 0.0  # when the last film ended, and what it took
-        self.examined_steps = 0
+        self.evaluated_steps = 0
         self.best_score: float | None = None
         self.confirmed = False
         self.last: dict[str, Any] | None = None
 
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {
+            "examined_steps": self.evaluated_steps,
+            "confirmed": self.confirmed,
+            "best_score": self.best_score,
+        }
+
+    def restore(self, state: dict[str, Any], over: bool) -> None:
+        """Take over a `state`, of a run that is over or not. Raises KeyError, TypeError or ValueError."""
+        self.evaluated_steps = int(state["examined_steps"])
+        self.confirmed = over and bool(state.get("confirmed"))
+        self.best_score = None if state["best_score"] is None else float(state["best_score"])
+
     def is_due(self, agent_steps: int) -> bool:
         """Also where an evaluation was interrupted by a request to stop."""
-        return due(self._config.evaluation.every_steps, self.examined_steps, agent_steps) > 0
+        return due(self._config.evaluation.every_steps, self.evaluated_steps, agent_steps) > 0
 
     def _seed(self, agent_steps: int, stream: str = "evaluation") -> int:
         return seeding.derive(self._config.seed, stream, agent_steps)[0]
@@ -100,7 +114,7 @@ class Examiner:
             "held_out_q": held_out_q,
         } | evaluation.summary(self._env.game, played)
 
-    def examine(self, agent_steps: int, episodes: Path) -> dict[str, Any] | None:
+    def evaluate(self, agent_steps: int, episodes: Path) -> dict[str, Any] | None:
         """Score the online network by the protocol; a row for evaluations.csv.
 
         None where the run was asked to stop meanwhile, or no training game has ended that could be counted.
@@ -116,7 +130,7 @@ class Examiner:
             played = self._play(self._player, self._seed(agent_steps))
             if self._stop():  # a part of the games would favour short ones
                 return None
-        self.examined_steps = agent_steps
+        self.evaluated_steps = agent_steps
         if not played:
             return None
         mean = sum(game.score for game in played) / len(played)

@@ -39,7 +39,9 @@ def parts(config: TrainConfig, envs: Emulators) -> dict[str, int]:
     """
     stack, head, frame = config.env.frame_stack, config.head, math.prod(envs.frame_shape)
     with torch.device("meta"):  # shapes without numbers
-        network = networks.build(config.network, envs.frame_shape, stack, len(envs.actions), config.head, config.agent)
+        network = networks.make_network(
+            config.network, envs.frame_shape, stack, len(envs.actions), config.head, config.agent
+        )
         dtype = torch.uint8 if envs.frame_dtype.itemsize == 1 else torch.float32
         computed = _measured(network, torch.empty(1, stack, *envs.frame_shape, dtype=dtype))
     if head.name == "iqn":  # seen for each quantile that an update draws, and no fewer than an action is chosen by

@@ -8,7 +8,7 @@ import torch
 from rich.table import Table
 
 from atari_dqn.config.schema import TrainConfig
-from atari_dqn.dqn.loop import STAGES, Record
+from atari_dqn.dqn.loop import STAGES, StepInfo
 from atari_dqn.tracking.display import Tracker
 from atari_dqn.training import launch
 from atari_dqn.training.run import Run
@@ -29,7 +29,7 @@ class Profiler(Tracker):
         self.seconds: dict[str, float] = {}
         self.operators: torch.profiler.profile | None = None
 
-    def turn(self, record: Record) -> None:
+    def turn(self, record: StepInfo) -> None:
         if record.updates < SETTLE_UPDATES:
             self._before, self._first = dict(self._run.watch.seconds), record
         elif record.agent_steps < self._run.config.total_steps - (OPERATOR_TURNS + 2) * self._run.config.num_envs:

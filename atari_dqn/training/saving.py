@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,12 +10,11 @@ from torch import Tensor
 from atari_dqn.checkpoint import checkpoints
 from atari_dqn.checkpoint.checkpoints import Resumed
 from atari_dqn.checkpoint.replay_files import ReplayFiles, Segment
-from atari_dqn.utils import machine, seeding
+from atari_dqn.training.parts import Parts
+from atari_dqn.utils import machine
 from atari_dqn.utils.background import Worker
 from atari_dqn.utils.errors import DIVERGED, RunFailed, UserError
-
-if TYPE_CHECKING:
-    from atari_dqn.training.run import Run
+from atari_dqn.utils.seeding import Streams
 
 
 class Snapshot:
@@ -61,11 +60,11 @@ class Saver:
     """Saves a run, and brings a resumed one back to where it was saved.
 
     Args:
-        run: put together and fresh.
+        run: the parts of a fresh run.
         resumed: the checkpoint to go on from. Raises UserError where it does not fit.
     """
 
-    def __init__(self, run: "Run", resumed: Resumed | None) -> None:
+    def __init__(self, run: Parts, resumed: Resumed | None) -> None:
         self._run, self._content = run, resumed.checkpoint.content if resumed else None
         self._files = resumed.files if resumed else None
         self._kept: list[Segment] = [*resumed.files.segments] if resumed else []  # by the checkpoint before
@@ -90,9 +89,9 @@ class Saver:
             "actions": list(run.emulators.actions),
             "frame_shape": list(run.emulators.frame_shape),
             "frame_dtype": run.emulators.frame_dtype.name,
-            "agent_steps": run.agent_steps,
-            "updates": run.updates,
-            "seconds": run.seconds,
+            "agent_steps": run.progress.agent_steps,
+            "updates": run.progress.updates,
+            "seconds": run.progress.seconds,
             "online": run.agent.online.state_dict(),
         }
 
@@ -100,7 +99,7 @@ class Saver:
         """Write best.pt, to play with the network as it is now."""
         self._worker.do(self._write_best, Snapshot(self._playable(), self._run.device))
 
-    def _write_best(self, snapshot: "Snapshot") -> None:
+    def _write_best(self, snapshot: Snapshot) -> None:
         checkpoints.write(self._run.folder / "checkpoints" / "best.pt", _checked(snapshot.content()))
 
     def save(self) -> None:
@@ -113,28 +112,25 @@ class Saver:
         if self._saved == self._state():
             return
         self._saved = self._state()
-        content = self._playable() | run.agent.state()
-        content |= {
-            "games": run.games,
-            "events": run.events,
-            "over": run.over,
-            "finished": run.over and run.examiner.examined_steps == run.agent_steps and run.examiner.confirmed,
-            "recent_returns": list(run.goals.recent),
-            "goals_reached": list(run.goals.reached),
-            "examined_steps": run.examiner.examined_steps,
-            "confirmed": run.examiner.confirmed,
-            "evaluation_seconds": run.evaluation_seconds,
-            "best_score": run.examiner.best_score,
+        replay = {"written": run.replay.written, **run.replay.state()} if run.config.checkpoint.replay else None
+        content = {
+            **self._playable(),
+            **run.agent.state(),
+            **run.progress.state(),
+            **run.trackers.state(),
+            **run.goals.state(),
+            **run.evaluator.state(),
+            "finished": run.progress.over and self._is_evaluated(),
             "device": run.device.type,
-            "generators": {"exploration": run.explore.get_state(), "replay": run.draw.get_state()},
+            "generators": run.streams.state(),
             "emulators": run.emulators.state(),
-            "replay": {"written": run.replay.written, **run.replay.state()} if run.config.checkpoint.replay else None,
+            "replay": replay,
             "made_with": machine.numerics(run.device),
         }
         self._handed_rows = run.replay.written
         self._worker.do(self._write, Snapshot(content, run.device))
 
-    def _write(self, snapshot: "Snapshot") -> None:
+    def _write(self, snapshot: Snapshot) -> None:
         run, content = self._run, _without_copies(_checked(snapshot.content()))
         kept: list[Segment] = []
         if replay := content["replay"]:
@@ -142,19 +138,21 @@ class Saver:
             kept = self.files.held(run.replay, replay["written"])
             replay["lost_rows"] = self.files.lost_rows(run.replay, replay["written"])
             replay["segments"] = [tuple(segment) for segment in kept]
-        for tracker in run.trackers:
-            tracker.sync()
+        run.trackers.sync()
         checkpoints.rotate(run.folder / "checkpoints", content)
         if replay:
             self.files.tidy([*kept, *self._kept])
             self._kept = kept
-        for tracker in run.trackers:
-            tracker.saved()
+        run.trackers.saved()
+
+    def _is_evaluated(self) -> bool:
+        evaluator = self._run.evaluator
+        return evaluator.evaluated_steps == self._run.progress.agent_steps and evaluator.confirmed
 
     def _state(self) -> tuple[Any, ...]:
         """What tells a checkpoint from another."""
-        run = self._run
-        return run.agent_steps, run.over, run.examiner.examined_steps, run.examiner.confirmed
+        progress, evaluator = self._run.progress, self._run.evaluator
+        return progress.agent_steps, progress.over, evaluator.evaluated_steps, evaluator.confirmed
 
     def save_ahead(self) -> None:
         """Write the next of the replay's files if it is full, so that no save takes long."""
@@ -191,27 +189,15 @@ class Saver:
         run, config = self._run, self._run.config
         try:
             run.agent.restore(content)
-            run.agent_steps, run.updates = int(content["agent_steps"]), int(content["updates"])
-            run.games, run.events = int(content["games"]), int(content["events"])
-            if min(run.agent_steps, run.updates, run.games, run.events) < 0:
-                raise ValueError("a count below 0")
+            run.progress.restore(content, config.total_steps)
+            run.trackers.restore(content)
+            run.goals.restore(content)
+            run.evaluator.restore(content, run.progress.over)
             if content["device"] == run.device.type:
-                run.explore.set_state(content["generators"]["exploration"])
-                run.draw.set_state(content["generators"]["replay"])
+                run.streams.restore(content["generators"])
             else:
                 run.say(f"on {run.device} now, not {content['device']}: new random numbers from here")
-                run.explore = seeding.generator(run.device, config.seed, "exploration", run.agent_steps)
-                run.draw = seeding.generator(run.device, config.seed, "replay", run.agent_steps)
-            run.seconds_before = float(content["seconds"])
-            same_end = content["config"]["total_steps"] == config.total_steps
-            run.over = run.agent_steps >= config.total_steps or (bool(content["over"]) and same_end)
-            run.examiner.examined_steps = int(content["examined_steps"])
-            run.examiner.confirmed = run.over and bool(content.get("confirmed"))
-            run.evaluation_seconds = float(content.get("evaluation_seconds", 0.0))
-            best = content["best_score"]
-            run.examiner.best_score = None if best is None else float(best)
-            run.goals.reached = [str(note) for note in content["goals_reached"]]
-            run.goals.recent.extend(float(score) for score in content["recent_returns"])
+                run.streams = Streams(run.device, config.seed, run.progress.agent_steps)
             then, now = dict(content["made_with"]), machine.numerics(run.device)
         except Exception as error:
             raise self._unfit(error) from None

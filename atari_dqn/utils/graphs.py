@@ -64,6 +64,19 @@ def can_compile(device: torch.device) -> bool:
     return True
 
 
+def per_shape(make: Callable[..., Callable[..., Any]], function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` as `make(function, *examples)` makes it, once for each shape and layout of its first argument."""
+    made: dict[object, Callable[..., Any]] = {}
+
+    def call(*args: torch.Tensor) -> Any:
+        key = args[0].shape, args[0].stride()
+        if key not in made:
+            made[key] = make(function, *args)
+        return made[key](*args)
+
+    return call
+
+
 def compiled(function: Callable[..., Any], *examples: torch.Tensor) -> Callable[..., Any]:
     """`function`'s operators, forwards and backwards, as a few kernels by torch's compiler.
 

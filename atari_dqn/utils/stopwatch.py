@@ -2,6 +2,10 @@
 
 import time
 from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Stopwatch:
@@ -27,6 +31,16 @@ class Stopwatch:
         now = time.perf_counter()
         self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
         self._last = now
+
+    def timed(self, stage: str, function: Callable[P, R]) -> Callable[P, R]:
+        """`function`, at whose end the time since the last lap counts as `stage`'s."""
+
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            result = function(*args, **kwargs)
+            self.lap(stage)
+            return result
+
+        return call
 
     def since(self, before: dict[str, float]) -> dict[str, float]:
         """Seconds by stage, the largest first, since `seconds` was `before`."""

@@ -1,0 +1,47 @@
+"""The agent that a config asks for."""
+
+import functools
+
+import torch
+
+from atari_dqn.config.schema import TrainConfig
+from atari_dqn.dqn import bootstrap, networks
+from atari_dqn.dqn.agent import Agent, Policy
+from atari_dqn.dqn.exploration import Persistent, boltzmann, epsilon_greedy
+from atari_dqn.training.optimizers import make_optimizer
+from atari_dqn.utils import seeding
+from atari_dqn.utils.graphs import can_compile
+
+
+def make_agent(config: TrainConfig, frame_shape: tuple[int, ...], num_actions: int, device: torch.device) -> Agent:
+    """The agent that a config asks for, with the first weights that its seed gives."""
+    optimizer, exploration = config.optimizer, config.exploration
+    policy: Policy = epsilon_greedy
+    if exploration.temperature is not None:
+        policy = functools.partial(boltzmann, temperature=exploration.temperature)
+    elif exploration.persistence is not None:
+        policy = Persistent(exploration.persistence, exploration.end, config.num_envs, device)
+    with seeding.seeded(config.seed, "network"):
+        online = networks.make_network(
+            config.network, frame_shape, config.env.frame_stack, num_actions, config.head, config.agent
+        ).to(device)
+    compute = config.compute
+    compiling = compute.compile
+    if compiling is None:
+        suits = device.type == "cuda" and online.sees_pictures and not compute.deterministic
+        compiling = suits and can_compile(device)
+    agent = Agent(
+        online,
+        make_optimizer(optimizer.name, online.parameters(), optimizer.learning_rate, optimizer.arguments),
+        bootstrap.make_rule(config.agent),
+        config.agent.reduction,
+        optimizer.max_grad_norm,
+        config.update.tau,
+        policy,
+        script=compute.graphs and not compiling,
+        fuse=compiling and device.type != "cpu",
+    )
+    if compiling and device.type == "cpu":  # whose fast layers the compiler does not take with gradients
+        for part in (agent.online, agent.target):
+            part.compile()
+    return agent
