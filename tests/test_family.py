@@ -16,10 +16,10 @@ from atari_dqn.config import compose, validate
 from atari_dqn.config.schema import AgentConfig, Head, Network
 from atari_dqn.dqn import inputs, layers, networks, prioritized, targets
 from atari_dqn.dqn.agent import Agent
-from atari_dqn.dqn.agent import make as make_agent
 from atari_dqn.dqn.exploration import LONGEST, Persistent, boltzmann, epsilon_greedy
 from atari_dqn.dqn.replay import Replay
 from atari_dqn.tracking.display import Tracker
+from atari_dqn.training.agents import make_agent
 from atari_dqn.training.run import Run
 from atari_dqn.utils.errors import UserError
 

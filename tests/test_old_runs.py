@@ -2,7 +2,8 @@
 
 python -m atari_dqn train env=cartpole seed=5 total_steps=400 num_envs=2 network.hidden=[16,8] agent.dueling=true
 replay.capacity=400 replay.warmup_steps=50 evaluation.every_steps=200 evaluation.episodes=3
-evaluation.held_out_states=10 checkpoint.every_steps=100 logger.wandb=off logger.tensorboard=false evaluation.video_seconds=0
+evaluation.held_out_states=10 checkpoint.every_steps=100 logger.wandb=off logger.tensorboard=false
+evaluation.video_seconds=0
 """
 
 import csv
