@@ -32,7 +32,7 @@ def count(variant: str, code: str) -> dict[str, str]:
     """A row of the table."""
     kernels, _ = audited_turn(VARIANTS[variant], GAMES, MINIBATCHES)
     total = {part: counts.total() for part, counts in kernels.items()}
-    update = {part: total[part] / MINIBATCHES for part in ("sample", "learn", "learnt")}
+    update = {part: total[part] / MINIBATCHES for part in ("sample", "learn", "update_priorities")}
     numbers = (total["act"], *update.values(), total["copy"], sum(update.values()))
     return dict(zip(COLUMNS, (code, variant, *(f"{number:g}" for number in numbers)), strict=True))
 

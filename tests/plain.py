@@ -127,7 +127,7 @@ def layer(w: Weights, name: str, x: Tensor, noise: Tensor | None) -> tuple[Tenso
 
 def layers(w: Weights, name: str, x: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Those called `name`, with ReLUs between them; and what is left of the noise."""
-    for k in sorted({int(key.split(".")[1]) for key in w if key.startswith(f"{name}.")}):
+    for k in sorted({int(key.removeprefix(f"{name}.").split(".")[0]) for key in w if key.startswith(f"{name}.")}):
         x, noise = layer(w, f"{name}.{k}", x.relu() if k else x, noise)
     return x, noise
 

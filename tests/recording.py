@@ -207,6 +207,6 @@ def audited_turn(words: Sequence[str], games: int, minibatches: int) -> tuple[di
         audited("act_at_random", agent.act_at_random, games, draw)
         batch = audited("sample", replay.sample, *asked)
         errors, _ = audited("learn", agent.learn, batch, draw)
-        audited("learnt", replay.learnt, batch, errors)
+        audited("update_priorities", replay.update_priorities, batch, errors)
         audited("copy", agent.copy_target)
     return kernels, agent

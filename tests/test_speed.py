@@ -88,8 +88,8 @@ def test_scripted_updates_equal_eager_ones_to_the_bit():
         size = 8 if turn % 2 else 5  # two shapes, two scripts
         _, script.gradients = script.learn(replay.sample(2, size, draw, 0.9), draw)
         _, eager.gradients = eager.learn(replay.sample(2, size, twin_draw, 0.9), twin_draw)
-        assert all(one != script._differentiate for one in script._scripts.values())
-    assert len(script._scripts) == 2 and not eager._scripts
+        assert all(one != script._differentiate for one in script._differentiated.made.values())
+    assert len(script._differentiated.made) == 2 and eager._differentiated == eager._differentiate
     assert torch.equal(flat(script.online), flat(eager.online))
     assert script.losses() == eager.losses() and script.gradient_norm() == eager.gradient_norm()
 
@@ -124,7 +124,7 @@ def test_updates_to_be_compiled_as_a_whole_equal_eager_ones(monkeypatch):
             for agent in (fused, eager):
                 batch = replay.sample(2, 8, draw.manual_seed(turn), 0.9)
                 _, agent.gradients = agent.learn(batch, draw)
-    assert len(fused._scripts) == 1 and not eager._scripts
+    assert len(fused._differentiated.made) == 1 and eager._differentiated == eager._differentiate
     torch.testing.assert_close(flat(fused.online), flat(eager.online), rtol=1e-4, atol=1e-6)
     assert fused.losses() == pytest.approx(eager.losses(), rel=1e-5)
     assert fused.gradient_norm() == pytest.approx(eager.gradient_norm(), rel=1e-4)

@@ -103,8 +103,10 @@ def assert_near(found: torch.Tensor, wanted: torch.Tensor) -> None:
 def test_a_run_does_what_its_config_says(variant, tmp_path, monkeypatch):
     """Games, actions, replay, draws, weights, priorities: all that a run leaves equals a plain run of the same seed."""
     run = small_run(tmp_path / "run", *DICE, *VARIANTS[variant])
-    c, log, errors, learnt = run.config, Log(run), [], run.replay.learnt
-    monkeypatch.setattr(run.replay, "learnt", lambda batch, some: (errors.append(some.clone()), learnt(batch, some)))
+    c, log, errors, update = run.config, Log(run), [], run.replay.update_priorities
+    monkeypatch.setattr(
+        run.replay, "update_priorities", lambda batch, some: (errors.append(some.clone()), update(batch, some))
+    )
     start, learner = plain.weights_of(run.agent.online), plain.Learner(c, run.agent.online, errors)
     assert torch.equal(flat(run.agent.online), flat(run.agent.target))
     run.go(log)

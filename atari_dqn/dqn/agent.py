@@ -13,7 +13,7 @@ from atari_dqn.dqn.exploration import Persistent, epsilon_greedy
 from atari_dqn.dqn.networks import QNetwork
 from atari_dqn.dqn.optimizers import NatureRMSProp
 from atari_dqn.dqn.replay import Batch
-from atari_dqn.utils.graphs import compiled, per_shape, scripted
+from atari_dqn.utils.graphs import PerShape, compiled, scripted
 
 Policy = Callable[[Tensor, float | Tensor, torch.Generator], Tensor]
 
@@ -61,7 +61,7 @@ class Agent:
         self._fuse = fuse
         self._differentiated: Callable[..., Any] = self._differentiate
         if fuse or (script and self.device.type == "cpu"):
-            self._differentiated = per_shape(compiled if fuse else scripted, self._differentiate)
+            self._differentiated = PerShape(compiled if fuse else scripted, self._differentiate)
         if fuse:
             for network in (online, self.target):
                 network.use_products()

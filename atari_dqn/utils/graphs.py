@@ -64,17 +64,18 @@ def can_compile(device: torch.device) -> bool:
     return True
 
 
-def per_shape(make: Callable[..., Callable[..., Any]], function: Callable[..., Any]) -> Callable[..., Any]:
+class PerShape:
     """`function` as `make(function, *examples)` makes it, once for each shape and layout of its first argument."""
-    made: dict[object, Callable[..., Any]] = {}
 
-    def call(*args: torch.Tensor) -> Any:
+    def __init__(self, make: Callable[..., Callable[..., Any]], function: Callable[..., Any]) -> None:
+        self._make, self._function = make, function
+        self.made: dict[object, Callable[..., Any]] = {}
+
+    def __call__(self, *args: torch.Tensor) -> Any:
         key = args[0].shape, args[0].stride()
-        if key not in made:
-            made[key] = make(function, *args)
-        return made[key](*args)
-
-    return call
+        if key not in self.made:
+            self.made[key] = self._make(self._function, *args)
+        return self.made[key](*args)
 
 
 def compiled(function: Callable[..., Any], *examples: torch.Tensor) -> Callable[..., Any]:
