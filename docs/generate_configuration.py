@@ -166,8 +166,10 @@ def allowed(key: str, kind: Any) -> str:
         return bounds.TEXTS[key].replace("|", "or") + (", or null" if "null" in text else "")
     if limit := bounds.LIMITS.get(key):
         low, high = (f"{end:,.0f}" if abs(end) >= 1000 else f"{end:g}" for end in (limit.low, limit.high))
-        start = f"> {low}" if limit.above else f"≥ {low}"
-        span = start if limit.high >= bounds.STEPS else f"{start}, ≤ {high}"
+        if limit.high >= bounds.STEPS:
+            span = f"above {low}" if limit.above else f"at least {low}"
+        else:
+            span = f"above {low}, at most {high}" if limit.above else f"{low} to {high}"
         base = "whole number" if limit.whole else "number"
         base = f"list of {base}s" if text.startswith("list") else base
         return f"{base}, {span}" + (", or null" if "null" in text else "")
