@@ -14,6 +14,11 @@ from typing import Any, NamedTuple
 
 from atari_dqn.config import bounds, schema
 
+try:
+    from atari_dqn.config.commands import SCHEMAS
+except ImportError:  # they were in `schema` before
+    from atari_dqn.config.schema import SCHEMAS
+
 ROOT = Path(__file__).parent.parent
 CONF, PAGE = ROOT / "conf", ROOT / "docs" / "configuration.md"
 
@@ -27,7 +32,8 @@ Settings are [Hydra](https://hydra.cc) keys. Override any of them on the command
 ```sh
 make train GAME=Pong ARGS="optimizer.learning_rate=3e-4 exploration.end=0.05"
 python -m atari_dqn train env.game=Pong optimizer.learning_rate=3e-4 exploration.end=0.05
-python -m atari_dqn train --cfg job          # print the resolved settings without running anything
+python -m atari_dqn train --help             # the settings of a command
+python -m atari_dqn train --cfg job          # the resolved settings, without running anything
 ```
 
 Units are in the names: `_steps` are agent steps, `_frames` environment frames (60 per second; an agent step on Atari
@@ -280,7 +286,7 @@ def page() -> str:
         lines += options(folder)
     for command, title in COMMANDS.items():
         opening, yaml = read(CONF / f"{command}.yaml")
-        kind = schema.SCHEMAS[command]
+        kind = SCHEMAS[command]
         parts = typing.get_type_hints(kind)
         only = {"view"} if command == "video" else set() if command == "sweep" else None
         body = table(kind, "", yaml, only)

@@ -125,12 +125,18 @@ def test_the_readme_is_short_and_says_how_to_run_the_tests() -> None:
 
 
 def test_make_targets_that_pages_name_are_there() -> None:
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = {*re.findall(r"^([a-z-]+):", makefile, re.M), "docs"}
+    folders = {"": ROOT, "benchmarks": ROOT / "benchmarks"}
+    targets = {
+        name: {*re.findall(r"^([a-z-]+):", (folder / "Makefile").read_text(encoding="utf-8"), re.M)}
+        for name, folder in folders.items()
+        if (folder / "Makefile").is_file()
+    }
+    targets[""] |= {"docs", "help-dev"}
+    targets.setdefault("benchmarks", targets[""] | {"help"})
     for page in PAGES:
         for piece in code(page.read_text(encoding="utf-8")):
-            for target in re.findall(r"(?:^|[^\w/])make ([a-z][a-z-]*)", piece):
-                assert target in targets, f"{page.name}: make {target}"
+            for folder, target in re.findall(r"(?:^|[^\w/])make (?:-C (\w+) )?([a-z][a-z-]*)", piece):
+                assert target in targets[folder], f"{page.name}: make {folder} {target}"
 
 
 def test_the_page_of_settings_is_as_generated() -> None:
