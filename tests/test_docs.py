@@ -22,10 +22,14 @@ MOVED = {
     "envs/atari.py": ["envs/emulators.py"],
     "envs/base.py": ["envs/emulators.py", "dqn/replay.py"],
     "envs/journal.py": ["envs/emulators.py"],
-    "dqn/exploration.py": ["dqn/loop.py"],
     "evaluation/evaluate.py": ["evaluation/evaluation.py"],
 }
-RENAMED = {"training_loop": "play_and_learn", "update_priorities": "learnt"}
+RENAMED = {
+    "training_loop": "play_and_learn",
+    "update_priorities": "learnt",
+    "loss": "_differentiate",
+    "Convolutions": "CNN",
+}
 
 
 def names(path: Path) -> set[str]:
