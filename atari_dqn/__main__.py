@@ -168,7 +168,8 @@ def watch(composed: Any) -> None:
 def play(composed: Any) -> None:
     from atari_dqn.checkpoint import checkpoints, outputs
     from atari_dqn.config import compose
-    from atari_dqn.envs import emulators
+    from atari_dqn.envs import factory
+    from atari_dqn.envs.atari import atari_actions
     from atari_dqn.evaluation import evaluation
     from atari_dqn.utils import machine
     from atari_dqn.viewing import play, screens
@@ -184,12 +185,12 @@ def play(composed: Any) -> None:
         player, name = None, ""
     else:
         raise UserError("which game? set env.game (GAME=Pong), or checkpoint (CKPT=runs/...)")
-    if env.kind == "atari" and "NOOP" not in emulators.atari_actions(env.game, env.full_action_space):
+    if env.kind == "atari" and "NOOP" not in atari_actions(env.game, env.full_action_space):
         env = dataclasses.replace(env, full_action_space=True)  # else no key would mean FIRE
         if player:
-            names = emulators.atari_actions(env.game, True)
+            names = atari_actions(env.game, True)
             player = evaluation.Player(player.network, player.learnt, names)
-    envs = emulators.make(env, 1)
+    envs = factory.make(env, 1)
     envs.close()
     screens.check_display(play.REMEDY)
     play.play(player, env, envs.actions, asked.seed, outputs.choose(asked.output, Path(), (".csv",)), name)

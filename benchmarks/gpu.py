@@ -42,7 +42,7 @@ from atari_dqn.dqn.agent import Agent
 from atari_dqn.dqn.layers import Convolution
 from atari_dqn.dqn.loop import play_and_learn
 from atari_dqn.dqn.replay import Replay
-from atari_dqn.envs import emulators
+from atari_dqn.envs import factory
 from atari_dqn.training import launch
 from atari_dqn.utils import machine as machines
 from atari_dqn.utils.errors import UserError
@@ -94,7 +94,7 @@ def emulator_rate(num_envs: int, threads: int, seconds: float, alone: Any) -> fl
     config = composed("nature", num_envs)
     if threads:
         os.environ["OMP_NUM_THREADS"] = str(threads)  # which counts as this process' share of the cores
-    games = emulators.make(config.env, num_envs)
+    games = factory.make(config.env, num_envs)
     os.environ.pop("OMP_NUM_THREADS", None)
     games.reset(list(range(num_envs)))
     with alone:

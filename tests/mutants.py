@@ -213,7 +213,12 @@ TABLE: dict[str, list[tuple[str, str, str, str]]] = {
         ("held-out states by another chance", '"held-out actions"', '"evaluation actions"', ATARI),
         ("mean Q-values", "q_values(some).amax(1)", "q_values(some).mean(1)", EVALUATIONS),
     ],
-    "envs/emulators.py": [
+    "envs/base.py": [
+        ("ends and cuts are one", "np.where(truncated, CUT, ORDINARY)", "np.where(truncated, TERMINAL, ORDINARY)",
+         NATURE),
+        ("scores go on", "np.where(self._ended, 0, self._scores + rewards)", "self._scores + rewards", NATURE),
+    ],
+    "envs/atari.py": [
         ("skips 4 frames", "frameskip=env.frame_skip", "frameskip=4", ATARI),
         ("pictures of 84", "img_height=env.screen_size", "img_height=84", ATARI),
         ("no stickiness", "repeat_action_probability=env.repeat_action_probability", "repeat_action_probability=0.0",
@@ -230,12 +235,16 @@ TABLE: dict[str, list[tuple[str, str, str, str]]] = {
          "rewards, terminated = np.where(self._cut, 0, rewards), terminated & ~self._cut",
          "terminated = terminated & ~self._cut", CUT_GAME),
         ("FIRE in a game that has just begun", "& ~over & ~self._cut  #", "& ~over  #", CUT_GAME),
+    ],
+    "envs/gym.py": [
         ("CartPole's games have no limit", "TimeLimit(single, env.max_frames)", "TimeLimit(single, 10**6)", NATURE),
         ("actions count from 0", "actions + self._first_action", "actions", NATURE),
         ("numbers' frames are not skipped", "if env.frame_skip > 1 or on_frame else single", "if on_frame else single",
          NATURE),
         ("lengths in agent steps", "self._scoreboard = Scoreboard(num_envs, env.frame_skip)\n        self._cut_after",
          "self._scoreboard = Scoreboard(num_envs, 1)\n        self._cut_after", NATURE),
+    ],
+    "envs/journal.py": [
         ("new seeds are never taken", "fresh := self._ended & self._wait", "fresh := self._ended & False", SEEDS),
         ("games are cut off for new seeds", "fresh := self._ended & self._wait", "fresh := self._wait & True", UNCUT),
         ("a new seed is taken again and again", "self._wait &= ~fresh", "pass", SEEDS),
@@ -245,9 +254,6 @@ TABLE: dict[str, list[tuple[str, str, str, str]]] = {
          BACK),
         ("a rewound game starts a turn late", "(fresh := starts == turn).any()", "(fresh := starts == turn - 1).any()",
          BACK),
-        ("ends and cuts are one", "np.where(truncated, CUT, ORDINARY)", "np.where(truncated, TERMINAL, ORDINARY)",
-         NATURE),
-        ("scores go on", "np.where(self._ended, 0, self._scores + rewards)", "self._scores + rewards", NATURE),
     ],
     "envs/wrappers.py": [
         ("vectors are pooled", "else 1  # frames", "else 2  # frames", NATURE),

@@ -20,7 +20,7 @@ from atari_dqn.config import aliases, bounds, compose, validate
 from atari_dqn.config.schema import SCHEMAS, TrainConfig
 from atari_dqn.dqn import optimizers
 from atari_dqn.dqn.loop import play_and_learn
-from atari_dqn.envs.emulators import Emulators
+from atari_dqn.envs.base import Emulators
 from atari_dqn.training import footprint
 from atari_dqn.training.run import Run
 from atari_dqn.utils import machine

@@ -15,8 +15,10 @@ from atari_dqn.config import compose, presets, schema
 from atari_dqn.dqn import agent, networks
 from atari_dqn.dqn.agent import Agent
 from atari_dqn.dqn.loop import epsilon_at
-from atari_dqn.dqn.replay import CUT, ORDINARY, TERMINAL, Batch, Replay
-from atari_dqn.envs import emulators, wrappers
+from atari_dqn.dqn.replay import Batch, Replay
+from atari_dqn.envs import factory, wrappers
+from atari_dqn.envs.atari import atari_actions
+from atari_dqn.envs.base import CUT, ORDINARY, TERMINAL
 from atari_dqn.evaluation import evaluation
 from atari_dqn.tracking import curves
 from atari_dqn.utils.errors import UserError
@@ -66,7 +68,7 @@ GOLDEN = {"Breakout": 132802874, "Pong": 1043328319, "SpaceInvaders": 1955396076
 @pytest.mark.parametrize("game", GOLDEN)
 def test_the_emulators_pictures_have_their_checksums(game):
     """200 agent steps of ale-py 0.12.1 with fixed actions: screens, maximum, grey and size, to the bit."""
-    envs = emulators.make(composed(f"env.game={game}", "env.noop_max=0").env, 1)
+    envs = factory.make(composed(f"env.game={game}", "env.noop_max=0").env, 1)
     crc = zlib.crc32(envs.reset([0]).tobytes())
     for step in range(200):
         envs.send(np.array([step // 7 % len(envs.actions)]))
@@ -78,7 +80,7 @@ def test_the_emulators_pictures_have_their_checksums(game):
 def test_a_cut_game_bootstraps_from_its_true_last_frame_and_a_lost_one_does_not():
     """Breakout cut off after 60 steps, beside the wrappers: what is learnt from the last transition of each game."""
     env = composed("env.game=Breakout", "env.noop_max=0", "env.max_frames=240").env
-    envs, replay, rng = emulators.make(env, 1), Replay(1000, 1, (84, 84)), np.random.default_rng(0)
+    envs, replay, rng = factory.make(env, 1), Replay(1000, 1, (84, 84)), np.random.default_rng(0)
     oracle = wrappers.atari("Breakout", noop_max=0, max_frames=240)
     replay.begin(torch.from_numpy(envs.reset([3])))
     stack, _ = oracle.reset(seed=3)
@@ -510,7 +512,7 @@ def test_all_18_actions_are_played_by_their_meanings(monkeypatch):
     """A network of Breakout's 4 actions on a game with all 18: each stands for the one of its name."""
     trained, protocol = composed("env.game=Breakout").env, composed("protocol.full_action_space=true").protocol
     env = evaluation.environment(trained, protocol, None)
-    learnt, all18 = (emulators.atari_actions("Breakout", e.full_action_space) for e in (trained, env))
+    learnt, all18 = (atari_actions("Breakout", e.full_action_space) for e in (trained, env))
     assert (len(learnt), len(all18)) == (4, 18)
     network = networks.build(schema.Network("mlp", hidden=[]), (1,), 1, 4)
     layer = network.head[0]

@@ -12,7 +12,7 @@ from conftest import ROOT, small_run
 from atari_dqn import SPIN
 from atari_dqn.config.schema import Goal
 from atari_dqn.data import scores
-from atari_dqn.envs.emulators import Game
+from atari_dqn.envs.base import Game
 from atari_dqn.tracking import trackers
 from atari_dqn.tracking.display import Tracker
 from atari_dqn.utils import machine

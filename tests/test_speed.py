@@ -14,7 +14,8 @@ from atari_dqn.config.schema import AgentConfig, Network
 from atari_dqn.dqn import bootstrap, inputs, layers, networks, optimizers
 from atari_dqn.dqn.agent import Agent
 from atari_dqn.dqn.loop import due, epsilon_at, play_and_learn
-from atari_dqn.dqn.replay import ORDINARY, TERMINAL, Replay
+from atari_dqn.dqn.replay import Replay
+from atari_dqn.envs.base import ORDINARY, TERMINAL
 from atari_dqn.utils import machine, seeding
 from atari_dqn.utils.graphs import EAGER_CALLS, graphed, scripted
 from atari_dqn.utils.stopwatch import Stopwatch

@@ -191,12 +191,12 @@ def play() -> tuple[bool, float]:
     """Whether the emulators show a picture, and their frames/s on all cores by random actions."""
     import numpy as np
 
-    from atari_dqn.envs import emulators
+    from atari_dqn.envs import factory
     from atari_dqn.utils import machine
 
     env, cores = default_config().env, machine.cpus()
     games = max(cores, min(2 * cores, 32))  # few, for they are created one by one
-    envs, rng = emulators.make(env, games), np.random.default_rng(0)
+    envs, rng = factory.make(env, games), np.random.default_rng(0)
     frames = envs.reset([*range(games)])
 
     def step() -> None:

@@ -11,7 +11,7 @@ from atari_dqn.dqn.agent import Agent
 from atari_dqn.dqn.host_replay import Courier, way
 from atari_dqn.dqn.optimizers import can_be_recorded
 from atari_dqn.dqn.replay import Batch, Replay
-from atari_dqn.envs.emulators import Emulators, Game
+from atari_dqn.envs.base import Emulators, Game
 from atari_dqn.utils import seeding
 from atari_dqn.utils.graphs import graphed
 from atari_dqn.utils.stopwatch import Stopwatch

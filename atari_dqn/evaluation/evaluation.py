@@ -27,8 +27,8 @@ from atari_dqn.data.games import atari_name
 from atari_dqn.dqn.exploration import epsilon_greedy
 from atari_dqn.dqn.networks import QNetwork
 from atari_dqn.dqn.replay import Replay, torch_dtype
-from atari_dqn.envs import emulators
-from atari_dqn.envs.emulators import Emulators, Game
+from atari_dqn.envs import factory
+from atari_dqn.envs.base import Emulators, Game
 from atari_dqn.registry.environments import check_arguments, named, own_of
 from atari_dqn.tracking import curves
 from atari_dqn.utils import seeding
@@ -90,7 +90,7 @@ class Games:
         with contextlib.ExitStack() as on_error:
             on_error.callback(self.close)
             for _ in self.all:
-                self._envs.append(emulators.make(env, 1))
+                self._envs.append(factory.make(env, 1))
             on_error.pop_all()
         shape, dtype = self._envs[0].frame_shape, torch_dtype(self._envs[0].frame_dtype)
         # The replay of a few rows is the history that the network sees: training and evaluation stack alike.
@@ -229,7 +229,7 @@ def seat(
         arguments: as `environment` takes them.
     """
     env = environment(checkpoint.config.env, protocol, game, arguments)
-    envs = emulators.make(env, 1)
+    envs = factory.make(env, 1)
     envs.close()
     if (envs.frame_shape, envs.frame_dtype.name) != (checkpoint.frame_shape, checkpoint.frame_dtype):
         raise UserError(

@@ -16,7 +16,7 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
 from atari_dqn.data.games import suggest
-from atari_dqn.envs.wrappers import where
+from atari_dqn.registry.watched import where
 from atari_dqn.utils.errors import UserError
 
 MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")

@@ -16,7 +16,7 @@ from atari_dqn.config.schema import Sweep, TrainConfig
 from atari_dqn.data import scores
 from atari_dqn.data.games import ATARI_26
 from atari_dqn.dqn.replay import BYTES_BESIDE_FRAME
-from atari_dqn.envs.emulators import make_single
+from atari_dqn.envs.gym import make_single
 from atari_dqn.registry import own_modules
 from atari_dqn.registry.environments import bare
 from atari_dqn.sweep.display import Outcome, Scoreboard, Told

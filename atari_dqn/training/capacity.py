@@ -7,7 +7,7 @@ import torch
 from atari_dqn.checkpoint.checkpoints import Resumed
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.dqn.replay import BYTES_BESIDE_FRAME
-from atari_dqn.envs.emulators import Emulators
+from atari_dqn.envs.base import Emulators
 from atari_dqn.utils import machine
 from atari_dqn.utils.errors import UserError
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.dqn.loop import due
 from atari_dqn.dqn.networks import QNetwork
-from atari_dqn.envs import emulators
-from atari_dqn.envs.emulators import Game
+from atari_dqn.envs.atari import atari_actions
+from atari_dqn.envs.base import Game
 from atari_dqn.evaluation import evaluation
 from atari_dqn.evaluation.evaluation import Games, Player
 from atari_dqn.tracking import curves
@@ -47,7 +47,7 @@ class Examiner:
         self._env = evaluation.environment(config.env, config.protocol, None)
         self._actions = actions  # of the games that are played, which may be more
         if config.env.kind == "atari":
-            self._actions = emulators.atari_actions(self._env.game, self._env.full_action_space)
+            self._actions = atari_actions(self._env.game, self._env.full_action_space)
         self._player = Player(online, actions, self._actions)
         self._films = config.evaluation.video_seconds > 0
         self._filmed = self._film_seconds = 0.0  # when the last film ended, and what it took

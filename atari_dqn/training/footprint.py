@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.dqn import networks
-from atari_dqn.envs.emulators import Emulators
+from atari_dqn.envs.base import Emulators
 from atari_dqn.utils import machine
 from atari_dqn.utils.errors import UserError
 

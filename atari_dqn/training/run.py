@@ -18,11 +18,11 @@ from atari_dqn.data import scores
 from atari_dqn.dqn import agent, networks, prioritized
 from atari_dqn.dqn.loop import STAGES, NotFinite, Record, due, game_seeds, play_and_learn
 from atari_dqn.dqn.replay import Replay, torch_dtype
-from atari_dqn.envs import emulators
+from atari_dqn.envs.journal import Journal
 from atari_dqn.tracking import curves, trackers
 from atari_dqn.tracking.curves import is_whole
 from atari_dqn.tracking.display import Row, Tracker, compact, games, hours
-from atari_dqn.training import capacity, footprint
+from atari_dqn.training import backend, capacity, footprint
 from atari_dqn.training.evaluator import Examiner
 from atari_dqn.training.saving import Saver
 from atari_dqn.utils import machine, seeding
@@ -71,10 +71,10 @@ class Run:
         self._measure_every_steps = config.logger.every_steps or max(1_000, config.total_steps // MOST_ROWS)
         self.explore = seeding.generator(self.device, config.seed, "exploration")
         self.draw = seeding.generator(self.device, config.seed, "replay")
-        games = emulators.make(config.env, config.num_envs, config.emulators, self.say)
+        games = backend.make(config, self.say)
         with contextlib.ExitStack() as on_error:
             on_error.callback(games.close)
-            self.emulators = emulators.Journal(games, keep=config.checkpoint.cut_every_turns is not None)
+            self.emulators = Journal(games, keep=config.checkpoint.cut_every_turns is not None)
             beside = footprint.check(config, games, self.device)
             self.agent = agent.make(config, games.frame_shape, len(games.actions), self.device)
             self.examiner = Examiner(config, self.agent.online, games.actions, self.stopped.is_set, self._playing)

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from atari_dqn.config.schema import Env
-from atari_dqn.envs.emulators import Game
+from atari_dqn.envs.base import Game
 from atari_dqn.evaluation.evaluation import Player
 from atari_dqn.utils import console
 from atari_dqn.utils.errors import UserError
