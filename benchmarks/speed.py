@@ -10,7 +10,7 @@ from rich.console import Console
 from atari_dqn.config import compose
 from atari_dqn.dqn.loop import play_and_learn
 from atari_dqn.training import launch
-from atari_dqn.utils.machine import wait
+from atari_dqn.utils.devices import wait
 
 
 class Speed(NamedTuple):

@@ -12,7 +12,8 @@ from rich.console import Console
 
 from atari_dqn.analysis import aggregate, experiments, intervals
 from atari_dqn.analysis.experiments import Experiment, Run
-from atari_dqn.config import compose, schema
+from atari_dqn.config import compose
+from atari_dqn.config.commands import AggregateConfig
 from atari_dqn.data.scores import MILLION
 from atari_dqn.tracking import curves
 from atari_dqn.tracking.curves import Point
@@ -141,7 +142,7 @@ def test_a_sweep_is_put_together(tmp_path):
     (runs / "again" / "Pong-1" / "metrics.csv").write_text("frames,agent_steps\n8000,2000\n")
     (write_run(runs / "Seaquest-1", "Seaquest", 1, 9.0) / "config.yaml").write_text("env: [oh\n")
     (write_run(runs / "Enduro-1", "Enduro", 1, 9.0) / "evaluations.csv").write_text("frames,mean\n")
-    asked = schema.AggregateConfig(str(runs), "last", ["nature_2015", "dopamine_jax_2024"], 200, None)
+    asked = AggregateConfig(str(runs), "last", ["nature_2015", "dopamine_jax_2024"], 200, None)
     aggregate.aggregate(asked, Console(file=said, width=300))
     text = said.getvalue()
     assert "Seaquest-1 cannot be read" in text and "Enduro-1 has no score=last yet" in text
@@ -179,7 +180,7 @@ def test_a_sweep_is_put_together(tmp_path):
 
 
 def test_what_cannot_be_put_together(tmp_path):
-    asked = schema.AggregateConfig(str(tmp_path), "last", ["nature_2015"], 300, None)
+    asked = AggregateConfig(str(tmp_path), "last", ["nature_2015"], 300, None)
     with pytest.raises(UserError, match="none is in it"):
         aggregate.aggregate(asked, Console(quiet=True))
     write_run(tmp_path / "AirRaid-1", "AirRaid", 1, 500.0)

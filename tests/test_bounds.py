@@ -17,7 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from atari_dqn.config import aliases, bounds, compose, validate
-from atari_dqn.config.schema import SCHEMAS, TrainConfig
+from atari_dqn.config.commands import SCHEMAS
+from atari_dqn.config.schema import TrainConfig
 from atari_dqn.dqn import optimizers
 from atari_dqn.dqn.loop import play_and_learn
 from atari_dqn.envs.base import Emulators

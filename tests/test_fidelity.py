@@ -12,6 +12,7 @@ from conftest import flat, small_run
 
 from atari_dqn.checkpoint.checkpoints import Checkpoint
 from atari_dqn.config import compose, presets, schema
+from atari_dqn.config.commands import conf_dir
 from atari_dqn.dqn import agent, networks
 from atari_dqn.dqn.agent import Agent
 from atari_dqn.dqn.loop import epsilon_at
@@ -19,7 +20,10 @@ from atari_dqn.dqn.replay import Batch, Replay
 from atari_dqn.envs import factory, wrappers
 from atari_dqn.envs.atari import atari_actions
 from atari_dqn.envs.base import CUT, ORDINARY, TERMINAL
-from atari_dqn.evaluation import evaluation
+from atari_dqn.evaluation import rollout
+from atari_dqn.evaluation.player import Player
+from atari_dqn.evaluation.protocol import environment, training_games
+from atari_dqn.evaluation.rollout import Games, held_out, mean_max_q
 from atari_dqn.tracking import curves
 from atari_dqn.utils.errors import UserError
 
@@ -431,7 +435,7 @@ EVALUATED = {
 
 
 def test_all_presets_evaluations_are_known():
-    assert {*EVALUATED} == {path.stem for path in (schema.conf_dir() / "preset").glob("*.yaml")}
+    assert {*EVALUATED} == {path.stem for path in (conf_dir() / "preset").glob("*.yaml")}
 
 
 @pytest.mark.parametrize("preset", EVALUATED)
@@ -442,7 +446,7 @@ def test_a_preset_evaluates_and_shortens_gradients_as_its_source_does(preset):
     if expected[0] == "training":
         assert expected == [c.protocol.source, c.protocol.window_frames]
     else:
-        env = evaluation.environment(c.env, c.protocol, None)
+        env = environment(c.env, c.protocol, None)
         assert c.protocol.source == "games" and expected == [
             c.protocol.epsilon, env.repeat_action_probability, env.noop_max, env.fire_reset, env.max_frames
         ]  # fmt: skip
@@ -501,7 +505,7 @@ def test_a_protocol_says_how_games_are_played_whatever_was_trained(name, preset)
     """Stickiness, no-ops, FIRE and all 18 actions where a protocol asks for them, and nowhere else."""
     trained = composed(f"preset={preset}", "env.game=Breakout").env
     protocol = composed(f"preset={preset}", f"protocol={name}").protocol
-    env = evaluation.environment(trained, protocol, None)
+    env = environment(trained, protocol, None)
     assert (
         protocol.epsilon, env.repeat_action_probability, env.noop_max, env.max_frames, env.full_action_space
     ) == PROTOCOLS[name]  # fmt: skip
@@ -511,7 +515,7 @@ def test_a_protocol_says_how_games_are_played_whatever_was_trained(name, preset)
 def test_all_18_actions_are_played_by_their_meanings(monkeypatch):
     """A network of Breakout's 4 actions on a game with all 18: each stands for the one of its name."""
     trained, protocol = composed("env.game=Breakout").env, composed("protocol.full_action_space=true").protocol
-    env = evaluation.environment(trained, protocol, None)
+    env = environment(trained, protocol, None)
     learnt, all18 = (atari_actions("Breakout", e.full_action_space) for e in (trained, env))
     assert (len(learnt), len(all18)) == (4, 18)
     network = networks.build(schema.Network("mlp", hidden=[]), (1,), 1, 4)
@@ -519,7 +523,7 @@ def test_all_18_actions_are_played_by_their_meanings(monkeypatch):
     for number, name in enumerate(learnt):
         layer.bias.data = torch.eye(4)[number]
         layer.weight.data.zero_()
-        chosen = evaluation.Player(network, learnt, all18).act(torch.zeros(1, 1), 0.0, torch.Generator())
+        chosen = Player(network, learnt, all18).act(torch.zeros(1, 1), 0.0, torch.Generator())
         assert all18[int(chosen)] == name
 
 
@@ -549,20 +553,20 @@ def test_training_is_scored_by_its_own_games(tmp_path):
         assert float(row["mean"]) == pytest.approx(np.mean(returns)) and int(row["episodes"]) == len(returns)
     checkpoint = Checkpoint(tmp_path / "run" / "checkpoints" / "latest.pt")
     protocol = compose.to_train_config(compose.compose("train", ["env=cartpole", "protocol=training"])).protocol
-    last = evaluation.training_games(checkpoint, protocol, checkpoint.config.env)
+    last = training_games(checkpoint, protocol, checkpoint.config.env)
     assert [game.score for game in last] == [float(game["return"]) for game in games]
 
 
 def test_held_out_states_are_random_play_and_the_same_again(tmp_path):
     env = composed("env.game=Breakout").env
-    games = evaluation.Games(env, 10, torch.device("cpu"))
-    states = evaluation.held_out(games, 4, 37, seed=5)
-    assert states.shape == (37, 4, 84, 84) and torch.equal(states, evaluation.held_out(games, 4, 37, seed=5))
+    games = Games(env, 10, torch.device("cpu"))
+    states = held_out(games, 4, 37, seed=5)
+    assert states.shape == (37, 4, 84, 84) and torch.equal(states, held_out(games, 4, 37, seed=5))
     games.close()
     assert len({zlib.crc32(state.numpy().tobytes()) for state in states}) > 20
     network = networks.build(schema.Network("nature_cnn"), (84, 84), 4, 4)
     expected = network.q_values(states).max(1).values.mean().item()
-    assert evaluation.mean_max_q(network, states) == pytest.approx(expected, abs=1e-6)
+    assert mean_max_q(network, states) == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_damaged_best_network_does_not_stop_a_run_at_its_end(tmp_path, monkeypatch):
@@ -589,10 +593,10 @@ def test_the_best_network_is_played_again_from_fresh_seeds(tmp_path):
     best = Checkpoint(tmp_path / "run" / "checkpoints" / "best.pt")
     assert best.agent_steps == int(chosen["agent_steps"])
     seed = run.examiner._seed(3_000, "fresh evaluation")
-    player = evaluation.Player(best.network, best.actions, best.actions)
-    games = evaluation.Games(run.examiner._env, 4, run.device)
-    played = evaluation.play(player, games, run.config.protocol.epsilon, 4, seed)
+    player = Player(best.network, best.actions, best.actions)
+    games = Games(run.examiner._env, 4, run.device)
+    played = rollout.play(player, games, run.config.protocol.epsilon, 4, seed)
     assert float(found[-1]["mean"]) == pytest.approx(np.mean([game.score for game in played]))
-    states = evaluation.held_out(games, 2, 30, run.examiner._seed(0, "held-out states"))
-    last = evaluation.mean_max_q(run.agent.online, states)
+    states = held_out(games, 2, 30, run.examiner._seed(0, "held-out states"))
+    last = mean_max_q(run.agent.online, states)
     assert float(found[2]["held_out_q"]) == pytest.approx(last, rel=1e-5)

@@ -24,7 +24,7 @@ from atari_dqn.config.schema import Env
 from atari_dqn.dqn import agent
 from atari_dqn.envs import factory
 from atari_dqn.envs.atari import atari_actions
-from atari_dqn.evaluation.evaluation import Player
+from atari_dqn.evaluation.player import Player
 from atari_dqn.utils import seeding
 from atari_dqn.viewing import inspector, play, screens, video
 from atari_dqn.viewing.screens import Screen, Thought

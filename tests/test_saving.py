@@ -36,7 +36,7 @@ from atari_dqn.envs.journal import Journal
 from atari_dqn.tracking.display import Tracker
 from atari_dqn.training import launch
 from atari_dqn.training.run import Run
-from atari_dqn.utils import background, files, machine, seeding
+from atari_dqn.utils import background, devices, files, seeding
 from atari_dqn.utils.errors import RunFailed, UserError
 
 CARTPOLE = [
@@ -870,8 +870,8 @@ def test_values_that_no_rewards_allow_are_told_once(tmp_path, monkeypatch):
 
 
 def test_another_machine_is_told_of(stopped, monkeypatch):
-    own = machine.numerics(torch.device("cpu"))
-    monkeypatch.setattr(machine, "numerics", lambda device: own | {"threads": "99", "GPU": "another"})
+    own = devices.numerics(torch.device("cpu"))
+    monkeypatch.setattr(devices, "numerics", lambda device: own | {"threads": "99", "GPU": "another"})
     said = go_on(stopped)
     assert "not to the bit as it would have gone on before: threads 99 instead of" in said
     assert "GPU another instead of none" in said

@@ -16,7 +16,7 @@ from atari_dqn.dqn.agent import Agent
 from atari_dqn.dqn.loop import due, epsilon_at, play_and_learn
 from atari_dqn.dqn.replay import Replay
 from atari_dqn.envs.base import ORDINARY, TERMINAL
-from atari_dqn.utils import machine, seeding
+from atari_dqn.utils import devices, machine, seeding
 from atari_dqn.utils.graphs import EAGER_CALLS, graphed, scripted
 from atari_dqn.utils.stopwatch import Stopwatch
 
@@ -281,7 +281,7 @@ def test_stopwatch_counts_each_stage():
 def test_cuda_graph_equals_eager(optimizer, monkeypatch):
     device, weights = torch.device("cuda"), []
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)  # else Adam makes rounding as large as a step
-    machine.set_tf32(False)
+    devices.set_tf32(False)
     for graphs in (False, True):
         agent, draw = new_agent(optimizer, "cuda"), torch.Generator("cuda").manual_seed(3)
         replay, rng = filled("cuda")

@@ -21,7 +21,8 @@ from atari_dqn.dqn import networks
 from atari_dqn.envs import atari, factory
 from atari_dqn.envs.atari import atari_actions
 from atari_dqn.envs.base import CUT, ORDINARY, TERMINAL, Game
-from atari_dqn.evaluation import evaluation
+from atari_dqn.evaluation import evaluate
+from atari_dqn.evaluation.player import seat
 from atari_dqn.tracking import curves
 from atari_dqn.tracking.display import Tracker
 from atari_dqn.training.run import Run
@@ -206,8 +207,8 @@ def test_evaluations_are_those_of_the_config(words, tmp_path):
 
     # The same network played later, under another protocol.
     other = dataclasses.replace(c.protocol, name="other", epsilon=0.4, max_frames=9)
-    seated = evaluation.seat(best, other, None)
-    result = evaluation.evaluate(best, other, *seated, episodes=4, num_envs=3, seed=11)
+    seated = seat(best, other, None)
+    result = evaluate.evaluate(best, other, *seated, episodes=4, num_envs=3, seed=11)
     few = dataclasses.replace(c.evaluation, episodes=4, num_envs=3)
     scores = plain.evaluate(dataclasses.replace(c, protocol=other, evaluation=few), log.weights[chosen], 11)
     assert sorted(result["returns"]) == pytest.approx(sorted(scores))

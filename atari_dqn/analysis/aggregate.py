@@ -11,16 +11,16 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from atari_dqn.analysis import experiments, intervals, logbook
+from atari_dqn.analysis import experiments, intervals, run_folders
 from atari_dqn.analysis.experiments import Experiment, Matrix
 from atari_dqn.analysis.intervals import STATISTICS
-from atari_dqn.config.schema import AggregateConfig
+from atari_dqn.config.commands import AggregateConfig
 from atari_dqn.data import scores
 from atari_dqn.data.scores import MILLION
-from atari_dqn.tracking.display import compact
 from atari_dqn.utils.console import Console
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.files import replacing
+from atari_dqn.utils.text import compact
 
 GRID = 20  # points of a sample-efficiency curve
 MARKS = (10, 40, 50, 100, 199, 200)  # million frames at which published curves are told
@@ -114,7 +114,7 @@ def aggregate(asked: AggregateConfig, console: Console) -> None:
     def say(text: str) -> None:
         console.print(text, soft_wrap=True, highlight=False, markup=False)
 
-    own = experiments.gather(logbook.name_runs("runs", asked.runs).values() if asked.runs else [], asked.score, say)
+    own = experiments.gather(run_folders.name_runs("runs", asked.runs).values() if asked.runs else [], asked.score, say)
     if asked.runs and not own:
         raise UserError(f"runs={asked.runs}: no run there has a score={asked.score}; train longer, or choose another")
     for experiment in own:
@@ -152,7 +152,7 @@ def aggregate(asked: AggregateConfig, console: Console) -> None:
     ]
     if own:
         console.print(improvement_table(better))
-    output = Path(asked.output or logbook.roots("runs", asked.runs or "runs")[0] / "aggregate")
+    output = Path(asked.output or run_folders.roots("runs", asked.runs or "runs")[0] / "aggregate")
     if not asked.output and output.is_symlink():
         raise UserError(f"{output} is a link to elsewhere; set output=PATH")
     try:

@@ -9,16 +9,17 @@ from rich.table import Table
 
 from atari_dqn.checkpoint import folders, outputs
 from atari_dqn.config import bounds, presets
-from atari_dqn.config.schema import CompareConfig, TrainConfig
+from atari_dqn.config.commands import CompareConfig
+from atari_dqn.config.schema import TrainConfig
 from atari_dqn.data import scores
 from atari_dqn.data.scores import MILLION, Curve
 from atari_dqn.tracking import csv_files
 from atari_dqn.tracking.curves import Point, by_value, evaluations, has_measure, is_whole, read, training, verdict
-from atari_dqn.tracking.display import compact
 from atari_dqn.training.launch import saved_config
 from atari_dqn.utils.console import Console
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.files import replacing
+from atari_dqn.utils.text import compact
 
 COLUMNS = (
     "million_frames", "ours", "sd", "games", "human_normalised", "published", "published_sd", "low", "high", "verdict",

@@ -26,6 +26,7 @@ from atari_dqn.dqn import networks
 from atari_dqn.utils import files
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.files import replacing, set_aside, sync_folder
+from atari_dqn.utils.text import one_line
 
 FORMAT = "atari_dqn checkpoint"
 VERSION = 3  # 3: sealed; the replay's files, the games' actions. 2: channels-last features for the dense layer
@@ -140,7 +141,7 @@ class Checkpoint:
 
 def short(error: BaseException) -> str:
     """An error's text in a few words, on one line."""
-    return " ".join(str(error).split())[:120]
+    return one_line(error, 120)
 
 
 def _is_damaged(path: Path) -> bool:

@@ -253,7 +253,7 @@ def speed() -> Finding:
     """What training speed to expect."""
     import psutil
 
-    from atari_dqn.utils.machine import choose_device
+    from atari_dqn.utils.devices import choose_device
 
     busy, config, (_, rate) = psutil.cpu_percent(0.3), default_config(), play()
     if choose_device("auto").type == "cuda":
@@ -302,10 +302,11 @@ def video() -> Finding:
 
 def replay() -> Finding:
     from atari_dqn.dqn.replay import BYTES_BESIDE_FRAME
-    from atari_dqn.utils import machine
+    from atari_dqn.training import capacity
+    from atari_dqn.utils import devices
 
-    steps, device = default_config().replay.capacity, machine.choose_device("auto")
-    text = machine.check_replay_fits(steps, 84 * 84 + BYTES_BESIDE_FRAME, device)
+    steps, device = default_config().replay.capacity, devices.choose_device("auto")
+    text = capacity.check_replay_fits(steps, 84 * 84 + BYTES_BESIDE_FRAME, device)
     return GOOD, text.removeprefix("replay: ")
 
 

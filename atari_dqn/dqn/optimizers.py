@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from atari_dqn.config.bounds import shown
-from atari_dqn.data.games import suggest
 from atari_dqn.utils.errors import UserError
+from atari_dqn.utils.text import shown, suggest
 
 UNSUITED = ("Optimizer", "LBFGS", "SparseAdam")  # want closures or sparse gradients
 FUSED = ("Adam", "AdamW", "SGD")  # torch's one-kernel versions, on CPU and GPU

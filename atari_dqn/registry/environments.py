@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
-from atari_dqn.data.games import atari_name, suggest
+from atari_dqn.data.games import atari_name
 from atari_dqn.registry import own_modules
 from atari_dqn.registry.watched import Watched, where
 from atari_dqn.utils import files
 from atari_dqn.utils.errors import RunFailed, UserError
+from atari_dqn.utils.text import suggest
 
 OURS = ("id", "render_mode", "disable_env_checker")  # arguments of gymnasium.make that the program sets
 

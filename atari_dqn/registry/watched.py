@@ -12,11 +12,12 @@ import numpy as np
 from gymnasium.spaces import Box, Space
 
 from atari_dqn.utils.errors import RunFailed, UserError
+from atari_dqn.utils.text import one_line
 
 
 def where(error: BaseException) -> str:
     """An error of somebody's own code in a line, with the place: `KeyError: 'x' (my_module.py, line 7)`."""
-    text = " ".join(str(error).split())[:200]
+    text = one_line(str(error))
     at = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
     ours = Path(__file__).parent.parent
     at = [frame for frame in at if ours not in Path(frame.filename).parents and frame.filename[0] != "<"]

@@ -10,8 +10,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from atari_dqn.tracking.display import Seldom, compact, hours
+from atari_dqn.tracking.display import Seldom
 from atari_dqn.utils.console import Console
+from atari_dqn.utils.text import compact, hours
 
 PLAIN_SECONDS = 60.0  # between two lines where the output is not a terminal
 ROWS = 12  # of runs, at most

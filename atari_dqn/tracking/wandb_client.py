@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 
 from atari_dqn.config.schema import Logger
+from atari_dqn.utils.text import one_line
 
 TIMEOUT_SECONDS = 30.0  # for the server to answer at the start, and to take what is left at the end
 LOGIN_SECONDS = 10.0  # for reading the client's files: a home folder may hang
@@ -203,4 +204,4 @@ def _read_id(path: Path) -> str:
 
 def line(error: BaseException | str) -> str:
     """An error in a line for a person."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return one_line(error)

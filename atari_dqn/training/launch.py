@@ -13,10 +13,11 @@ from atari_dqn.config.compose import is_multirun, known_keys, plain, to_train_co
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.tracking.display import Tracker
 from atari_dqn.training.run import Run
-from atari_dqn.utils import files, machine
+from atari_dqn.utils import devices, files
 from atari_dqn.utils.console import Console
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.files import replacing
+from atari_dqn.utils.text import one_line
 
 _select = omegaconf.OmegaConf.select
 MOST_EVENTS, DEEPEST = 20_000, 20  # parts of a config.yaml, of which a run writes some 300, 4 deep
@@ -129,7 +130,7 @@ def _checked(folder: Path | str, saved: omegaconf.DictConfig) -> TrainConfig:
 
 
 def _unreadable(folder: Path | str, error: Exception) -> UserError:
-    why = getattr(error, "strerror", None) or " ".join(str(error).split())[:150]
+    why = getattr(error, "strerror", None) or one_line(error, 150)
     return UserError(f"cannot read {folder}/config.yaml: {why}")
 
 
@@ -204,7 +205,7 @@ def resume(
             raise UserError(f"{folder} is a run of {key}={then}, not {now}; choose another folder")
     for setting in forgotten(folder, config):
         say(f"note: {setting} in config.yaml is not used; type it to use it")
-    machine.choose_device(config.device)  # before process.json tells of it
+    devices.choose_device(config.device)  # before process.json tells of it
     with folders.held(folder) as process:
         resumed = checkpoints.newest(folder, say)
         if resumed:

@@ -21,15 +21,16 @@ from atari_dqn.dqn.replay import Replay, torch_dtype
 from atari_dqn.envs.journal import Journal
 from atari_dqn.tracking import curves, trackers
 from atari_dqn.tracking.curves import is_whole
-from atari_dqn.tracking.display import Row, Tracker, compact, games, hours
+from atari_dqn.tracking.display import Row, Tracker
 from atari_dqn.training import backend, capacity, footprint
 from atari_dqn.training.evaluator import Examiner
 from atari_dqn.training.saving import Saver
-from atari_dqn.utils import machine, seeding
+from atari_dqn.utils import devices, machine, seeding
 from atari_dqn.utils.console import Console
 from atari_dqn.utils.errors import DIVERGED, RunFailed, UserError
 from atari_dqn.utils.signals import stop_signals
 from atari_dqn.utils.stopwatch import Stopwatch
+from atari_dqn.utils.text import compact, games, hours, memory_size
 
 MOST_ROWS = 10_000  # of metrics.csv, where its interval is not given: about so many are seen in a picture
 
@@ -52,11 +53,11 @@ class Run:
         resumed: Resumed | None = None,
     ) -> None:
         self.config, self.folder, self.console = config, folder, console
-        self.device = machine.choose_device(config.device)
+        self.device = devices.choose_device(config.device)
         networks.set_threads(config.network.name, self.device)
         machine.keep_freed_memory()
-        machine.set_tf32(config.compute.tf32)
-        machine.set_deterministic(config.compute.deterministic, self.device)
+        devices.set_tf32(config.compute.tf32)
+        devices.set_deterministic(config.compute.deterministic, self.device)
         self.agent_steps = self.updates = self.games = 0
         self.events = 0  # that the trackers were told
         self.over = False  # no more turns
@@ -165,7 +166,7 @@ class Run:
         else:
             share = self.evaluation_seconds / max(self.seconds, 1e-9)
             self.say(f"done: {steps}, of which evaluation took {share:.1%}")
-            self.say(f"{self.folder} takes {machine.memory_size(folders.disk_use(self.folder))} on disk")
+            self.say(f"{self.folder} takes {memory_size(folders.disk_use(self.folder))} on disk")
             self.say(f"play it with `make evaluate CKPT={quote(str(self.folder))}`")
 
     def _say_what_scores_mean(self) -> None:
@@ -216,7 +217,7 @@ class Run:
 
     def _check_finite(self) -> None:
         """Raise NotFinite now, and not a turn later as the loop does: what is learnt will be kept or scored."""
-        machine.wait(self.device)
+        devices.wait(self.device)
         if not self.agent.is_finite():
             raise NotFinite
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from atari_dqn.checkpoint import checkpoints
 from atari_dqn.checkpoint.checkpoints import Resumed
 from atari_dqn.checkpoint.replay_files import ReplayFiles, Segment
-from atari_dqn.utils import machine, seeding
+from atari_dqn.utils import devices, seeding
 from atari_dqn.utils.background import Worker
 from atari_dqn.utils.errors import DIVERGED, RunFailed, UserError
 
@@ -129,7 +129,7 @@ class Saver:
             "generators": {"exploration": run.explore.get_state(), "replay": run.draw.get_state()},
             "emulators": run.emulators.state(),
             "replay": {"written": run.replay.written, **run.replay.state()} if run.config.checkpoint.replay else None,
-            "made_with": machine.numerics(run.device),
+            "made_with": devices.numerics(run.device),
         }
         self._handed_rows = run.replay.written
         self._worker.do(self._write, Snapshot(content, run.device))
@@ -212,7 +212,7 @@ class Saver:
             run.examiner.best_score = None if best is None else float(best)
             run.goals.reached = [str(note) for note in content["goals_reached"]]
             run.goals.recent.extend(float(score) for score in content["recent_returns"])
-            then, now = dict(content["made_with"]), machine.numerics(run.device)
+            then, now = dict(content["made_with"]), devices.numerics(run.device)
         except Exception as error:
             raise self._unfit(error) from None
         then = dict.fromkeys(now, "none") | then  # from a CPU, or by an older program

@@ -20,6 +20,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 from atari_dqn.utils import files
+from atari_dqn.utils.text import one_line
 
 LEAST, MOST = 20, 500  # columns that are drawn for, whatever a window or $COLUMNS says
 # Control characters but tab and newline, marks that turn the direction of text, line separators, lone surrogates.
@@ -237,5 +238,5 @@ def guarded() -> Iterator[Stream]:
 
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:
     """A line instead of a traceback: it is another package's thread, such as TensorBoard's on a full disk."""
-    text = " ".join(str(failure.exc_value).split())[:200]
+    text = one_line(failure.exc_value)
     complain(f"in the background: {failure.exc_type.__name__}: {text}; the run goes on")

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from atari_dqn.config.schema import Env
 from atari_dqn.envs.base import Game
-from atari_dqn.evaluation.evaluation import Player
+from atari_dqn.evaluation.player import Player
 from atari_dqn.utils import console
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.files import appending

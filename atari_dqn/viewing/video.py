@@ -16,7 +16,7 @@ from atari_dqn.dqn.exploration import epsilon_greedy
 from atari_dqn.envs import wrappers
 from atari_dqn.envs.base import Game
 from atari_dqn.envs.gym import cut_after, make_single
-from atari_dqn.evaluation.evaluation import Player
+from atari_dqn.evaluation.player import Player
 from atari_dqn.utils import console, seeding
 from atari_dqn.viewing.screens import Film, Screen, Thought, Window, has_display
 
