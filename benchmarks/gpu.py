@@ -31,7 +31,6 @@ import numpy as np
 import torch
 from filelock import FileLock
 from race import machine, versions
-from rich.console import Console
 from speed import measure
 
 from atari_dqn.config import compose
@@ -46,6 +45,7 @@ from atari_dqn.envs import factory
 from atari_dqn.training import launch
 from atari_dqn.utils import devices as devicess
 from atari_dqn.utils import machine as machines
+from atari_dqn.utils.console import Console
 from atari_dqn.utils.devices import wait
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.graphs import graphed

@@ -5,11 +5,11 @@ import time
 from typing import NamedTuple
 
 import psutil
-from rich.console import Console
 
 from atari_dqn.config import compose
 from atari_dqn.dqn.loop import play_and_learn
 from atari_dqn.training import launch
+from atari_dqn.utils.console import Console
 from atari_dqn.utils.devices import wait
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from rich.console import Console
 
 from atari_dqn.analysis import aggregate, experiments, intervals
 from atari_dqn.analysis.experiments import Experiment, Run
@@ -17,6 +16,7 @@ from atari_dqn.config.commands import AggregateConfig
 from atari_dqn.data.scores import MILLION
 from atari_dqn.tracking import curves
 from atari_dqn.tracking.curves import Point
+from atari_dqn.utils.console import Console
 from atari_dqn.utils.errors import UserError
 
 RNG = np.random.default_rng(3)

@@ -21,7 +21,6 @@ import pytest
 import torch
 from conftest import sealed, small_run
 from PIL import Image
-from rich.console import Console
 
 from atari_dqn.__main__ import guarded
 from atari_dqn.analysis import dashboard, report, run_data, run_folders
@@ -31,6 +30,7 @@ from atari_dqn.config.commands import ReportConfig
 from atari_dqn.tracking import csv_files
 from atari_dqn.training import capacity, launch
 from atari_dqn.utils import files, machine
+from atari_dqn.utils.console import Console
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.text import memory_size
 

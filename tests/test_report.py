@@ -17,12 +17,12 @@ import numpy as np
 import psutil
 import pytest
 from conftest import ROOT
-from rich.console import Console
 
 from atari_dqn.analysis import bands, dashboard, report, run_data, run_folders
 from atari_dqn.checkpoint import folders
 from atari_dqn.config.commands import ReportConfig
 from atari_dqn.data import scores
+from atari_dqn.utils.console import Console
 from atari_dqn.utils.errors import RunFailed, UserError
 
 SHORT = [

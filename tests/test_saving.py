@@ -24,7 +24,6 @@ import torture
 import wandb_reader
 import zstandard
 from conftest import QUIET, ROOT, sealed, small_run
-from rich.console import Console
 
 from atari_dqn.checkpoint import checkpoints, folders, replay_files
 from atari_dqn.checkpoint.replay_files import ReplayFiles, Segment
@@ -37,6 +36,7 @@ from atari_dqn.tracking.display import Tracker
 from atari_dqn.training import launch
 from atari_dqn.training.run import Run
 from atari_dqn.utils import background, devices, files, seeding
+from atari_dqn.utils.console import Console
 from atari_dqn.utils.errors import RunFailed, UserError
 
 CARTPOLE = [

@@ -12,7 +12,6 @@ import pytest
 import torture
 from clusters import command, environment, lose_a_node
 from conftest import QUIET, small_run
-from rich.console import Console
 from test_saving import CARTPOLE, Stop
 
 from atari_dqn.checkpoint import checkpoints
@@ -24,6 +23,7 @@ from atari_dqn.sweep import display, storage, sweep
 from atari_dqn.training import launch
 from atari_dqn.training.run import Run
 from atari_dqn.utils import ray_cluster
+from atari_dqn.utils.console import Console
 from atari_dqn.utils.errors import UserError
 
 SWEEP = ["sweep", "sweep.games=CartPole-v1", *torture.GAMES["CartPole"], *QUIET]

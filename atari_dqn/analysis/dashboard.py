@@ -269,7 +269,7 @@ def serve(asked: DashboardConfig, console: Console) -> None:
         raise UserError(f"runs={root}: there is no such folder; `make train GAME=CartPole` makes runs/ in a minute")
     with make(root, asked.port) as server:
         address = f"http://localhost:{server.server_address[1]}/"
-        console.print(f"dashboard of {root}: {address} (Ctrl-C ends it)", soft_wrap=True, highlight=False, markup=False)
+        console.say(f"dashboard of {root}: {address} (Ctrl-C ends it)")
         # Not by KeyboardInterrupt, which is lost where it is raised in a callback that Python guards.
         stopped = threading.Event()
 
@@ -280,4 +280,4 @@ def serve(asked: DashboardConfig, console: Console) -> None:
         threading.Thread(target=end, daemon=True).start()
         with stop_signals(stopped):
             server.serve_forever()
-        console.print("dashboard ended")
+        console.say("dashboard ended")

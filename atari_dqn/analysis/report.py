@@ -109,19 +109,15 @@ def write(asked: ReportConfig, console: Console) -> None:
         [*films, _packed("plotly", gzip.compress(plotly().encode(), mtime=0)), f"<script>{part('page.js')}</script>"]
     )
     output = outputs.choose(asked.output, output, ENDINGS)
-    try:
-        with replacing(output, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(page(title, data, f"<style>{part('page.css')}</style>", scripts, POLICY))
-    except OSError as error:
-        raise UserError(f"cannot write {output}: {error.strerror or error}; set output=PATH") from None
+    with outputs.writing(output), replacing(output, "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(page(title, data, f"<style>{part('page.css')}</style>", scripts, POLICY))
     for text in unreadable:
-        console.print(f"note: {text}", soft_wrap=True, markup=False)
+        console.say(f"note: {text}")
     megabytes, filmed = output.stat().st_size / 1e6, sum(map(len, films)) / 1e6
-    console.print(
+    console.say(
         f"written: {output} ({len(folders)} {'run' if len(folders) == 1 else 'runs'}, {megabytes:.1f} MB, "
-        f"{filmed:.1f} of them {len(films)} {'film' if len(films) == 1 else 'films'})",
-        soft_wrap=True, highlight=False, markup=False,
-    )  # fmt: skip
+        f"{filmed:.1f} of them {len(films)} {'film' if len(films) == 1 else 'films'})"
+    )
 
 
 def _packed(name: str, content: bytes) -> str:

@@ -22,7 +22,7 @@ def show(asked: str, console: Console) -> None:
     It fits a terminal. Where nobody looks, in a pipe, names are whole, and each run is one line.
     """
     if asked == "runs" and not (Path(asked).is_dir() and run_folders.find(Path(asked))):
-        console.print("no runs in runs/ yet; `make train GAME=CartPole` makes one in a minute", soft_wrap=True)
+        console.say("no runs in runs/ yet; `make train GAME=CartPole` makes one in a minute")
         return
     folders = run_folders.name_runs("runs", asked)
     lines = [(name, folder, run_data.line(folder)) for name, folder in folders.items()]
@@ -49,7 +49,7 @@ def show(asked: str, console: Console) -> None:
     console.print(table)
     count = f"{len(lines)} run{'s' if len(lines) > 1 else ''}"
     hint = "; CKPT=latest and RUN=latest mean the newest" if asked == "runs" else ""
-    console.print(f"{count}, {compact(total)}B on disk{hint}", soft_wrap=True)
+    console.say(f"{count}, {compact(total)}B on disk{hint}")
 
 
 def age(seconds: float) -> str:

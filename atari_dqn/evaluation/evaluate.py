@@ -107,22 +107,21 @@ def report(result: dict[str, Any], output: Path, console: Console) -> None:
     console.print(table(result))
     game, frames = result["game"], result["protocol"]["max_frames"]
     if result["summary"]["human_normalised"] is not None:
-        console.print(f"human-normalised by {scores.SOURCE}", soft_wrap=True)
+        console.say(f"human-normalised by {scores.SOURCE}")
     elif scores.human_normalised(game, 0) is not None:
-        console.print(
+        console.say(
             f"not human-normalised: games were cut off at {frames:,} frames, and a human's lasted up to "
-            f"{scores.HUMAN_FRAMES:,}",
-            soft_wrap=True,
+            f"{scores.HUMAN_FRAMES:,}"
         )
     for key, text in (
         ("actions_not_in_game", "learnt actions that this game has not, never chosen"),
         ("actions_never_learnt", "actions of this game that were never learnt, never played"),
     ):
         if result[key]:
-            console.print(f"{text}: {', '.join(result[key])}", soft_wrap=True)
+            console.say(f"{text}: {', '.join(result[key])}")
     if cut := result["cut_off"]:
         text = "1 game was cut off" if cut == 1 else f"{cut} games were cut off"
-        console.print(f"{text} at {frames:,} frames; the score up to then counts", soft_wrap=True)
+        console.say(f"{text} at {frames:,} frames; the score up to then counts")
     with replacing(output, "w") as file:
         file.write(json.dumps(result, indent=1) + "\n")
-    console.print(f"written: {output}", soft_wrap=True)
+    console.say(f"written: {output}")

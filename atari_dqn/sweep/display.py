@@ -60,7 +60,7 @@ class Scoreboard:
         self._live.stop()
 
     def say(self, text: str) -> None:
-        self._console.print(text, soft_wrap=True, highlight=False, markup=False)
+        self._console.say(text)
 
     def of(self, word: str) -> list[str]:
         """The runs that ended so."""

@@ -169,7 +169,7 @@ def _train(job: Job, parent: Path, watchers: list[Tracker]) -> str:
         try:
             run = launch.train(job.config, job.typed, console, watchers)
         except (UserError, RunFailed) as error:
-            console.print(str(error), markup=False, soft_wrap=True)
+            console.say(str(error))
             raise
     return run.outcome if run else "finished"
 

@@ -143,7 +143,7 @@ class Display(Tracker):
 
     def _say(self, text: str) -> None:
         share = self._bar.tasks[0].completed / self._total
-        self._console.print(f"{share:4.0%}  {text}", soft_wrap=True, highlight=False, markup=False)
+        self._console.say(f"{share:4.0%}  {text}")
 
     def evaluating(self, what: str, played: int, episodes: int) -> None:
         if not self._evaluation:

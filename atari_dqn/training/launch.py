@@ -189,10 +189,6 @@ def resume(
     Args:
         asked: what `overrides` would make of a fresh run.
     """
-
-    def say(text: str) -> None:
-        console.print(text, soft_wrap=True, markup=False)
-
     folders.refuse_links(folder)
     config = resumed_config(folder, overrides, asked)
     for key, now, then in (
@@ -204,10 +200,10 @@ def resume(
         if typed and now != then:
             raise UserError(f"{folder} is a run of {key}={then}, not {now}; choose another folder")
     for setting in forgotten(folder, config):
-        say(f"note: {setting} in config.yaml is not used; type it to use it")
+        console.say(f"note: {setting} in config.yaml is not used; type it to use it")
     devices.choose_device(config.device)  # before process.json tells of it
     with folders.held(folder) as process:
-        resumed = checkpoints.newest(folder, say)
+        resumed = checkpoints.newest(folder, console.say)
         if resumed:
             steps, content = resumed.checkpoint.agent_steps, resumed.checkpoint.content
             if changed := changes(config, resumed.checkpoint.config):
@@ -217,14 +213,14 @@ def resume(
                 )
             same_end = content["config"]["total_steps"] == config.total_steps
             if content.get("finished") and (same_end or steps >= config.total_steps):
-                say(f"{folder} is finished: {steps:,} agent steps; total_steps=... makes it longer")
+                console.say(f"{folder} is finished: {steps:,} agent steps; total_steps=... makes it longer")
                 process.ended = "finished"
                 return None
         run = Run(config, folder, console, resumed)
         with replacing(folder / "config.yaml", "w") as file:  # with what was changed, for the next time
             file.write(to_yaml(config))
         presets.tell(config.preset, presets.departures(config), console)
-        say(f"going on in {folder} after {run.agent_steps:,} agent steps")
+        console.say(f"going on in {folder} after {run.agent_steps:,} agent steps")
         run.tell_outcome = process.end
         run.go(*watchers)
     return run
@@ -238,5 +234,5 @@ def prepare(config: TrainConfig, console: Console) -> Run:
     except BaseException:
         run.emulators.close()
         raise
-    console.print(f"run: {run.folder}", soft_wrap=True, markup=False)
+    console.say(f"run: {run.folder}")
     return run

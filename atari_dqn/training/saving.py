@@ -13,6 +13,7 @@ from atari_dqn.checkpoint.replay_files import ReplayFiles, Segment
 from atari_dqn.utils import devices, seeding
 from atari_dqn.utils.background import Worker
 from atari_dqn.utils.errors import DIVERGED, RunFailed, UserError
+from atari_dqn.utils.text import one_line
 
 if TYPE_CHECKING:
     from atari_dqn.training.run import Run
@@ -220,7 +221,7 @@ class Saver:
             run.say(f"not to the bit as it would have gone on before: {', '.join(changed)}")
 
     def _unfit(self, error: Exception) -> UserError:
-        return UserError(f"the checkpoint does not fit its own config ({checkpoints.short(error)})")
+        return UserError(f"the checkpoint does not fit its own config ({one_line(error, 120)})")
 
     def go_back(self) -> bool:
         """Bring the replay and the games to where the checkpoint left them; whether the loop may go on from there."""

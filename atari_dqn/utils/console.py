@@ -161,6 +161,10 @@ class Console(rich.console.Console):
             else:
                 yield Segment(visible(segment.text), segment.style)
 
+    def say(self, text: str) -> None:
+        """A line, which a terminal may break and a file does not."""
+        self.print(text, soft_wrap=True)
+
     def status(self, *what: Any, **how: Any) -> Any:
         if not self.encoding.startswith("utf"):  # whose spinner is not of ASCII
             how.setdefault("spinner", "line")
