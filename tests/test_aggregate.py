@@ -62,7 +62,7 @@ def experiment(name: str, raw: np.ndarray, games: tuple[str, ...] = GAMES) -> Ex
 
 def test_improvement_profile_and_efficiency_equal_slow_ones():
     one, other = (experiment(name, RNG.integers(-3, 4, size=(n, 3)).astype(float)) for name, n in (("a", 4), ("b", 3)))
-    count, point, around = intervals.improvement(one, other, 500)
+    _, _, count, point, around = intervals.improvement(one, other, 500)
     pairs = [
         (x > y) + 0.5 * (x == y)
         for game in GAMES

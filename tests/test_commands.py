@@ -24,8 +24,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from atari_dqn import __main__
 from atari_dqn.checkpoint import checkpoints
 from atari_dqn.config import compose, unread, validate
-from atari_dqn.config.commands import PlayProtocol
-from atari_dqn.config.schema import Protocol
+from atari_dqn.config.schema import PlayProtocol, Protocol
 from atari_dqn.utils.errors import RunFailed, UserError
 
 TINY = [

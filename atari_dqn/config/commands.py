@@ -7,7 +7,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
-from atari_dqn.config.schema import TrainConfig
+from atari_dqn.config.schema import PlayProtocol, TrainConfig
 
 
 @dataclass
@@ -40,23 +40,6 @@ class PlayEnv:
 class PlayEvaluation:
     episodes: int = MISSING
     num_envs: int = MISSING
-
-
-@dataclass
-class PlayProtocol:
-    """A protocol by name, or what to change of the one that the checkpoint's run evaluated with; see merge_protocol."""
-
-    name: str | None = None
-    epsilon: float | None = None
-    source: str | None = None
-    repeat_action_probability: float | None = None
-    noop_max: int | None = None
-    fire_reset: bool | None = None
-    max_frames: int | None = None
-    full_action_space: bool | None = None
-    terminal_on_life_loss: bool | None = None
-    window_frames: int | None = None
-    window_games: int | None = None
 
 
 @dataclass

@@ -17,9 +17,9 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from atari_dqn.config import aliases, bounds, validate
-from atari_dqn.config.commands import SCHEMAS, PlayProtocol, conf_dir
+from atari_dqn.config.commands import SCHEMAS, conf_dir
 from atari_dqn.config.overrides import as_hydra_reads
-from atari_dqn.config.schema import Env, Goal, Protocol, TrainConfig
+from atari_dqn.config.schema import Env, Goal, PlayProtocol, Protocol, TrainConfig
 from atari_dqn.data.games import atari_games, atari_name
 from atari_dqn.registry import environments, own_modules
 from atari_dqn.utils.errors import UserError
@@ -128,9 +128,9 @@ def apart(composed: Any, name: str) -> tuple[Any, Any]:
 
 def merge_protocol(asked: PlayProtocol, trained: Protocol) -> Protocol:
     """The protocol to play under: one asked for by name, whole; or the run's own with changes, and then renamed."""
-    if asked.name is not None and asked.epsilon is not None:
-        return Protocol(**{key: value for key, value in dataclasses.asdict(asked).items() if value is not None})
     changes = {key: value for key, value in dataclasses.asdict(asked).items() if value is not None}
+    if asked.name is not None and asked.epsilon is not None:
+        return Protocol(**changes)
     if changes and "name" not in changes:
         changes["name"] = f"{trained.name.removesuffix('-changed')}-changed"
     return dataclasses.replace(trained, **changes)

@@ -118,12 +118,12 @@ class Exploration:
 
 
 @dataclass
-class Protocol:
-    """How a network is scored: in games of its own, or by its training games. null keeps what it was trained with."""
+class PlayProtocol:
+    """A protocol by name, or what to change of another; null changes nothing."""
 
-    name: str = MISSING
-    epsilon: float = MISSING
-    source: str = "games"  # games | training
+    name: str | None = None
+    epsilon: float | None = None
+    source: str | None = None  # games | training
     repeat_action_probability: float | None = None
     noop_max: int | None = None
     fire_reset: bool | None = None
@@ -132,6 +132,15 @@ class Protocol:
     terminal_on_life_loss: bool | None = None
     window_frames: int | None = None  # of training games: those that ended in so many frames
     window_games: int | None = None  # or the last so many
+
+
+@dataclass
+class Protocol(PlayProtocol):
+    """How a network is scored: in games of its own, or by its training games. null keeps what it was trained with."""
+
+    name: str = MISSING
+    epsilon: float = MISSING
+    source: str = "games"
 
 
 @dataclass

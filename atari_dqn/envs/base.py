@@ -1,6 +1,6 @@
 """N games side by side behind one face: reset, send, recv."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,7 @@ class Turn(NamedTuple):
     games: list[Game]  # those that ended with this step
 
 
-class Emulators:
+class Emulators(Protocol):
     """N games. After a game's last state its next step ignores the action and shows the next game's first frame.
 
     Attributes:
@@ -53,18 +53,14 @@ class Emulators:
         Args:
             which: the games to start, [N]; None for all. What the others show is not to be read.
         """
-        raise NotImplementedError  # pragma: no cover
 
     def send(self, actions: NDArray[np.int64]) -> None:
         """Set the games moving with one action each, [N]; returns at once where they run on threads."""
-        raise NotImplementedError  # pragma: no cover
 
     def recv(self) -> Turn:
         """Wait for what `send` set moving."""
-        raise NotImplementedError  # pragma: no cover
 
-    def close(self) -> None:
-        raise NotImplementedError  # pragma: no cover
+    def close(self) -> None: ...
 
 
 class Scoreboard:
