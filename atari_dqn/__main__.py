@@ -109,7 +109,7 @@ def evaluate(composed: Any) -> None:
     from atari_dqn.registry import environments
     from atari_dqn.tracking import display
     from atari_dqn.utils import files
-    from atari_dqn.utils.text import games
+    from atari_dqn.utils.text import plural
 
     asked, checkpoint, protocol = _asked(composed)
     env, player = seat(checkpoint, protocol, asked.env.game, asked.env.arguments)
@@ -117,10 +117,10 @@ def evaluate(composed: Any) -> None:
     output = outputs.choose(asked.output, checkpoint.path.parent / name, (".json",), is_kept=True)
     view, episodes = console.Console(), asked.evaluation.episodes
     seldom = display.Seldom(view)
-    with view.status(f"0 of {games(episodes)} played") as status:
+    with view.status(f"0 of {plural(episodes, 'game')} played") as status:
 
         def tell(played: list[Any]) -> None:
-            text = f"{len(played)} of {games(episodes)} played"
+            text = f"{len(played)} of {plural(episodes, 'game')} played"
             if played:
                 last = played[-1]
                 text += f", the last one {last.score:.10g}{scores.human(env.game, last.score, last.whole)}"

@@ -134,7 +134,7 @@ def test_how_a_run_ended_is_told(tmp_path):
     assert run_data.state(tmp_path)[:2] == ("failed", "no room for it")
     with folders.held(tmp_path):
         pass  # and no word: as a kill in its last evaluation
-    assert run_data.state(tmp_path, is_complete=True).word == "died"
+    assert run_data.state(tmp_path).word == "died"
     with folders.held(tmp_path) as process:
         assert folders.is_held(tmp_path) and run_data.state(tmp_path).word == "running"
         process.ended = "stopped"

@@ -18,7 +18,7 @@ from atari_dqn.data import scores
 from atari_dqn.utils.console import Console
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.files import read, replacing
-from atari_dqn.utils.text import compact
+from atari_dqn.utils.text import compact, plural
 
 POINTS, ALL_POINTS, FEWEST = 600, 24_000, 60  # of each curve; of all runs' curves of a kind; of each whatever
 ENDINGS = (".html", ".htm")
@@ -115,8 +115,8 @@ def write(asked: ReportConfig, console: Console) -> None:
         console.say(f"note: {text}")
     megabytes, filmed = output.stat().st_size / 1e6, sum(map(len, films)) / 1e6
     console.say(
-        f"written: {output} ({len(folders)} {'run' if len(folders) == 1 else 'runs'}, {megabytes:.1f} MB, "
-        f"{filmed:.1f} of them {len(films)} {'film' if len(films) == 1 else 'films'})"
+        f"written: {output} ({plural(len(folders), 'run')}, {megabytes:.1f} MB, "
+        f"{filmed:.1f} of them {plural(len(films), 'film')})"
     )
 
 

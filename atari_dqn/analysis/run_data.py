@@ -42,20 +42,14 @@ class State(NamedTuple):
     seconds_since: float
 
 
-def state(folder: Path, is_complete: bool = False) -> State:
-    """By its lock, by what its process left behind, and by its heartbeat: the last row of its CSV files.
-
-    Args:
-        is_complete: all its steps were made, which tells where an older program left no word.
-    """
+def state(folder: Path) -> State:
+    """By its lock, by what its process left behind, and by its heartbeat: the last row of its CSV files."""
     process, since = folders.note(folder), min(folders.seconds_since(folder), time.time())
     if folders.is_held(folder):
         return State("running", f"silent for {since / 60:.0f} minutes" if since > SILENT_SECONDS else "", since)
     if ended := str(process.get("ended", "")):
         word, _, detail = ended.partition(": ")
         return State(word if word in ("finished", "stopped", "failed") else "stopped", detail[:400], since)
-    if is_complete and "machine" not in process:
-        return State("finished", "", since)
     host = str(process.get("host", ""))
     if host not in ("", socket.gethostname()) and since < SILENT_SECONDS:  # another machine's locks may not be seen
         return State("running", f"on {host:.60s}", since)
@@ -131,8 +125,7 @@ def group(config: TrainConfig, departures: list[Departure]) -> str:
 def line(folder: Path) -> Data:
     """A run in a list: what it is, how it stands, how far it is. Its `error` says where it cannot be read."""
     try:
-        told, is_complete = _progress(folder, _stamp(folder, "config.yaml", *CSV_FILES))
-        stands = state(folder, is_complete)
+        told, stands = _progress(folder, _stamp(folder, "config.yaml", *CSV_FILES)), state(folder)
     except Exception as error:  # whatever is wrong with a run's files, the others are shown
         return _unreadable(error)
     rate = (told["frames_per_second"] or 0) / told["frame_skip"]
@@ -150,8 +143,8 @@ def _unreadable(error: Exception) -> Data:
 
 
 @functools.lru_cache(maxsize=2000)
-def _progress(folder: Path, stamp: object) -> tuple[Data, bool]:
-    """A run's line but for its state, and whether it has made all its steps."""
+def _progress(folder: Path, stamp: object) -> Data:
+    """A run's line but for its state."""
     config, departures = settings_of(folder)
     game, skip = config.env.game, config.env.frame_skip
     last = (curves.read(folder / "metrics.csv") or [{}])[-1]
@@ -161,7 +154,6 @@ def _progress(folder: Path, stamp: object) -> tuple[Data, bool]:
     now = float(last.get("return_mean") or "nan")
     pace = curves.pace(config, folder, steps)
     training = math.isnan(best)  # no evaluation yet
-    again = any(row.get("network") == "best" for row in evaluations)  # the last thing that a run does
     return _sendable(
         {
             "game": game,
@@ -181,7 +173,7 @@ def _progress(folder: Path, stamp: object) -> tuple[Data, bool]:
             "pace": pace.word(steps * skip) if pace else "",
             "damage": csv_files.damage(folder),
         }
-    ), again or steps >= config.total_steps
+    )
 
 
 def _sendable(data: Data) -> Data:

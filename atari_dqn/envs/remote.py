@@ -15,6 +15,7 @@ from atari_dqn.envs.base import CUT, Emulators, Turn
 from atari_dqn.registry import own_modules
 from atari_dqn.utils import ray_cluster, seeding
 from atari_dqn.utils.errors import RunFailed, UserError
+from atari_dqn.utils.text import plural
 
 ROOM_SECONDS = 300.0  # that an actor may wait for a CPU
 RETURN_SECONDS = 5.0  # within which the CPUs of an ended actor are free again
@@ -61,7 +62,7 @@ class RemoteEmulators(Emulators):
         self._players = [self._begin(share) for share in self._shares]
         self._answers: list[Any] = []
         self._losses = 0
-        say(f"emulators: {num_envs} games in {count} {'actor' if count == 1 else 'actors'} of Ray")
+        say(f"emulators: {plural(num_envs, 'game')} in {plural(count, 'actor')} of Ray")
 
     def _free_cpus(self, wanted: int) -> int:
         """CPUs that Ray has free. Actors that have just ended give theirs back a moment later."""

@@ -15,7 +15,7 @@ from atari_dqn.dqn.loop import Record
 from atari_dqn.tracking.curves import Pace
 from atari_dqn.utils.console import Console
 from atari_dqn.utils.machine import CpuShare
-from atari_dqn.utils.text import compact, games, hours
+from atari_dqn.utils.text import compact, hours, plural
 
 Row = dict[str, Any]
 
@@ -148,7 +148,7 @@ class Display(Tracker):
     def evaluating(self, what: str, played: int, episodes: int) -> None:
         if not self._evaluation:
             self._bar.update(self._task, evaluating=True)
-        self._evaluation = f"{what}: {played} of {games(episodes)} played"
+        self._evaluation = f"{what}: {played} of {plural(episodes, 'game')} played"
         if self._seldom.is_due():
             self._say(self._evaluation)
 

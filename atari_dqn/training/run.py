@@ -30,7 +30,7 @@ from atari_dqn.utils.console import Console
 from atari_dqn.utils.errors import DIVERGED, RunFailed, UserError
 from atari_dqn.utils.signals import stop_signals
 from atari_dqn.utils.stopwatch import Stopwatch
-from atari_dqn.utils.text import compact, games, hours, memory_size
+from atari_dqn.utils.text import compact, hours, memory_size, plural
 
 MOST_ROWS = 10_000  # of metrics.csv, where its interval is not given: about so many are seen in a picture
 
@@ -374,4 +374,4 @@ class Run:
 
     def _score(self, row: Row) -> str:
         human = scores.human(self.config.env.game, row["mean"], row["human_normalised"] is not None)
-        return f"mean {row['mean']:.1f}{human}, sd {row['sd']:.1f}, {games(row['episodes'])}"
+        return f"mean {row['mean']:.1f}{human}, sd {row['sd']:.1f}, {plural(row['episodes'], 'game')}"

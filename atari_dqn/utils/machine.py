@@ -13,7 +13,7 @@ import psutil
 import torch
 
 from atari_dqn import SPIN
-from atari_dqn.utils.text import memory_size
+from atari_dqn.utils.text import memory_size, plural
 
 try:
     import resource
@@ -137,8 +137,8 @@ class CpuShare:
         if seconds >= self.SECONDS:
             self._then, threads = now, torch.get_num_threads()
             short = own / seconds < self.FEW * threads and idle < self.NO_IDLE * total
-            count = f"{threads} CPU{'s' * (threads > 1)}"
-            self._word = f"busy machine: this run gets {own / seconds:.1f} of {count}" if short else ""
+            gets = f"{own / seconds:.1f} of {plural(threads, 'CPU')}"
+            self._word = f"busy machine: this run gets {gets}" if short else ""
         return self._word
 
 

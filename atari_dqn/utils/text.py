@@ -27,8 +27,9 @@ def one_line(error: object, most: int = 200) -> str:
     return text or (type(error).__name__ if isinstance(error, BaseException) else "")
 
 
-def games(count: int) -> str:
-    return f"{count} game" if count == 1 else f"{count} games"
+def plural(number: int, noun: str) -> str:
+    """`1 game`, `1,000 games`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def compact(number: float) -> str:
