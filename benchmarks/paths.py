@@ -18,6 +18,7 @@ from atari_dqn.config.schema import AgentConfig, Network
 from atari_dqn.dqn import bootstrap, inputs, layers, networks, optimizers
 from atari_dqn.dqn.agent import Agent
 from atari_dqn.dqn.replay import Replay
+from atari_dqn.utils import devices
 from atari_dqn.utils import machine as machines
 
 REPEATS = 60
@@ -47,7 +48,7 @@ def page_faults(agent: Agent, replay: Replay, draw: torch.Generator) -> float:
 
 def main() -> None:
     torch.manual_seed(0)
-    replay, draw = filled_replay(torch.device("cpu"), 16, 16_000), torch.Generator().manual_seed(0)
+    replay, draw = filled_replay(devices.choose_device("cpu"), 16, 16_000), torch.Generator().manual_seed(0)
     online = networks.build(Network("nature_cnn"), (84, 84), 4, 6)
     optimizer = optimizers.build("Adam", online.parameters(), 1e-4, {})
     agent = Agent(online, optimizer, bootstrap.build(AgentConfig()), "mean")

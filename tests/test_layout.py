@@ -96,20 +96,24 @@ def told(found: list[Import]) -> list[str]:
     return [f"{one.by}, line {one.line}: imports {one.of}" for one in found]
 
 
-def test_every_folder_has_a_layer() -> None:
+def test_every_folder_has_a_layer():
     folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     assert folders == RANK.keys()
 
 
-def test_a_file_imports_its_own_folder_or_a_lower_layer() -> None:
+def test_a_file_imports_its_own_folder_or_a_lower_layer():
     assert not told([one for one in IMPORTS if is_wrong(one)])
 
 
-def test_the_algorithm_needs_the_schema_the_emulators_face_and_utils() -> None:
+def test_the_algorithm_needs_the_schema_the_emulators_face_and_utils():
     assert not told([one for one in IMPORTS if is_beside_the_algorithm(one)])
 
 
-def test_modules_do_not_import_each_other_in_a_circle() -> None:
+def test_only_a_run_chooses_where_its_games_are_played():
+    assert {one.by for one in IMPORTS if one.of == "envs.remote"} == {"training.backend"}
+
+
+def test_modules_do_not_import_each_other_in_a_circle():
     graph: dict[str, set[str]] = {name: set() for name in MODULES}
     for one in IMPORTS:
         if not one.late and one.of != one.by:
@@ -117,7 +121,7 @@ def test_modules_do_not_import_each_other_in_a_circle() -> None:
     assert not cycle(graph)
 
 
-def test_files_are_short() -> None:
+def test_files_are_short():
     lengths = {str(path.relative_to(PACKAGE)): len(path.read_text("utf-8").splitlines()) for path in MODULES.values()}
     assert not {name: length for name, length in lengths.items() if length > MOST_LINES and name not in TOO_LONG}
     assert lengths.keys() >= TOO_LONG
@@ -135,12 +139,12 @@ def test_files_are_short() -> None:
         ("dqn.loop", "from atari_dqn import __main__", "__main__", False),
     ],
 )
-def test_wrong_imports_are_found(by: str, code: str, of: str, late: bool) -> None:
+def test_wrong_imports_are_found(by, code, of, late):
     (found,) = imports(ast.parse(code), by)
     assert (found.of, found.late) == (of, late)
     assert is_wrong(found)
 
 
-def test_cycles_are_found() -> None:
+def test_cycles_are_found():
     assert cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
     assert not cycle({"a": {"b", "c"}, "b": {"c"}, "c": set()})

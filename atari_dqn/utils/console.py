@@ -242,5 +242,5 @@ def guarded() -> Iterator[Stream]:
 
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:
     """A line instead of a traceback: it is another package's thread, such as TensorBoard's on a full disk."""
-    text = one_line(failure.exc_value)
+    text = one_line(str(failure.exc_value))
     complain(f"in the background: {failure.exc_type.__name__}: {text}; the run goes on")
