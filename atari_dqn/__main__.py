@@ -35,7 +35,8 @@ from atari_dqn.utils.errors import JobFailed, RunFailed, Stopped, UserError
 
 if TYPE_CHECKING:  # the real imports are slow, and wait until a command needs them
     from atari_dqn.checkpoint.checkpoints import Checkpoint
-    from atari_dqn.config import schema
+    from atari_dqn.config.commands import PlayConfig
+    from atari_dqn.config.schema import Protocol
 
 
 def train(composed: Any) -> float | None:
@@ -73,7 +74,7 @@ def profile(composed: Any) -> None:
     profiler.profile(config)
 
 
-def _asked(composed: Any) -> "tuple[schema.PlayConfig, Checkpoint, schema.Protocol]":
+def _asked(composed: Any) -> "tuple[PlayConfig, Checkpoint, Protocol]":
     """What evaluate, video and watch share: the checked request, its checkpoint, its protocol.
 
     Tells what the protocol asks for in vain, and what the environment does by itself.
@@ -81,17 +82,17 @@ def _asked(composed: Any) -> "tuple[schema.PlayConfig, Checkpoint, schema.Protoc
     from atari_dqn.checkpoint import checkpoints
     from atari_dqn.config import compose, unread, validate
     from atari_dqn.dqn import networks
-    from atari_dqn.evaluation import evaluation
-    from atari_dqn.utils import machine
+    from atari_dqn.evaluation.protocol import environment
+    from atari_dqn.utils import devices
 
     asked = compose.to_object(composed)
-    device = machine.choose_device(asked.device)
+    device = devices.choose_device(asked.device)
     checkpoint = checkpoints.Checkpoint(checkpoints.find(asked.checkpoint), device)
     if asked.checkpoint == "latest":
         console.say(f"checkpoint: {checkpoint.path}")
     networks.set_threads(checkpoint.config.network.name, device)
     protocol = compose.merge_protocol(asked.protocol, checkpoint.config.protocol)
-    env = evaluation.environment(checkpoint.config.env, protocol, asked.env.game, asked.env.arguments)
+    env = environment(checkpoint.config.env, protocol, asked.env.game, asked.env.arguments)
     env = dataclasses.replace(checkpoint.config.env, game=env.game, arguments=env.arguments)
     played = dataclasses.replace(checkpoint.config, protocol=protocol, env=env)
     unread.refuse(played, compose.task_overrides(), "protocol.")
@@ -103,21 +104,23 @@ def _asked(composed: Any) -> "tuple[schema.PlayConfig, Checkpoint, schema.Protoc
 def evaluate(composed: Any) -> None:
     from atari_dqn.checkpoint import outputs
     from atari_dqn.data import scores
-    from atari_dqn.evaluation import evaluation
+    from atari_dqn.evaluation import evaluate
+    from atari_dqn.evaluation.player import seat
     from atari_dqn.registry import environments
     from atari_dqn.tracking import display
     from atari_dqn.utils import files
+    from atari_dqn.utils.text import plural
 
     asked, checkpoint, protocol = _asked(composed)
-    env, player = evaluation.seat(checkpoint, protocol, asked.env.game, asked.env.arguments)
+    env, player = seat(checkpoint, protocol, asked.env.game, asked.env.arguments)
     name = f"{checkpoint.path.stem}-{environments.bare(env.game)}-{files.name(protocol.name)}.json"
     output = outputs.choose(asked.output, checkpoint.path.parent / name, (".json",), is_kept=True)
     view, episodes = console.Console(), asked.evaluation.episodes
     seldom = display.Seldom(view)
-    with view.status(f"0 of {display.games(episodes)} played") as status:
+    with view.status(f"0 of {plural(episodes, 'game')} played") as status:
 
         def tell(played: list[Any]) -> None:
-            text = f"{len(played)} of {display.games(episodes)} played"
+            text = f"{len(played)} of {plural(episodes, 'game')} played"
             if played:
                 last = played[-1]
                 text += f", the last one {last.score:.10g}{scores.human(env.game, last.score, last.whole)}"
@@ -125,10 +128,10 @@ def evaluate(composed: Any) -> None:
             if seldom.is_due():
                 view.print(text, soft_wrap=True)
 
-        result = evaluation.evaluate(
+        result = evaluate.evaluate(
             checkpoint, protocol, env, player, episodes, asked.evaluation.num_envs, asked.seed, tell
         )
-    evaluation.report(result, output, view)
+    evaluate.report(result, output, view)
 
 
 def _dress(asked: Any, env: Any, player: Any) -> Any:
@@ -140,13 +143,13 @@ def _dress(asked: Any, env: Any, player: Any) -> Any:
 
 def video(composed: Any) -> None:
     from atari_dqn.checkpoint import outputs
-    from atari_dqn.evaluation import evaluation
+    from atari_dqn.evaluation.player import seat
     from atari_dqn.registry import environments
     from atari_dqn.viewing import screens
     from atari_dqn.viewing import video as videos
 
     asked, checkpoint, protocol = _asked(composed)
-    env, player = evaluation.seat(checkpoint, protocol, asked.env.game, asked.env.arguments)
+    env, player = seat(checkpoint, protocol, asked.env.game, asked.env.arguments)
     folder = checkpoint.path.parent
     folder = folder.parent / "videos" if folder.name == "checkpoints" else folder
     name = f"{checkpoint.path.stem}-{environments.bare(env.game)}-seed{asked.seed}.mp4"
@@ -157,39 +160,40 @@ def video(composed: Any) -> None:
 
 
 def watch(composed: Any) -> None:
-    from atari_dqn.evaluation import evaluation
+    from atari_dqn.evaluation.player import seat
     from atari_dqn.viewing import video as videos
 
     asked, checkpoint, protocol = _asked(composed)
-    env, player = evaluation.seat(checkpoint, protocol, asked.env.game, asked.env.arguments)
+    env, player = seat(checkpoint, protocol, asked.env.game, asked.env.arguments)
     videos.watch(player, env, protocol.epsilon, asked.seed, _dress(asked, env, player))
 
 
 def play(composed: Any) -> None:
     from atari_dqn.checkpoint import checkpoints, outputs
     from atari_dqn.config import compose
-    from atari_dqn.envs import emulators
-    from atari_dqn.evaluation import evaluation
-    from atari_dqn.utils import machine
+    from atari_dqn.envs import factory
+    from atari_dqn.envs.atari import atari_actions
+    from atari_dqn.evaluation.player import Player, seat
+    from atari_dqn.utils import devices
     from atari_dqn.viewing import play, screens
 
     asked = compose.to_object(composed)
-    device = machine.choose_device(asked.device)
+    device = devices.choose_device(asked.device)
     if asked.checkpoint is not None:
         checkpoint = checkpoints.Checkpoint(checkpoints.find(asked.checkpoint), device)
-        env, player = evaluation.seat(checkpoint, checkpoint.config.protocol, asked.env.game, asked.env.arguments)
+        env, player = seat(checkpoint, checkpoint.config.protocol, asked.env.game, asked.env.arguments)
         name = str(checkpoint.path)
     elif asked.env.game is not None:
         env = compose.environment(asked.env.game, asked.env.arguments)
         player, name = None, ""
     else:
         raise UserError("which game? set env.game (GAME=Pong), or checkpoint (CKPT=runs/...)")
-    if env.kind == "atari" and "NOOP" not in emulators.atari_actions(env.game, env.full_action_space):
+    if env.kind == "atari" and "NOOP" not in atari_actions(env.game, env.full_action_space):
         env = dataclasses.replace(env, full_action_space=True)  # else no key would mean FIRE
         if player:
-            names = emulators.atari_actions(env.game, True)
-            player = evaluation.Player(player.network, player.learnt, names)
-    envs = emulators.make(env, 1)
+            names = atari_actions(env.game, True)
+            player = Player(player.network, player.learnt, names)
+    envs = factory.make(env, 1)
     envs.close()
     screens.check_display(play.REMEDY)
     play.play(player, env, envs.actions, asked.seed, outputs.choose(asked.output, Path(), (".csv",)), name)
@@ -253,7 +257,8 @@ def hydra_command(command: str, words: list[str]) -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     from atari_dqn.cli import options
-    from atari_dqn.config import compose, overrides, schema
+    from atari_dqn.config import compose, overrides
+    from atari_dqn.config.commands import conf_dir
 
     chosen, words = options.apart(words, compose.known_keys(command)[0])
     if command in ("train", "profile", "sweep"):
@@ -288,7 +293,7 @@ def hydra_command(command: str, words: list[str]) -> int:
 
     sys.argv = [f"python -m atari_dqn {command}", *chosen, *words]
     try:
-        hydra.main(config_path=str(schema.conf_dir()), config_name=command, version_base="1.3")(job)()
+        hydra.main(config_path=str(conf_dir()), config_name=command, version_base="1.3")(job)()
     except Stopped:
         return max(codes)
     except (JobFailed, ValueError) as error:  # Optuna's, where no trial was left
@@ -397,7 +402,7 @@ def _main(words: list[str]) -> int:
         elif command.startswith("-") or "=" in command:
             raise UserError(f"the command comes first, then {command!r}: python -m atari_dqn train {command}")
         else:
-            from atari_dqn.data.games import suggest
+            from atari_dqn.utils.text import suggest
 
             raise UserError(f"no command is called {command!r}{suggest(command, [*COMMANDS, 'doctor', 'games'])}")
 

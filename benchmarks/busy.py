@@ -23,9 +23,9 @@ START_SECONDS = 14.0  # that a process has to start and fill its replay
 LINGER_SECONDS = 2.0  # that it goes on afterwards, so that it still is in its neighbor's way
 RUN = """
 import sys, time
-from rich.console import Console
 from atari_dqn.config import compose
 from atari_dqn.training import launch
+from atari_dqn.utils.console import Console
 begin, end, linger = map(float, sys.argv[1:4])
 run = launch.prepare(compose.to_train_config(compose.compose("train", sys.argv[4:])), Console(quiet=True))
 class Clock:

@@ -27,7 +27,6 @@ from typing import Any, NamedTuple
 
 import torch
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.table import Table
 from speed import wait
 
@@ -37,6 +36,7 @@ from atari_dqn.dqn.loop import StepInfo, training_loop
 from atari_dqn.tracking import curves
 from atari_dqn.training import launch
 from atari_dqn.utils import machine
+from atari_dqn.utils.console import Console
 
 ROOT = Path(__file__).parent.parent
 RUNS, RESULTS = ROOT / "runs" / "family", Path(__file__).parent / "results"

@@ -31,7 +31,6 @@ import numpy as np
 import torch
 from filelock import FileLock
 from race import machine, versions
-from rich.console import Console
 from speed import measure
 
 from atari_dqn.config import compose
@@ -41,13 +40,15 @@ from atari_dqn.dqn.agent import Agent
 from atari_dqn.dqn.layers import Convolution
 from atari_dqn.dqn.loop import training_loop
 from atari_dqn.dqn.replay import Replay
-from atari_dqn.envs import emulators
+from atari_dqn.envs import factory
 from atari_dqn.training import launch
 from atari_dqn.training.agents import make_agent
+from atari_dqn.utils import devices as devicess
 from atari_dqn.utils import machine as machines
+from atari_dqn.utils.console import Console
+from atari_dqn.utils.devices import wait
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.graphs import graphed
-from atari_dqn.utils.machine import wait
 
 ACTIONS = 4  # Breakout's
 COLUMNS = ("part", "preset", "kind", "games", "value", "unit", "machine", "versions")
@@ -94,7 +95,7 @@ def emulator_rate(num_envs: int, threads: int, seconds: float, alone: Any) -> fl
     config = composed("nature", num_envs)
     if threads:
         os.environ["OMP_NUM_THREADS"] = str(threads)  # which counts as this process' share of the cores
-    games = emulators.make(config.env, num_envs)
+    games = factory.make(config.env, num_envs)
     os.environ.pop("OMP_NUM_THREADS", None)
     games.reset(list(range(num_envs)))
     with alone:
@@ -171,7 +172,7 @@ def time_updates(preset: str, args: argparse.Namespace, device: torch.device, fi
         began = time.perf_counter()
         try:
             config = composed(preset, args.num_envs, f"compute.compile={str(compiled).lower()}", "compute.graphs=false")
-            machines.set_tf32(tf32)
+            devicess.set_tf32(tf32)
             torch.backends.cudnn.benchmark = tries
             replay = filled_replay(config, device, min(args.replay, 50_000))
             agent, draw = make_agent(config, (84, 84), ACTIONS, device), torch.Generator(device).manual_seed(0)
@@ -194,7 +195,7 @@ def time_updates(preset: str, args: argparse.Namespace, device: torch.device, fi
         except Exception as error:
             traceback.print_exc(limit=-4)
             print(f"update, {preset}, {kind}: FAILED {type(error).__name__}: {str(error)[:300]}", flush=True)
-    machines.set_tf32(True)
+    devicess.set_tf32(True)
     torch.backends.cudnn.benchmark = False
 
 
@@ -265,7 +266,7 @@ def main() -> None:
     args = parser.parse_args()
     args.alone = FileLock(args.lock) if args.lock else contextlib.nullcontext()
     try:
-        device = machines.choose_device(args.device)
+        device = devicess.choose_device(args.device)
     except UserError as error:
         print(f"bench-gpu: {error}", file=sys.stderr)
         sys.exit(2)

@@ -13,11 +13,10 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from rich.console import Console
-
 from atari_dqn.config import compose
 from atari_dqn.tracking import curves
 from atari_dqn.training import launch
+from atari_dqn.utils.console import Console
 
 OUTPUT = Path(__file__).parent / "results" / "keras-rl-cartpole.csv"
 SAME = [

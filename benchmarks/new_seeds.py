@@ -22,9 +22,9 @@ COLUMNS = ("code", "seed", "games", "mean", "truth", "cut_every_turns")
 RUN = """
 import sys
 import gymnasium, numpy as np
-from rich.console import Console
 from atari_dqn.config import compose
 from atari_dqn.training import launch
+from atari_dqn.utils.console import Console
 class Uneven(gymnasium.Env):
     observation_space = gymnasium.spaces.Box(0, 1, (1,), np.float32)
     action_space = gymnasium.spaces.Discrete(2)

@@ -28,7 +28,9 @@ from atari_dqn.checkpoint import replay_files
 from atari_dqn.checkpoint.replay_files import ReplayFiles
 from atari_dqn.config import compose
 from atari_dqn.dqn.replay import Replay
-from atari_dqn.envs import emulators
+from atari_dqn.envs import factory
+from atari_dqn.envs.base import Emulators
+from atari_dqn.envs.journal import Journal
 from atari_dqn.utils import machine
 
 LATER = 50_000  # agent steps between two checkpoints, as in conf/train.yaml
@@ -56,7 +58,7 @@ class Peak(threading.Thread):
         return self._most - self._first
 
 
-def play(games: emulators.Emulators, replay: Replay, agent_steps: int, chance: np.random.Generator) -> None:
+def play(games: Emulators, replay: Replay, agent_steps: int, chance: np.random.Generator) -> None:
     for _ in range(-(-agent_steps // games.num_envs)):
         actions = chance.integers(len(games.actions), size=games.num_envs)
         games.send(actions)
@@ -97,7 +99,7 @@ def load(folder: Path, num_envs: int, capacity: int) -> None:
 
 def measure(game: str, capacity: int, num_envs: int) -> dict[str, Any]:
     config = compose.to_train_config(compose.compose("train", [f"env.game={game}", f"num_envs={num_envs}"]))
-    games, replay, chance = emulators.make(config.env, num_envs), empty(capacity, num_envs), np.random.default_rng(1)
+    games, replay, chance = factory.make(config.env, num_envs), empty(capacity, num_envs), np.random.default_rng(1)
     games.reset([0] * num_envs)
     start = time.perf_counter()
     replay.begin(torch.from_numpy(games.reset(list(range(num_envs)))))
@@ -124,7 +126,7 @@ def measure(game: str, capacity: int, num_envs: int) -> dict[str, Any]:
             check=True, capture_output=True, text=True,
         ).stdout)  # fmt: skip
         start = time.perf_counter()
-        told = emulators.Journal(games, keep=True)
+        told = Journal(games, keep=True)
         told.reset(list(range(num_envs)))
         for _ in range(2000):
             told.send(chance.integers(len(games.actions), size=num_envs))

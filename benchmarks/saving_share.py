@@ -21,9 +21,9 @@ COLUMNS = ("code", "rounds", "seconds_without", "seconds_with", "saver_seconds",
 RUN = """
 import sys, time
 from pathlib import Path
-from rich.console import Console
 from atari_dqn.config import compose
 from atari_dqn.training import launch, saving
+from atari_dqn.utils.console import Console
 spent = 0.0
 def timed(method):
     def call(*args):

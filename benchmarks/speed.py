@@ -5,12 +5,12 @@ import time
 from typing import NamedTuple
 
 import psutil
-from rich.console import Console
 
 from atari_dqn.config import compose
 from atari_dqn.dqn.loop import training_loop
 from atari_dqn.training import launch
-from atari_dqn.utils.machine import wait
+from atari_dqn.utils.console import Console
+from atari_dqn.utils.devices import wait
 
 
 class Speed(NamedTuple):

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from atari_dqn.config import compose
-from atari_dqn.envs import emulators
+from atari_dqn.envs import factory
+from atari_dqn.envs.remote import RemoteEmulators
 from atari_dqn.tracking import curves
 from atari_dqn.utils import machine
 
@@ -135,8 +136,10 @@ def race_actors(asked: argparse.Namespace) -> list[dict[str, Any]]:
     """Agent steps a second of 16 games of Pong alone, and while a network learns from them; by turns."""
     rows = []
     config = compose.to_train_config(compose.compose("train", ["env.game=Pong", "emulators=ray"]))
-    places = {"local": None, "ray": config.emulators}
-    games = {name: emulators.make(config.env, config.num_envs, place) for name, place in places.items()}
+    games = {
+        "local": factory.make(config.env, config.num_envs),
+        "ray": RemoteEmulators(config.env, config.num_envs, config.emulators),
+    }
     chance = np.random.default_rng(0)
     for round_ in range(asked.rounds):
         for name, envs in games.items():
@@ -166,7 +169,7 @@ def race_actors(asked: argparse.Namespace) -> list[dict[str, Any]]:
             name: statistics.median(
                 row["steps_per_second"] for row in rows if (row["what"], row["emulators"]) == (what, name)
             )
-            for name in places
+            for name in games
         }
         print(f"{what}, agent steps a second, medians: {medians}", flush=True)
     return rows

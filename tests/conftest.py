@@ -13,13 +13,13 @@ import gymnasium
 import pytest
 import torch
 import zygote
-from rich.console import Console
 
 from atari_dqn import __main__
 from atari_dqn.checkpoint import checkpoints
 from atari_dqn.config import compose
 from atari_dqn.training import launch
 from atari_dqn.training.run import Run
+from atari_dqn.utils.console import Console
 
 ROOT = Path(__file__).parent.parent
 QUIET = [

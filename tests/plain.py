@@ -17,7 +17,7 @@ from torch import Tensor
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.dqn import targets
 from atari_dqn.dqn.networks import QNetwork
-from atari_dqn.dqn.replay import CUT, ORDINARY, TERMINAL
+from atari_dqn.envs.base import CUT, ORDINARY, TERMINAL
 
 Weights = dict[str, Tensor]
 ONE, MOST, DICE = 1 << 20, 1 << 34, 1 << 62  # the priority 1, the largest, what dice are below

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from atari_dqn.config import compose
-from atari_dqn.config.schema import conf_dir
+from atari_dqn.config.commands import conf_dir
 from atari_dqn.dqn import prioritized
 from atari_dqn.dqn.agent import Agent
 from atari_dqn.training.agents import make_agent

@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from rich.console import Console
 
 from atari_dqn.analysis import aggregate, experiments, intervals
 from atari_dqn.analysis.experiments import Experiment, Run
-from atari_dqn.config import compose, schema
+from atari_dqn.config import compose
+from atari_dqn.config.commands import AggregateConfig
 from atari_dqn.data.scores import MILLION
 from atari_dqn.tracking import curves
 from atari_dqn.tracking.curves import Point
+from atari_dqn.utils.console import Console
 from atari_dqn.utils.errors import UserError
 
 RNG = np.random.default_rng(3)
@@ -61,7 +62,7 @@ def experiment(name: str, raw: np.ndarray, games: tuple[str, ...] = GAMES) -> Ex
 
 def test_improvement_profile_and_efficiency_equal_slow_ones():
     one, other = (experiment(name, RNG.integers(-3, 4, size=(n, 3)).astype(float)) for name, n in (("a", 4), ("b", 3)))
-    count, point, around = intervals.improvement(one, other, 500)
+    _, _, count, point, around = intervals.improvement(one, other, 500)
     pairs = [
         (x > y) + 0.5 * (x == y)
         for game in GAMES
@@ -141,7 +142,7 @@ def test_a_sweep_is_put_together(tmp_path):
     (runs / "again" / "Pong-1" / "metrics.csv").write_text("frames,agent_steps\n8000,2000\n")
     (write_run(runs / "Seaquest-1", "Seaquest", 1, 9.0) / "config.yaml").write_text("env: [oh\n")
     (write_run(runs / "Enduro-1", "Enduro", 1, 9.0) / "evaluations.csv").write_text("frames,mean\n")
-    asked = schema.AggregateConfig(str(runs), "last", ["nature_2015", "dopamine_jax_2024"], 200, None)
+    asked = AggregateConfig(str(runs), "last", ["nature_2015", "dopamine_jax_2024"], 200, None)
     aggregate.aggregate(asked, Console(file=said, width=300))
     text = said.getvalue()
     assert "Seaquest-1 cannot be read" in text and "Enduro-1 has no score=last yet" in text
@@ -179,7 +180,7 @@ def test_a_sweep_is_put_together(tmp_path):
 
 
 def test_what_cannot_be_put_together(tmp_path):
-    asked = schema.AggregateConfig(str(tmp_path), "last", ["nature_2015"], 300, None)
+    asked = AggregateConfig(str(tmp_path), "last", ["nature_2015"], 300, None)
     with pytest.raises(UserError, match="none is in it"):
         aggregate.aggregate(asked, Console(quiet=True))
     write_run(tmp_path / "AirRaid-1", "AirRaid", 1, 500.0)

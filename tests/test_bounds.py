@@ -14,16 +14,17 @@ import torch
 from conftest import QUIET
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
 
 from atari_dqn.config import aliases, bounds, compose, validate
-from atari_dqn.config.schema import SCHEMAS, TrainConfig
+from atari_dqn.config.commands import SCHEMAS
+from atari_dqn.config.schema import TrainConfig
 from atari_dqn.dqn.loop import training_loop
-from atari_dqn.envs.emulators import Emulators
+from atari_dqn.envs.base import Emulators
 from atari_dqn.training import footprint
 from atari_dqn.training.optimizers import make_optimizer
 from atari_dqn.training.run import Run
 from atari_dqn.utils import machine
+from atari_dqn.utils.console import Console
 from atari_dqn.utils.errors import UserError
 
 SMALL = [

@@ -295,11 +295,11 @@ def test_sigterm_saves_and_says_how_to_go_on(tmp_path):
 
 
 def test_sigterm_in_the_last_evaluation_loses_nothing(tmp_path, monkeypatch):
-    from atari_dqn.evaluation import evaluation
+    from atari_dqn.evaluation import rollout
 
     run = small_run(tmp_path / "run", "env=cartpole", "total_steps=2_000", "evaluation.episodes=50")
-    original = evaluation.play
-    monkeypatch.setattr(evaluation, "play", lambda *a, **k: os.kill(os.getpid(), signal.SIGTERM) or original(*a, **k))
+    original = rollout.play
+    monkeypatch.setattr(rollout, "play", lambda *a, **k: os.kill(os.getpid(), signal.SIGTERM) or original(*a, **k))
     run.go()
     assert checkpoints.Checkpoint(tmp_path / "run" / "checkpoints" / "latest.pt").agent_steps == 2000
     assert rows(tmp_path / "run" / "evaluations.csv") == []  # half an evaluation would favour short games

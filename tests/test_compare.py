@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from conftest import small_run
 from PIL import Image
-from rich.console import Console
 
 from atari_dqn.config import compose
 from atari_dqn.config.schema import Protocol
 from atari_dqn.data import scores
 from atari_dqn.data.scores import MILLION
 from atari_dqn.tracking import curves, display
+from atari_dqn.utils.console import Console
 
 
 def test_published_numbers_are_as_published():

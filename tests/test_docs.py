@@ -17,20 +17,6 @@ OTHERS = {  # files of papers' code, of a run, or of one's own
     "dqn_atari.py", "config.yaml", "metrics.csv", "episodes.csv", "evaluations.csv", "compare.csv", "compare.png",
 }  # fmt: skip
 
-# Where names still are before the files are split and renamed; delete the tables when that is done.
-MOVED = {
-    "envs/atari.py": ["envs/emulators.py"],
-    "envs/base.py": ["envs/emulators.py", "dqn/replay.py"],
-    "envs/journal.py": ["envs/emulators.py"],
-    "evaluation/evaluate.py": ["evaluation/evaluation.py"],
-}
-RENAMED = {
-    "training_loop": "play_and_learn",
-    "update_priorities": "learnt",
-    "loss": "_differentiate",
-    "Convolutions": "CNN",
-}
-
 
 def names(path: Path) -> set[str]:
     """What a module defines: functions, classes, their methods, constants."""
@@ -51,11 +37,6 @@ def names(path: Path) -> set[str]:
     return found
 
 
-def places(file: str) -> list[Path]:
-    """A file of atari_dqn/, and where its content may still be."""
-    return [path for name in (file, *MOVED.get(file, [])) if (path := ROOT / "atari_dqn" / name).is_file()]
-
-
 def rows() -> list[tuple[str, str]]:
     """(file, name) of the README's table "Where is the ...?"."""
     text = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Where is the")[2].partition("\n## ")[0]
@@ -74,10 +55,7 @@ def test_the_table_of_names_is_there() -> None:
 
 @pytest.mark.parametrize(("file", "name"), rows())
 def test_what_the_readme_points_to_is_there(file: str, name: str) -> None:
-    assert places(file), f"atari_dqn/{file} is not there"
-    head, dot, last = name.rpartition(".")
-    known = {name, f"{head}{dot}{RENAMED.get(last, last)}"}
-    assert any(known & names(path) for path in places(file)), f"{file} has no {name}"
+    assert name in names(ROOT / "atari_dqn" / file), f"{file} has no {name}"
 
 
 def code(text: str) -> list[str]:

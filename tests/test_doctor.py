@@ -7,7 +7,7 @@ import torch
 
 from atari_dqn.cli import doctor
 from atari_dqn.cli.doctor import BAD, GOOD, GPU, WARN, GPUFacts
-from atari_dqn.utils import machine
+from atari_dqn.utils import devices
 
 H100 = GPU("NVIDIA H100 80GB HBM3", (9, 0), 85_000_000_000, 84_100_000_000)
 GTX1080 = GPU("GeForce GTX 1080", (6, 1), 8_500_000_000)
@@ -181,7 +181,7 @@ def idle(monkeypatch):
 
 
 def test_speed_on_a_cpu_adds_both_times_up(monkeypatch, idle):
-    monkeypatch.setattr(machine, "choose_device", lambda name: torch.device("cpu"))
+    monkeypatch.setattr(devices, "choose_device", lambda name: torch.device("cpu"))
     monkeypatch.setattr(doctor, "seconds_per_turn", lambda config: 0.0624)  # of 16 games, 4 frames and 4 updates
     text = "about 1,000 frames/s in training, 10M frames in 2.8 hours: an estimate for PRESET=default, from 15.6 ms an "
     assert doctor.speed() == (GOOD, text + "update and the emulators' rate")
@@ -191,7 +191,7 @@ def test_speed_on_a_cpu_adds_both_times_up(monkeypatch, idle):
 
 
 def test_speed_beside_a_gpu_is_bounded_by_the_emulators(monkeypatch, idle):
-    monkeypatch.setattr(machine, "choose_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr(devices, "choose_device", lambda name: torch.device("cuda"))
     state, text = doctor.speed()
     assert state == GOOD and "at most the emulators' 40,000 frames/s" in text and "200M frames take 1.4 hours" in text
     assert "an estimate for PRESET=default" in text

@@ -12,12 +12,18 @@ from conftest import flat, small_run
 
 from atari_dqn.checkpoint.checkpoints import Checkpoint
 from atari_dqn.config import compose, presets, schema
+from atari_dqn.config.commands import conf_dir
 from atari_dqn.dqn import networks
 from atari_dqn.dqn.agent import Agent
 from atari_dqn.dqn.loop import epsilon_at
-from atari_dqn.dqn.replay import CUT, ORDINARY, TERMINAL, Batch, Replay
-from atari_dqn.envs import emulators, wrappers
-from atari_dqn.evaluation import evaluation
+from atari_dqn.dqn.replay import Batch, Replay
+from atari_dqn.envs import factory, wrappers
+from atari_dqn.envs.atari import atari_actions
+from atari_dqn.envs.base import CUT, ORDINARY, TERMINAL
+from atari_dqn.evaluation import rollout
+from atari_dqn.evaluation.player import Player
+from atari_dqn.evaluation.protocol import environment, training_games
+from atari_dqn.evaluation.rollout import Games, held_out, mean_max_q
 from atari_dqn.tracking import curves
 from atari_dqn.training.agents import make_agent
 from atari_dqn.utils.errors import UserError
@@ -67,7 +73,7 @@ GOLDEN = {"Breakout": 132802874, "Pong": 1043328319, "SpaceInvaders": 1955396076
 @pytest.mark.parametrize("game", GOLDEN)
 def test_the_emulators_pictures_have_their_checksums(game):
     """200 agent steps of ale-py 0.12.1 with fixed actions: screens, maximum, grey and size, to the bit."""
-    envs = emulators.make(composed(f"env.game={game}", "env.noop_max=0").env, 1)
+    envs = factory.make(composed(f"env.game={game}", "env.noop_max=0").env, 1)
     crc = zlib.crc32(envs.reset([0]).tobytes())
     for step in range(200):
         envs.send(np.array([step // 7 % len(envs.actions)]))
@@ -79,7 +85,7 @@ def test_the_emulators_pictures_have_their_checksums(game):
 def test_a_cut_game_bootstraps_from_its_true_last_frame_and_a_lost_one_does_not():
     """Breakout cut off after 60 steps, beside the wrappers: what is learnt from the last transition of each game."""
     env = composed("env.game=Breakout", "env.noop_max=0", "env.max_frames=240").env
-    envs, replay, rng = emulators.make(env, 1), Replay(1000, 1, (84, 84)), np.random.default_rng(0)
+    envs, replay, rng = factory.make(env, 1), Replay(1000, 1, (84, 84)), np.random.default_rng(0)
     oracle = wrappers.atari("Breakout", noop_max=0, max_frames=240)
     replay.begin(torch.from_numpy(envs.reset([3])))
     stack, _ = oracle.reset(seed=3)
@@ -430,7 +436,7 @@ EVALUATED = {
 
 
 def test_all_presets_evaluations_are_known():
-    assert {*EVALUATED} == {path.stem for path in (schema.conf_dir() / "preset").glob("*.yaml")}
+    assert {*EVALUATED} == {path.stem for path in (conf_dir() / "preset").glob("*.yaml")}
 
 
 @pytest.mark.parametrize("preset", EVALUATED)
@@ -441,7 +447,7 @@ def test_a_preset_evaluates_and_shortens_gradients_as_its_source_does(preset):
     if expected[0] == "training":
         assert expected == [c.protocol.source, c.protocol.window_frames]
     else:
-        env = evaluation.environment(c.env, c.protocol, None)
+        env = environment(c.env, c.protocol, None)
         assert c.protocol.source == "games" and expected == [
             c.protocol.epsilon, env.repeat_action_probability, env.noop_max, env.fire_reset, env.max_frames
         ]  # fmt: skip
@@ -500,7 +506,7 @@ def test_a_protocol_says_how_games_are_played_whatever_was_trained(name, preset)
     """Stickiness, no-ops, FIRE and all 18 actions where a protocol asks for them, and nowhere else."""
     trained = composed(f"preset={preset}", "env.game=Breakout").env
     protocol = composed(f"preset={preset}", f"protocol={name}").protocol
-    env = evaluation.environment(trained, protocol, None)
+    env = environment(trained, protocol, None)
     assert (
         protocol.epsilon, env.repeat_action_probability, env.noop_max, env.max_frames, env.full_action_space
     ) == PROTOCOLS[name]  # fmt: skip
@@ -510,15 +516,15 @@ def test_a_protocol_says_how_games_are_played_whatever_was_trained(name, preset)
 def test_all_18_actions_are_played_by_their_meanings(monkeypatch):
     """A network of Breakout's 4 actions on a game with all 18: each stands for the one of its name."""
     trained, protocol = composed("env.game=Breakout").env, composed("protocol.full_action_space=true").protocol
-    env = evaluation.environment(trained, protocol, None)
-    learnt, all18 = (emulators.atari_actions("Breakout", e.full_action_space) for e in (trained, env))
+    env = environment(trained, protocol, None)
+    learnt, all18 = (atari_actions("Breakout", e.full_action_space) for e in (trained, env))
     assert (len(learnt), len(all18)) == (4, 18)
     network = networks.make_network(schema.Network("mlp", hidden=[]), (1,), 1, 4)
     layer = network.head[0]
     for number, name in enumerate(learnt):
         layer.bias.data = torch.eye(4)[number]
         layer.weight.data.zero_()
-        chosen = evaluation.Player(network, learnt, all18).act(torch.zeros(1, 1), 0.0, torch.Generator())
+        chosen = Player(network, learnt, all18).act(torch.zeros(1, 1), 0.0, torch.Generator())
         assert all18[int(chosen)] == name
 
 
@@ -548,20 +554,20 @@ def test_training_is_scored_by_its_own_games(tmp_path):
         assert float(row["mean"]) == pytest.approx(np.mean(returns)) and int(row["episodes"]) == len(returns)
     checkpoint = Checkpoint(tmp_path / "run" / "checkpoints" / "latest.pt")
     protocol = compose.to_train_config(compose.compose("train", ["env=cartpole", "protocol=training"])).protocol
-    last = evaluation.training_games(checkpoint, protocol, checkpoint.config.env)
+    last = training_games(checkpoint, protocol, checkpoint.config.env)
     assert [game.score for game in last] == [float(game["return"]) for game in games]
 
 
 def test_held_out_states_are_random_play_and_the_same_again(tmp_path):
     env = composed("env.game=Breakout").env
-    games = evaluation.Games(env, 10, torch.device("cpu"))
-    states = evaluation.held_out(games, 4, 37, seed=5)
-    assert states.shape == (37, 4, 84, 84) and torch.equal(states, evaluation.held_out(games, 4, 37, seed=5))
+    games = Games(env, 10, torch.device("cpu"))
+    states = held_out(games, 4, 37, seed=5)
+    assert states.shape == (37, 4, 84, 84) and torch.equal(states, held_out(games, 4, 37, seed=5))
     games.close()
     assert len({zlib.crc32(state.numpy().tobytes()) for state in states}) > 20
     network = networks.make_network(schema.Network("nature_cnn"), (84, 84), 4, 4)
     expected = network.q_values(states).max(1).values.mean().item()
-    assert evaluation.mean_max_q(network, states) == pytest.approx(expected, abs=1e-6)
+    assert mean_max_q(network, states) == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_damaged_best_network_does_not_stop_a_run_at_its_end(tmp_path, monkeypatch):
@@ -588,10 +594,10 @@ def test_the_best_network_is_played_again_from_fresh_seeds(tmp_path):
     best = Checkpoint(tmp_path / "run" / "checkpoints" / "best.pt")
     assert best.agent_steps == int(chosen["agent_steps"])
     seed = run.evaluator._seed(3_000, "fresh evaluation")
-    player = evaluation.Player(best.network, best.actions, best.actions)
-    games = evaluation.Games(run.evaluator._env, 4, run.device)
-    played = evaluation.play(player, games, run.config.protocol.epsilon, 4, seed)
+    player = Player(best.network, best.actions, best.actions)
+    games = Games(run.evaluator._env, 4, run.device)
+    played = rollout.play(player, games, run.config.protocol.epsilon, 4, seed)
     assert float(found[-1]["mean"]) == pytest.approx(np.mean([game.score for game in played]))
-    states = evaluation.held_out(games, 2, 30, run.evaluator._seed(0, "held-out states"))
-    last = evaluation.mean_max_q(run.agent.online, states)
+    states = held_out(games, 2, 30, run.evaluator._seed(0, "held-out states"))
+    last = mean_max_q(run.agent.online, states)
     assert float(found[2]["held_out_q"]) == pytest.approx(last, rel=1e-5)

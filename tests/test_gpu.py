@@ -6,7 +6,7 @@ from conftest import QUIET, flat, small_run
 from test_saving import Stop, assert_equal_runs
 
 from atari_dqn.dqn.loop import training_loop
-from atari_dqn.utils import machine
+from atari_dqn.utils import devices, machine
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA GPU")
 
@@ -40,7 +40,7 @@ WORDS = [
 @pytest.fixture(autouse=True)
 def _tidy():
     yield
-    machine.set_deterministic(False, torch.device("cuda"))
+    devices.set_deterministic(False, torch.device("cuda"))
     torch.cuda.empty_cache()
 
 
@@ -162,7 +162,7 @@ def test_a_resumed_run_ends_as_an_untouched_one(variant, command, tmp_path):
 
 @pytest.mark.parametrize("variant", ["nature", "rainbow", "iqn", "persistent"])
 def test_torchs_own_deterministic_operators_change_nothing(variant, tmp_path):
-    """Nor does one raise that has none: what machine.set_deterministic says of the operators we use."""
+    """Nor does one raise that has none: what devices.set_deterministic says of the operators we use."""
     ours = play(tmp_path / "ours", *VARIANTS[variant], "compute.graphs=false")
     torch.use_deterministic_algorithms(True)
     try:
@@ -182,7 +182,7 @@ def test_a_run_on_the_second_gpu_takes_nothing_of_the_first(words, command, tmp_
     before = torch.cuda.memory_allocated(0)
     run = play(tmp_path / "run", *words, "device=cuda:1")
     assert torch.cuda.current_device() == 1 and {p.device.index for p in run.agent.online.parameters()} == {1}
-    assert machine.facts()["GPU"] == machine.numerics(run.device)["GPU"] == torch.cuda.get_device_name(1)
+    assert machine.facts()["GPU"] == devices.numerics(run.device)["GPU"] == torch.cuda.get_device_name(1)
     assert torch.cuda.max_memory_allocated(0) == before
     again = [*WORDS, *RESUMED, *words, *QUIET, "device=cuda:1", "total_steps=300", f"run_dir={tmp_path / 'saved'}"]
     first = command("train", *again)
@@ -195,6 +195,6 @@ def test_a_run_on_the_second_gpu_takes_nothing_of_the_first(words, command, tmp_
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="this machine has not got two GPUs")
 def test_a_run_after_one_on_the_second_gpu_has_the_first(tmp_path):
-    assert machine.choose_device("cuda:1").index == torch.cuda.current_device() == 1
+    assert devices.choose_device("cuda:1").index == torch.cuda.current_device() == 1
     run = play(tmp_path / "run")
     assert next(run.agent.online.parameters()).device.index == torch.cuda.current_device() == 0

@@ -28,8 +28,8 @@ def room(monkeypatch, on_gpu: int, on_host: int) -> None:
 
 
 def place(wanted: str, device: torch.device, least: int = 1) -> tuple[torch.device, str]:
-    chosen = machine.replay_device(wanted, BYTES, device)
-    return chosen, machine.check_replay_fits(STEPS, STEP_BYTES, chosen, least, device)
+    chosen = capacity.replay_device(wanted, BYTES, device)
+    return chosen, capacity.check_replay_fits(STEPS, STEP_BYTES, chosen, least, device)
 
 
 def refusal(wanted: str, device: torch.device, least: int = 1) -> str:
@@ -48,7 +48,7 @@ def test_it_is_on_the_gpu_where_it_fits_there(monkeypatch):
 
 def test_a_gpu_keeps_a_margin(monkeypatch):
     room(monkeypatch, 9, 0)
-    assert machine.replay_device("auto", BYTES - 100_000_000, GPU) == GPU  # 6.96 of 7 GB
+    assert capacity.replay_device("auto", BYTES - 100_000_000, GPU) == GPU  # 6.96 of 7 GB
     room(monkeypatch, 9, 90)
     assert place("auto", GPU)[0] == CPU
 
@@ -76,7 +76,7 @@ def test_where_it_fits_nowhere_the_largest_that_fits_anywhere_is_named(monkeypat
         text = refusal("auto", GPU)
         assert on in text and elsewhere in text and "replay.device" not in text
         assert int(re.search(r"replay\.capacity=(\d+) \(REPLAY=\1\)", text)[1]) == largest
-        assert machine.replay_device("auto", largest * STEP_BYTES, GPU).type in on
+        assert capacity.replay_device("auto", largest * STEP_BYTES, GPU).type in on
         assert "free some memory" in refusal("auto", GPU, least=800_000)
 
 

@@ -21,17 +21,18 @@ import pytest
 import torch
 from conftest import sealed, small_run
 from PIL import Image
-from rich.console import Console
 
 from atari_dqn.__main__ import guarded
-from atari_dqn.analysis import dashboard, logbook, report
+from atari_dqn.analysis import dashboard, report, run_data, run_folders
 from atari_dqn.checkpoint import checkpoints, folders, outputs
 from atari_dqn.config import compose
-from atari_dqn.config.schema import ReportConfig
+from atari_dqn.config.commands import ReportConfig
 from atari_dqn.tracking import csv_files
-from atari_dqn.training import launch
+from atari_dqn.training import capacity, launch
 from atari_dqn.utils import files, machine
+from atari_dqn.utils.console import Console
 from atari_dqn.utils.errors import UserError
+from atari_dqn.utils.text import memory_size
 
 WORDS = [
     "env=cartpole", "total_steps=300", "replay.warmup_steps=50", "evaluation.every_steps=100", "evaluation.episodes=1",
@@ -222,7 +223,7 @@ def test_a_damaged_row_costs_no_other(run):
     path.write_bytes("\r\n".join([f"\ufeff{header}", sound[0], *bad, *sound[1:], sound[0][:9]]).encode())
     found = csv_files.read(path)
     assert found.damaged == len(bad) and len(found.rows) == len(sound)
-    told = logbook.entry(run, 100)
+    told = run_data.entry(run, 100)
     assert f"{len(bad)} rows of metrics.csv cannot be read" in told["detail"] and len(told["measured"]["loss"]) > 1
     said = resume(run, "total_steps=400")
     assert f"metrics.csv: {len(bad)} rows cannot be read; going on with the other {len(sound)} rows" in said
@@ -279,7 +280,7 @@ def test_what_is_no_file_hides_no_other_run_and_holds_nobody(run, tmp_path):
                     shutil.copy(run / file, target / file)
             harm(target / part)
     began = time.monotonic()
-    names = logbook.named(root)
+    names = run_folders.named(root)
     data = report.gather(names, [*names])
     assert time.monotonic() - began < 20
     json.dumps(data, allow_nan=False)
@@ -371,9 +372,6 @@ def test_a_living_run_is_known_without_its_lock(number, tmp_path, monkeypatch):
             with refused, folders.held(tmp_path):
                 pass
             assert not is_alive or (tmp_path / "process.json").read_text() == before
-        old = {"pid": living.pid, "host": note["host"], "since": "2001-01-01T00:00:00+00:00"}
-        (tmp_path / "process.json").write_text(json.dumps(old))  # an older program's, and its number was given again
-        assert not folders.is_held(tmp_path)
         living.kill()
         (tmp_path / "process.json").write_text(json.dumps(note | {"pid": living.pid, "started": born}))
         time.sleep(0.2)
@@ -408,7 +406,7 @@ def test_ulimit_counts(kind):
         resource.setrlimit(number, (used + 1_500_000_000, before[1]))
         assert 1_000_000_000 < machine.available_memory(torch.device("cpu")) <= 1_500_000_000
         with pytest.raises(UserError, match="only 1"):
-            machine.check_replay_fits(1_000_000, 7000, torch.device("cpu"))
+            capacity.check_replay_fits(1_000_000, 7000, torch.device("cpu"))
     finally:
         resource.setrlimit(number, before)
 
@@ -417,7 +415,7 @@ def test_a_run_says_what_it_takes_and_a_finished_one_keeps_its_state_once(run, t
     said = resume(run, "total_steps=400")
     state = (run / "checkpoints" / "latest.pt").stat()
     assert os.path.samestat(state, (run / "checkpoints" / "previous.pt").stat())
-    assert f"{run} takes {machine.memory_size(folders.disk_use(run))} on disk" in said
+    assert f"{run} takes {memory_size(folders.disk_use(run))} on disk" in said
     du = subprocess.run(["du", "-sb", run], capture_output=True, text=True).stdout.split()[0]
     assert abs(folders.disk_use(run) - int(du)) < 50_000  # which counts folders, too
     fresh = small_run(tmp_path / "fresh", *WORDS, "replay.warmup_steps=300", "network.hidden=[512,512]")

@@ -21,8 +21,9 @@ from conftest import ROOT, small_run
 from atari_dqn import __main__
 from atari_dqn.config import compose
 from atari_dqn.config.schema import Env
-from atari_dqn.envs import emulators
-from atari_dqn.evaluation.evaluation import Player
+from atari_dqn.envs import factory
+from atari_dqn.envs.atari import atari_actions
+from atari_dqn.evaluation.player import Player
 from atari_dqn.training.agents import make_agent
 from atari_dqn.utils import seeding
 from atari_dqn.viewing import inspector, play, screens, video
@@ -49,7 +50,7 @@ class Album(Screen):
 def seated(*words: str) -> tuple[Player, Env]:
     """An untrained network at the controls of a game."""
     config = compose.to_train_config(compose.compose("train", list(words)))
-    games = emulators.make(config.env, 1)
+    games = factory.make(config.env, 1)
     games.close()
     made = make_agent(config, games.frame_shape, len(games.actions), torch.device("cpu"))
     return Player(made.online, games.actions, games.actions), config.env
@@ -161,17 +162,17 @@ def test_an_inspected_film_has_every_frame_at_native_speed(tmp_path):
 
 
 def test_keys_mean_the_actions_of_their_names():
-    every = emulators.atari_actions("Boxing", True)
+    every = atari_actions("Boxing", True)
     for name in every:
         pressed = {way for way in ("UP", "DOWN", "LEFT", "RIGHT", "FIRE") if way in name}
         assert every[play.action(pressed, every)] == name
-    pong = emulators.atari_actions("Pong", False)
+    pong = atari_actions("Pong", False)
     for pressed, meant in (
         ({"UP"}, "RIGHT"), ({"DOWN", "FIRE"}, "LEFTFIRE"), (set(), "NOOP"), ({"LEFT", "RIGHT"}, "NOOP"),
         ({"FIRE"}, "FIRE"),
     ):  # fmt: skip
         assert pong[play.action(pressed, pong)] == meant
-    freeway = emulators.atari_actions("Freeway", False)  # NOOP, UP, DOWN
+    freeway = atari_actions("Freeway", False)  # NOOP, UP, DOWN
     assert freeway[play.action({"UP", "RIGHT", "FIRE"}, freeway)] == "UP"
     assert play.action({"RIGHT"}, ("LEFT", "RIGHT")) == 1 and play.action(set(), ("LEFT", "RIGHT")) == 0
 
@@ -208,7 +209,7 @@ def test_a_tap_within_a_step_counts_once():
 def test_advice_beside_a_person_who_does_what_it_never_learnt():
     """A network of Pong's at Freeway, which knows NOOP, UP and DOWN: it learnt the first of them only."""
     config = compose.to_train_config(compose.compose("train", ["env.game=Pong", "network=small_cnn"]))
-    pong, freeway = (emulators.atari_actions(game, False) for game in ("Pong", "Freeway"))
+    pong, freeway = (atari_actions(game, False) for game in ("Pong", "Freeway"))
     player = Player(make_agent(config, (84, 84), len(pong), torch.device("cpu")).online, pong, freeway)
     album = Album(9)
     hands = itertools.cycle([freeway.index("UP"), freeway.index("NOOP")])

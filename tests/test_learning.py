@@ -16,7 +16,9 @@ from atari_dqn.dqn import inputs, networks
 from atari_dqn.dqn.exploration import epsilon_greedy
 from atari_dqn.dqn.loop import due, epsilon_at, training_loop
 from atari_dqn.dqn.optimizers import NatureRMSProp
-from atari_dqn.evaluation import evaluation
+from atari_dqn.evaluation import rollout
+from atari_dqn.evaluation.player import Player
+from atari_dqn.evaluation.rollout import Games
 
 
 def test_nature_rmsprop_equals_a_numpy_transcription():
@@ -164,21 +166,21 @@ def test_every_emulator_has_its_quota_of_games(monkeypatch):
     monkeypatch.setattr(Uneven, "next_length", staticmethod(lambda: next(lengths)))
     env = compose.to_train_config(compose.compose("train", ["env=gymnasium", "env.game=Probe/Uneven-v0"])).env
     network = networks.make_network(Network("mlp"), (1,), 1, 2)
-    player = evaluation.Player(network, ("ACTION0", "ACTION1"), ("ACTION0", "ACTION1"))
-    with contextlib.closing(evaluation.Games(env, 2, player.device)) as games:
-        played = evaluation.play(player, games, 0.0, episodes=7, seed=1)
+    player = Player(network, ("ACTION0", "ACTION1"), ("ACTION0", "ACTION1"))
+    with contextlib.closing(Games(env, 2, player.device)) as games:
+        played = rollout.play(player, games, 0.0, episodes=7, seed=1)
     assert sorted(g.length_frames for g in played) == [1, 1, 1, 1, 50, 50, 50]
 
 
 def test_games_that_begin_again_are_those_that_would_be_made_anew():
     env = compose.to_train_config(compose.compose("train", ["env.game=Pong", "env.max_frames=60"])).env
     torch.manual_seed(0)
-    player = evaluation.Player(networks.make_network(Network("small_cnn"), (84, 84), 4, 6), range(6), range(6))
+    player = Player(networks.make_network(Network("small_cnn"), (84, 84), 4, 6), range(6), range(6))
     found = []
     for seeds in ([1, 2], [2]):
-        with contextlib.closing(evaluation.Games(env, 2, player.device)) as games:
+        with contextlib.closing(Games(env, 2, player.device)) as games:
             for seed in seeds:
-                played = evaluation.play(player, games, 0.3, episodes=3, seed=seed)
+                played = rollout.play(player, games, 0.3, episodes=3, seed=seed)
         found.append((played, games.states(games.all)))
     assert found[0][0] == found[1][0] and torch.equal(found[0][1], found[1][1])
 

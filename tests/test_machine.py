@@ -12,20 +12,21 @@ from conftest import ROOT, small_run
 from atari_dqn import SPIN
 from atari_dqn.config.schema import Goal
 from atari_dqn.data import scores
-from atari_dqn.envs.emulators import Game
+from atari_dqn.envs.base import Game
 from atari_dqn.tracking import trackers
 from atari_dqn.tracking.display import Tracker
-from atari_dqn.utils import machine
+from atari_dqn.training import capacity
+from atari_dqn.utils import devices, machine
 from atari_dqn.utils.errors import UserError
 
 
 def test_a_replay_that_cannot_fit_names_the_largest_that_does(monkeypatch):
     monkeypatch.setattr(machine, "available_memory", lambda device: 4_000_000_000)
     with pytest.raises(UserError, match=r"takes 7\.06 GB, but only 4\.00 GB") as refusal:
-        machine.check_replay_fits(1_000_000, 7_062, torch.device("cpu"))
+        capacity.check_replay_fits(1_000_000, 7_062, torch.device("cpu"))
     largest = int(re.search(r"REPLAY=(\d+)", str(refusal.value))[1])
     assert largest == 420_000  # 3 GB / 7062, to two digits
-    assert "420,000" in machine.check_replay_fits(largest, 7_062, torch.device("cpu"))
+    assert "420,000" in capacity.check_replay_fits(largest, 7_062, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -71,7 +72,7 @@ def two_gpus(monkeypatch):
 
 
 def test_the_gpu_that_is_chosen_is_the_current_one(two_gpus):
-    chosen = [str(machine.choose_device(name)) for name in ("cuda:1", "cuda", "cuda:1", "auto", "cuda:0", "cpu")]
+    chosen = [str(devices.choose_device(name)) for name in ("cuda:1", "cuda", "cuda:1", "auto", "cuda:0", "cpu")]
     assert chosen == ["cuda:1", "cuda", "cuda:1", "cuda", "cuda:0", "cpu"]
     assert two_gpus == [1, 0, 1, 0, 0]
 
@@ -79,7 +80,7 @@ def test_the_gpu_that_is_chosen_is_the_current_one(two_gpus):
 @pytest.mark.parametrize("name", ["cuda:2", "cuda:128", "cuda:255", "cuda:256", "cuda:x", "cuda:-1", "cuda:", ""])
 def test_a_gpu_that_is_not_there_is_refused(name, two_gpus):
     with pytest.raises(UserError, match=f"device={name}: "):
-        machine.choose_device(name)
+        devices.choose_device(name)
     assert not two_gpus
 
 
@@ -91,34 +92,34 @@ def switches():
     before = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
     yield lambda: (torch.backends.cudnn.deterministic, getattr(compiler, "deterministic", None))
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = before
-    machine.set_deterministic(False, torch.device("cpu"))
+    devices.set_deterministic(False, torch.device("cpu"))
 
 
 def test_what_is_asked_of_determinism_is_what_torch_is_told(switches, two_gpus, monkeypatch):
     torch.backends.cudnn.benchmark = True
     older = None if switches()[1] is None else False  # of a torch whose compiler has no switch
     for on, device in ((True, "cuda:1"), (False, "cuda:1"), (True, "cuda"), (True, "cpu")):
-        machine.set_deterministic(on, torch.device(device))
+        devices.set_deterministic(on, torch.device(device))
         told = on and device != "cpu"
         assert switches() == (told, told if older is False else None) and not torch.backends.cudnn.benchmark
-        said = machine.numerics(torch.device("cuda:1"))
+        said = devices.numerics(torch.device("cuda:1"))
         assert said["compute.deterministic"] == str(told).lower() and said["GPU"] == "card cuda:1"
-    assert os.environ[machine.WORKSPACE] in machine.WORKSPACES  # since before any product
-    monkeypatch.setenv(machine.WORKSPACE, ":0:0")
+    assert os.environ[devices.WORKSPACE] in devices.WORKSPACES  # since before any product
+    monkeypatch.setenv(devices.WORKSPACE, ":0:0")
     with pytest.raises(UserError, match="leave it unset"):
-        machine.set_deterministic(True, torch.device("cuda"))
-    machine.set_deterministic(True, torch.device("cpu"))
-    machine.set_deterministic(False, torch.device("cuda"))
+        devices.set_deterministic(True, torch.device("cuda"))
+    devices.set_deterministic(True, torch.device("cpu"))
+    devices.set_deterministic(False, torch.device("cuda"))
 
 
 @pytest.mark.parametrize("asked", [True, False])
 def test_a_run_tells_torch_what_its_config_says(asked, monkeypatch, tmp_path):
     told = []
-    monkeypatch.setattr(machine, "set_deterministic", lambda *what: told.append(what))
+    monkeypatch.setattr(devices, "set_deterministic", lambda *what: told.append(what))
     run = small_run(tmp_path / "run", "env=cartpole", "device=cpu", f"compute.deterministic={asked}")
     run.emulators.close()
     assert told == [(asked, torch.device("cpu"))]
-    assert not {"GPU", "compute.deterministic"} & {*machine.numerics(run.device)}
+    assert not {"GPU", "compute.deterministic"} & {*devices.numerics(run.device)}
 
 
 def test_human_normalised_scores():

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import QUIET, ROOT
 
-from atari_dqn.analysis import logbook
+from atari_dqn.analysis import run_folders
 from atari_dqn.checkpoint import folders
 from atari_dqn.cli import make
 from atari_dqn.config import compose
@@ -196,7 +196,7 @@ def test_the_newest_run_is_meant_by_latest_and_auto_whatever_its_name_says(tmp_p
     os.utime(changed, (time.time() + 10,) * 2)
     assert f"'checkpoint: {newer}" in repr(inside("evaluate", "checkpoint=latest", "evaluation.episodes=1").stdout)
     config.resume = "latest"
-    assert folders.find(config) == newer and logbook.roots("run", "latest") == [newer]
+    assert folders.find(config) == newer and run_folders.roots("run", "latest") == [newer]
     os.utime(older / "metrics.csv", (time.time() + 20,) * 2)
     assert folders.find(config) == older
 

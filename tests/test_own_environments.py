@@ -14,7 +14,7 @@ from conftest import QUIET, sealed, small_run
 from atari_dqn.checkpoint import checkpoints
 from atari_dqn.cli import make
 from atari_dqn.config import compose, schema
-from atari_dqn.envs import emulators, remote
+from atari_dqn.envs import factory, remote
 from atari_dqn.registry import environments, own_modules
 from atari_dqn.training import launch
 from atari_dqn.utils.errors import RunFailed, UserError
@@ -160,7 +160,7 @@ def made(own: type, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "own_body", SimpleNamespace(Own=own, __name__="own_body"))
     own_modules.allow("own_body:Own")
     env = dataclasses.replace(cartpole(), game="own_body:Own")
-    with contextlib.closing(emulators.make(env, 1)) as envs:
+    with contextlib.closing(factory.make(env, 1)) as envs:
         yield envs
 
 

@@ -5,7 +5,8 @@ import random
 import pytest
 import torch
 
-from atari_dqn.dqn.replay import CUT, ORDINARY, TERMINAL, Batch, Replay
+from atari_dqn.dqn.replay import Batch, Replay
+from atari_dqn.envs.base import CUT, ORDINARY, TERMINAL
 
 DISCOUNT = 0.9
 

@@ -17,12 +17,12 @@ import numpy as np
 import psutil
 import pytest
 from conftest import ROOT
-from rich.console import Console
 
-from atari_dqn.analysis import bands, dashboard, logbook, report
+from atari_dqn.analysis import bands, dashboard, report, run_data, run_folders
 from atari_dqn.checkpoint import folders
-from atari_dqn.config.schema import ReportConfig
+from atari_dqn.config.commands import ReportConfig
 from atari_dqn.data import scores
+from atari_dqn.utils.console import Console
 from atari_dqn.utils.errors import RunFailed, UserError
 
 SHORT = [
@@ -100,7 +100,7 @@ def test_intervals_are_the_percentile_bootstrap_of_whole_seeds():
 def test_a_seed_that_was_run_twice_is_one():
     def run(name: str, seed: int, scores: list[float]) -> dict:
         series = {"frames": [1.0, 2.0], "seconds": [1.0, 2.0], "mean": scores}
-        empty = {key: [None, None] for key in (*logbook.MEASURED, *logbook.EVALUATED)} | series
+        empty = {key: [None, None] for key in (*run_data.MEASURED, *run_data.EVALUATED)} | series
         return {"name": name, "group": "g", "seed": seed, "agent_steps": len(name)} | {
             part: empty for part in ("trained", "evaluated", "measured")
         }
@@ -112,13 +112,13 @@ def test_a_seed_that_was_run_twice_is_one():
 
 def test_thinning_keeps_means_and_ends():
     series = {"frames": np.arange(1, 1001.0), "loss": np.where(np.arange(1000) % 3 == 0, np.nan, np.arange(1000.0))}
-    thin = logbook.thin(series, 10)
+    thin = run_data.thin(series, 10)
     assert thin["frames"].tolist() == list(range(100, 1001, 100))
     assert thin["loss"][4] == np.nanmean(series["loss"][400:500])
 
 
 def test_training_returns_are_means_of_the_games_that_ended_in_each_part(runs):
-    told = logbook.entry(runs / "cart1", 600)
+    told = run_data.entry(runs / "cart1", 600)
     frames, returns = (np.array(column(runs / "cart1/episodes.csv", key)) for key in ("frames", "return"))
     parts = np.ceil(frames / told["every_frames"])
     by_hand = [returns[parts == part].mean() for part in np.unique(parts)]
@@ -128,23 +128,23 @@ def test_training_returns_are_means_of_the_games_that_ended_in_each_part(runs):
 
 def test_how_a_run_ended_is_told(tmp_path):
     (tmp_path / "config.yaml").touch()
-    assert logbook.state(tmp_path).word == "died"
+    assert run_data.state(tmp_path).word == "died"
     with pytest.raises(UserError), folders.held(tmp_path):
         raise UserError("no room for it")
-    assert logbook.state(tmp_path)[:2] == ("failed", "no room for it")
+    assert run_data.state(tmp_path)[:2] == ("failed", "no room for it")
     with folders.held(tmp_path):
         pass  # and no word: as a kill in its last evaluation
-    assert logbook.state(tmp_path, is_complete=True).word == "died"
+    assert run_data.state(tmp_path).word == "died"
     with folders.held(tmp_path) as process:
-        assert folders.is_held(tmp_path) and logbook.state(tmp_path).word == "running"
+        assert folders.is_held(tmp_path) and run_data.state(tmp_path).word == "running"
         process.ended = "stopped"
-    assert not folders.is_held(tmp_path) and logbook.state(tmp_path).word == "stopped"
+    assert not folders.is_held(tmp_path) and run_data.state(tmp_path).word == "stopped"
     with pytest.raises(UserError), folders.held(tmp_path):
         raise UserError("it was not begun")
-    assert logbook.state(tmp_path).word == "stopped"
+    assert run_data.state(tmp_path).word == "stopped"
     with pytest.raises(RunFailed), folders.held(tmp_path):
         raise RunFailed("the disk\nis full")
-    assert logbook.state(tmp_path)[:2] == ("failed", "the disk is full")
+    assert run_data.state(tmp_path)[:2] == ("failed", "the disk is full")
     note = folders.note(tmp_path)
     assert note["pid"] == os.getpid() and note["machine"]["cores"] and note["versions"]["torch"].startswith("2.")
 
@@ -192,7 +192,7 @@ def test_where_a_report_goes(runs, tmp_path, monkeypatch, capsys):
 def test_runs_of_the_same_name_are_told_apart(runs, tmp_path):
     (tmp_path / "cart1").mkdir()
     (tmp_path / "cart1/config.yaml").touch()
-    both = logbook.name_runs("run", f"{runs / 'cart1'} {tmp_path / 'cart1'}")
+    both = run_folders.name_runs("run", f"{runs / 'cart1'} {tmp_path / 'cart1'}")
     assert both == {"cart1": runs / "cart1", str(tmp_path / "cart1"): tmp_path / "cart1"}
     films = [Path(str(i)) for i in range(10)]
     assert report.spread(films, 3) == [films[2], films[6], films[9]]

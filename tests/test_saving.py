@@ -24,17 +24,19 @@ import torture
 import wandb_reader
 import zstandard
 from conftest import QUIET, ROOT, sealed, small_run
-from rich.console import Console
 
 from atari_dqn.checkpoint import checkpoints, folders, replay_files
 from atari_dqn.checkpoint.replay_files import ReplayFiles, Segment
 from atari_dqn.config import compose
-from atari_dqn.dqn.replay import CUT, ORDINARY, Replay
-from atari_dqn.envs import emulators
+from atari_dqn.dqn.replay import Replay
+from atari_dqn.envs import factory
+from atari_dqn.envs.base import CUT, ORDINARY, Turn
+from atari_dqn.envs.journal import Journal
 from atari_dqn.tracking.display import Tracker
 from atari_dqn.training import launch
 from atari_dqn.training.run import Run
-from atari_dqn.utils import background, files, machine, seeding
+from atari_dqn.utils import background, devices, files, seeding
+from atari_dqn.utils.console import Console
 from atari_dqn.utils.errors import RunFailed, UserError
 
 CARTPOLE = [
@@ -204,11 +206,11 @@ def test_every_game_is_played_to_its_end_and_begins_again_from_a_new_seed(tmp_pa
     assert len(state["actions"]) == 60 - 50 and free.emulators.state() is None
 
 
-def uneven(kind: str, seeds: list[int]) -> emulators.Journal:
+def uneven(kind: str, seeds: list[int]) -> Journal:
     """Games that end at different times, just begun."""
     words = {"atari": ["env.game=Breakout", "env.repeat_action_probability=0.25"], "gymnasium": ["env=cartpole"]}
     config = compose.to_train_config(compose.compose("train", words[kind]))
-    games = emulators.Journal(emulators.make(config.env, 3), keep=True)
+    games = Journal(factory.make(config.env, 3), keep=True)
     games.reset(seeds)
     return games
 
@@ -218,7 +220,7 @@ def test_emulators_come_back_to_where_they_were(kind, scale):
     one, other, choose = uneven(kind, [1, 2, 3]), uneven(kind, [7, 8, 9]), np.random.default_rng(1)
     played, waiting = 0, set()
 
-    def go_on(*journals: emulators.Journal) -> list[emulators.Turn]:
+    def go_on(*journals: Journal) -> list[Turn]:
         nonlocal played
         if played in (30 * scale, 90 * scale, 93 * scale):
             for games in journals:
@@ -271,9 +273,9 @@ def test_new_seeds_lose_no_turn_of_any_game():
 def test_a_run_of_an_older_version_goes_on_and_says_what_changed(cartpole, tmp_path, monkeypatch):
     """It kept no starts, for all games began together."""
     folder = tmp_path / "run"
-    state = emulators.Journal.state
+    state = Journal.state
     monkeypatch.setattr(
-        emulators.Journal, "state",
+        Journal, "state",
         lambda self: {key: state(self)[key] for key in ("seeds", "actions", "frames_crc")},
     )  # fmt: skip
     run = small_run(folder, *CARTPOLE)
@@ -868,8 +870,8 @@ def test_values_that_no_rewards_allow_are_told_once(tmp_path, monkeypatch):
 
 
 def test_another_machine_is_told_of(stopped, monkeypatch):
-    own = machine.numerics(torch.device("cpu"))
-    monkeypatch.setattr(machine, "numerics", lambda device: own | {"threads": "99", "GPU": "another"})
+    own = devices.numerics(torch.device("cpu"))
+    monkeypatch.setattr(devices, "numerics", lambda device: own | {"threads": "99", "GPU": "another"})
     said = go_on(stopped)
     assert "not to the bit as it would have gone on before: threads 99 instead of" in said
     assert "GPU another instead of none" in said

@@ -14,9 +14,10 @@ from atari_dqn.config.schema import AgentConfig, Network
 from atari_dqn.dqn import bootstrap, inputs, layers, networks
 from atari_dqn.dqn.agent import Agent
 from atari_dqn.dqn.loop import due, epsilon_at, training_loop
-from atari_dqn.dqn.replay import ORDINARY, TERMINAL, Replay
+from atari_dqn.dqn.replay import Replay
+from atari_dqn.envs.base import ORDINARY, TERMINAL
 from atari_dqn.training.optimizers import make_optimizer
-from atari_dqn.utils import machine, seeding
+from atari_dqn.utils import devices, machine, seeding
 from atari_dqn.utils.graphs import EAGER_CALLS, graphed, scripted
 from atari_dqn.utils.stopwatch import Stopwatch
 
@@ -283,7 +284,7 @@ def test_stopwatch_counts_each_stage():
 def test_cuda_graph_equals_eager(optimizer, monkeypatch):
     device, weights = torch.device("cuda"), []
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)  # else Adam makes rounding as large as a step
-    machine.set_tf32(False)
+    devices.set_tf32(False)
     for graphs in (False, True):
         agent, draw = new_agent(optimizer, "cuda"), torch.Generator("cuda").manual_seed(3)
         replay, rng = filled("cuda")

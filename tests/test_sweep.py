@@ -12,17 +12,18 @@ import pytest
 import torture
 from clusters import command, environment, lose_a_node
 from conftest import QUIET, small_run
-from rich.console import Console
 from test_saving import CARTPOLE, Stop
 
 from atari_dqn.checkpoint import checkpoints
 from atari_dqn.config import compose
-from atari_dqn.dqn.replay import CUT, ORDINARY
-from atari_dqn.envs import emulators
+from atari_dqn.envs import factory
+from atari_dqn.envs.base import CUT, ORDINARY
+from atari_dqn.envs.remote import RemoteEmulators
 from atari_dqn.sweep import display, storage, sweep
 from atari_dqn.training import launch
 from atari_dqn.training.run import Run
 from atari_dqn.utils import ray_cluster
+from atari_dqn.utils.console import Console
 from atari_dqn.utils.errors import UserError
 
 SWEEP = ["sweep", "sweep.games=CartPole-v1", *torture.GAMES["CartPole"], *QUIET]
@@ -197,7 +198,7 @@ def test_a_copy_that_breaks_off_leaves_the_checkpoint_before_it(break_after, unt
 def test_games_in_actors_equal_local_ones(ray, words, count):
     """Frames, rewards, flags and games' ends of 120 turns, twice begun, from shares of unequal size."""
     config = composed(*words, "emulators=ray", "emulators.actors=2")
-    local, remote = emulators.make(config.env, count), emulators.make(config.env, count, config.emulators)
+    local, remote = factory.make(config.env, count), RemoteEmulators(config.env, count, config.emulators)
     assert (remote.frame_shape, remote.frame_dtype, remote.actions) == (
         local.frame_shape, local.frame_dtype, local.actions,
     )  # fmt: skip
@@ -222,7 +223,7 @@ def test_games_in_actors_equal_local_ones(ray, words, count):
 def test_the_games_of_a_lost_actor_are_cut_off_and_begun_anew(ray):
     config = composed("env.game=Breakout", "emulators=ray", "emulators.actors=2")
     said: list[str] = []
-    local, remote = emulators.make(config.env, 4), emulators.make(config.env, 4, config.emulators, said.append)
+    local, remote = factory.make(config.env, 4), RemoteEmulators(config.env, 4, config.emulators, said.append)
     local.reset([1, 2, 3, 4])
     before = remote.reset([1, 2, 3, 4])
     rng = np.random.default_rng(0)
@@ -238,7 +239,7 @@ def test_the_games_of_a_lost_actor_are_cut_off_and_begun_anew(ray):
             assert (other.flags[2:] == CUT).all() and (other.frames[2:] == before[2:]).all() and not other.games
         elif turn == 21:
             assert (other.flags[2:] == ORDINARY).all() and (other.rewards[2:] == 0).all()
-            fresh = emulators.make(config.env, 4)
+            fresh = factory.make(config.env, 4)
             start = fresh.reset([1, 2, 3, 4])
             assert (
                 np.abs(other.frames[2:].astype(int) - start[2:]).mean(axis=(1, 2)) < 5
@@ -262,5 +263,5 @@ def test_a_run_whose_games_are_in_actors_equals_a_local_one(ray, tmp_path):
 def test_what_ray_cannot_do_is_said(ray):
     config = composed("env.game=Pong", "emulators=ray", "emulators.actors=900", "num_envs=1000", "replay.capacity=1M")
     with pytest.raises(UserError, match=r"emulators\.actors=900: Ray has \d+ free CPUs"):
-        emulators.make(config.env, 1000, config.emulators)
+        RemoteEmulators(config.env, 1000, config.emulators)
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"

@@ -16,10 +16,10 @@ from conftest import QUIET, ROOT, small_run
 from rich.table import Table
 
 from atari_dqn import __main__
-from atari_dqn.analysis import logbook
+from atari_dqn.analysis import run_data
 from atari_dqn.config import compose
 from atari_dqn.dqn.loop import StepInfo
-from atari_dqn.evaluation import evaluation
+from atari_dqn.evaluation import rollout
 from atari_dqn.tracking import display
 from atari_dqn.training import launch, profiler
 from atari_dqn.utils import console
@@ -158,8 +158,8 @@ def test_control_characters_are_shown_not_obeyed(inside, tmp_path, capsys):
 
 def test_a_run_says_which_game_of_how_many_and_scores_a_network_once(monkeypatch, tmp_path):
     monkeypatch.setattr(display, "PLAIN_SECONDS", 0.0)
-    played, play = [], evaluation.play
-    monkeypatch.setattr(evaluation, "play", lambda *a, **k: played.append(a) or play(*a, **k))
+    played, play = [], rollout.play
+    monkeypatch.setattr(rollout, "play", lambda *a, **k: played.append(a) or play(*a, **k))
     words = [*QUIET, *SHORT, "evaluation.num_envs=1", "total_steps=60", f"run_dir={tmp_path / 'run'}"]
     file = io.StringIO()
     run = launch.prepare(compose.to_train_config(compose.compose("train", words)), console.Console(file, width=80))
@@ -170,7 +170,7 @@ def test_a_run_says_which_game_of_how_many_and_scores_a_network_once(monkeypatch
     with open(tmp_path / "run" / "evaluations.csv", encoding="utf-8") as rows:
         last, best = csv.DictReader(rows)
     assert (last["network"], best["network"]) == ("current", "best") and last["mean"] == best["mean"]
-    assert logbook.line(tmp_path / "run")["hours"] * 3600 == pytest.approx(float(best["seconds"]), abs=0.1)
+    assert run_data.line(tmp_path / "run")["hours"] * 3600 == pytest.approx(float(best["seconds"]), abs=0.1)
     small_run(tmp_path / "two", *SHORT, "total_steps=60", "evaluation.every_steps=30").go()
     assert len(played) == 4  # two on the way, and the better one of them again
 

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import pytest
 import wandb_reader
 from conftest import small_run
-from rich.console import Console
 from wandb_server import KEY, Server, serving
 
 from atari_dqn.checkpoint import checkpoints, folders
@@ -21,6 +20,7 @@ from atari_dqn.config import compose
 from atari_dqn.config.schema import Logger
 from atari_dqn.tracking import aside, wandb_client, wandb_tracker
 from atari_dqn.tracking.display import Tracker
+from atari_dqn.utils.console import Console
 
 SHORT = [
     "env=cartpole", "num_envs=2", "total_steps=400", "replay.warmup_steps=100", "evaluation.episodes=1",

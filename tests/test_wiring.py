@@ -18,9 +18,11 @@ from atari_dqn.checkpoint import checkpoints
 from atari_dqn.checkpoint.checkpoints import Checkpoint
 from atari_dqn.config import compose
 from atari_dqn.dqn import networks
-from atari_dqn.dqn.replay import CUT, ORDINARY, TERMINAL
-from atari_dqn.envs import emulators
-from atari_dqn.evaluation import evaluation
+from atari_dqn.envs import atari, factory
+from atari_dqn.envs.atari import atari_actions
+from atari_dqn.envs.base import CUT, ORDINARY, TERMINAL, Game
+from atari_dqn.evaluation import evaluate
+from atari_dqn.evaluation.player import seat
 from atari_dqn.tracking import curves
 from atari_dqn.tracking.display import Tracker
 from atari_dqn.training.run import Run
@@ -207,8 +209,8 @@ def test_evaluations_are_those_of_the_config(words, tmp_path):
 
     # The same network played later, under another protocol.
     other = dataclasses.replace(c.protocol, name="other", epsilon=0.4, max_frames=9)
-    seated = evaluation.seat(best, other, None)
-    result = evaluation.evaluate(best, other, *seated, episodes=4, num_envs=3, seed=11)
+    seated = seat(best, other, None)
+    result = evaluate.evaluate(best, other, *seated, episodes=4, num_envs=3, seed=11)
     few = dataclasses.replace(c.evaluation, episodes=4, num_envs=3)
     scores = plain.evaluate(dataclasses.replace(c, protocol=other, evaluation=few), log.weights[chosen], 11)
     assert sorted(result["returns"]) == pytest.approx(sorted(scores))
@@ -216,9 +218,7 @@ def test_evaluations_are_those_of_the_config(words, tmp_path):
 
 def test_of_equal_networks_the_first_is_the_best(tmp_path, monkeypatch):
     run = small_run(tmp_path / "run", *EXAMINED)
-    monkeypatch.setattr(
-        run.evaluator, "_play", lambda player, seed: [emulators.Game(0, score, 9, False) for score in (1, 2)]
-    )
+    monkeypatch.setattr(run.evaluator, "_play", lambda player, seed: [Game(0, score, 9, False) for score in (1, 2)])
     log = Log(run)
     run.go(log)
     assert [row["best"] for row in log.evaluations] == [1, 0, 0, 0, 0]
@@ -323,9 +323,9 @@ class Watched:
 
 
 def test_ataris_settings_reach_the_emulators_and_its_flags_the_replay(tmp_path, monkeypatch):
-    monkeypatch.setattr(Watched, "AtariVectorEnv", emulators.AtariVectorEnv, raising=False)
+    monkeypatch.setattr(Watched, "AtariVectorEnv", atari.AtariVectorEnv, raising=False)
     monkeypatch.setattr(Watched, "made", [])
-    monkeypatch.setattr(emulators, "AtariVectorEnv", Watched)
+    monkeypatch.setattr(atari, "AtariVectorEnv", Watched)
     run = small_run(tmp_path / "run", *ATARI)
     log, c = Log(run), run.config
     run.go(log)
@@ -346,11 +346,11 @@ def test_ataris_settings_reach_the_emulators_and_its_flags_the_replay(tmp_path, 
     assert {key: examined.settings[key] for key in asked} == asked
     # The only network's game, of 20 steps, which is not played again; then three held-out states by random play.
     acted = [int(answer[0][0]) for answer in examined.answers]
-    (seed,), every = plain.stream(c.seed, "held-out states/0"), emulators.atari_actions("Breakout", True)
+    (seed,), every = plain.stream(c.seed, "held-out states/0"), atari_actions("Breakout", True)
     draw = plain.generator(seed, "held-out actions")
     assert len(acted) == 20 + 30
     assert acted[20:] == [int(torch.randint(18, (1,), generator=draw)) for _ in range(30)]
-    known = set(emulators.atari_actions("Breakout", False))  # to the network, and played by their meanings
+    known = set(atari_actions("Breakout", False))  # to the network, and played by their meanings
     assert {every[action] for action in acted[:20]} == known
 
     # A lost life or a game over ends a state for good, a time limit cuts it off; games end with neither lives nor cuts.
@@ -414,9 +414,9 @@ class Scripted:
 
 def test_a_cut_game_leaves_nothing_to_the_next(monkeypatch):
     """Neither a reward nor, for its lives, a FIRE."""
-    monkeypatch.setattr(emulators, "AtariVectorEnv", Scripted)
+    monkeypatch.setattr(atari, "AtariVectorEnv", Scripted)
     words = ["env.game=Breakout", "env.fire_reset=true", "env.max_frames=8"]
-    envs = emulators.make(compose.to_train_config(compose.compose("train", words)).env, 1)
+    envs = factory.make(compose.to_train_config(compose.compose("train", words)).env, 1)
     envs.reset([1])
     turns = []
     for _ in range(5):

@@ -3,21 +3,19 @@
 import csv
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from rich import box
-from rich.table import Table
 
-from atari_dqn.analysis import experiments, intervals, logbook
-from atari_dqn.analysis.experiments import Experiment, Matrix
-from atari_dqn.analysis.intervals import STATISTICS
-from atari_dqn.config.schema import AggregateConfig
+from atari_dqn.analysis import aggregate_tables, experiments, intervals, run_folders
+from atari_dqn.analysis.experiments import Experiment
+from atari_dqn.analysis.intervals import STATISTICS, Aggregates, Improvement
+from atari_dqn.checkpoint import outputs
+from atari_dqn.config.commands import AggregateConfig
 from atari_dqn.data import scores
 from atari_dqn.data.scores import MILLION
-from atari_dqn.tracking.display import compact
 from atari_dqn.utils.console import Console
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.files import replacing
@@ -26,54 +24,78 @@ GRID = 20  # points of a sample-efficiency curve
 MARKS = (10, 40, 50, 100, 199, 200)  # million frames at which published curves are told
 
 
-class Told(NamedTuple):
-    """A row of the table of aggregates."""
+class Compared(NamedTuple):
+    """Our experiments, and published agents after as many frames."""
 
-    name: str
-    seeds: int
-    games: int
-    frames: int
-    points: Matrix  # [4]
-    intervals: Matrix  # [2, 4]
+    own: list[Experiment]
+    others: list[Experiment]
+
+    def games(self, experiment: Experiment) -> list[str]:
+        """Those of its games that count: where there are experiments of ours, the games of these."""
+        ours = {game for one in self.own for game in one.games}
+        return [game for game in experiment.games if not self.own or game in ours]
+
+    @property
+    def all(self) -> list[tuple[Experiment, list[str]]]:
+        """Each with its games; those without any are left out."""
+        return [(one, games) for one in (*self.own, *self.others) if (games := self.games(one))]
 
 
-def told(shown: Iterable[tuple[Experiment, Sequence[str]]], resamples: int) -> list[Told]:
-    """The four statistics of experiments, each over its games."""
-    rows = []
-    for experiment, games in shown:
-        if games:
-            points, around = intervals.interval(experiment.normalised(games), intervals.four, resamples)
-            rows.append(Told(experiment.name, experiment.seeds, len(games), experiment.frames, points, around))
+def load(asked: AggregateConfig, say: Callable[[str], None]) -> Compared:
+    """What is to be compared; says which runs do not count. Raises UserError where none of those asked for does."""
+    own = experiments.gather(run_folders.name_runs("runs", asked.runs).values() if asked.runs else [], asked.score, say)
+    if asked.runs and not own:
+        raise UserError(f"runs={asked.runs}: no run there has a score={asked.score}; train longer, or choose another")
+    for experiment in own:
+        if few := sorted({*experiment.runs} - {*experiment.games}):
+            say(f"note: left out of {experiment.name}'s statistics, for seeds or a human's score are missing: {few}")
+    own = [experiment for experiment in own if experiment.games]
+    if asked.runs and not own:
+        raise UserError(f"runs={asked.runs}: no game there has a human's score; {scores.SOURCE} has 57")
+    frames = max((experiment.frames for experiment in own), default=None)
+    return Compared(own, [experiments.published(agent, frames) for agent in asked.against])
+
+
+def published_marks(agents: Iterable[str]) -> list[Experiment]:
+    """Published agents after each of MARKS that they came to."""
+    return [experiments.published(agent, million * MILLION) for agent in agents for million in _marks(agent)]
+
+
+def _marks(agent: str) -> list[int]:
+    """Million frames at which a published agent is told; its end alone where it has no curve."""
+    curve = next((c for game in scores.random_and_human() if (c := scores.curve(agent, game))), None)
+    length = len(curve.means) * curve.every_frames // MILLION if curve else MARKS[-1]
+    return [m for m in MARKS if m <= length and (m != 199 or length == 199)] if curve else [length]
+
+
+def improvements(compared: Compared, resamples: int) -> list[Improvement]:
+    """Of each of our experiments on the next ones, and on published agents."""
+    pairs = itertools.chain(itertools.combinations(compared.own, 2), itertools.product(compared.own, compared.others))
+    return [intervals.improvement(one, other, resamples) for one, other in pairs]
+
+
+def profiles(compared: Compared, resamples: int) -> list[tuple[object, ...]]:
+    """The share of runs above each human-normalised score, and its interval."""
+    return [
+        (experiment.name, *map(float, row))
+        for experiment, games in compared.all
+        for row in zip(intervals.TAUS, *intervals.profile(experiment.normalised(games), resamples), strict=True)
+    ]
+
+
+def efficiency(compared: Compared, resamples: int) -> list[tuple[object, ...]]:
+    """IQM over frames, and its interval, of experiments with learning curves, as far as ours have come."""
+    rows: list[tuple[object, ...]] = []
+    for experiment, games in compared.all:
+        curves = [run.training for game in games for run in experiment.runs[game]]
+        if not all(curves):
+            continue
+        until = min([experiment.frames, *([max(one.frames for one in compared.own)] if compared.own else [])])
+        grid = np.linspace(until / GRID, until, GRID)
+        grid = grid[grid >= max(curve[0].frames for curve in curves)]
+        middle, around = intervals.efficiency(experiment, games, grid, resamples)
+        rows += [(experiment.name, round(f), m, lo, hi) for f, m, lo, hi in zip(grid, middle, *around, strict=True)]
     return rows
-
-
-def _value(point: float, low: float, high: float) -> str:
-    """Two lines: a number, and its interval without the noughts before its points."""
-    ends = [f"{end:.2f}".replace("0.", ".", 1) if abs(end) < 1 else f"{end:.2f}" for end in (low, high)]
-    return f"{point:.2f}" if np.isnan(low) else f"{point:.2f}\n{ends[0]} {ends[1]}"
-
-
-def table(title: str, rows: Sequence[Told]) -> Table:
-    """For a person, 80 columns wide at most."""
-    caption = "of human-normalised scores, and 95% intervals; runs x games"
-    view = Table(title=title, title_justify="left", caption=caption, caption_justify="left", box=box.SIMPLE_HEAD)
-    for column in ("", "runs", "frames", "IQM", "median", "mean", "gap"):
-        view.add_column(column, justify="right" if column else "left", overflow="fold", no_wrap=bool(column))
-    for row in rows:
-        values = [_value(p, lo, hi) for p, lo, hi in zip(row.points, *row.intervals, strict=True)]
-        view.add_row(row.name, f"{row.seeds}x{row.games}", compact(row.frames) if row.frames else "", *values)
-    return view
-
-
-def improvement_table(better: Sequence[tuple[str, str, int, float, Matrix]]) -> Table:
-    """For a person, 80 columns wide at most."""
-    view = Table(title="probability that a run of the one scores higher than one of the other", title_justify="left")
-    for column in ("the one", "the other", "games", "probability"):
-        view.add_column(column, justify="left" if column.startswith("the") else "right", overflow="fold")
-    for name, other, count, point, around in better:
-        if count:
-            view.add_row(name, other, str(count), _value(point, *around).replace("\n", "  "))
-    return view
 
 
 def games_table(own: Sequence[Experiment], against: Sequence[Experiment]) -> tuple[list[str], list[list[str]]]:
@@ -107,115 +129,59 @@ def _file_name(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", name)[:80]
 
 
-def aggregate(asked: AggregateConfig, console: Console) -> None:
-    """Put runs together: print tables, write CSV files and a picture."""
-    intervals.rliable()
-
-    def say(text: str) -> None:
-        console.print(text, soft_wrap=True, highlight=False, markup=False)
-
-    own = experiments.gather(logbook.name_runs("runs", asked.runs).values() if asked.runs else [], asked.score, say)
-    if asked.runs and not own:
-        raise UserError(f"runs={asked.runs}: no run there has a score={asked.score}; train longer, or choose another")
-    for experiment in own:
-        if few := sorted({*experiment.runs} - {*experiment.games}):
-            say(f"note: left out of {experiment.name}'s statistics, for seeds or a human's score are missing: {few}")
-    own = [experiment for experiment in own if experiment.games]
-    if asked.runs and not own:
-        raise UserError(f"runs={asked.runs}: no game there has a human's score; {scores.SOURCE} has 57")
-    games = sorted({game for experiment in own for game in experiment.games})
-    frames = max((experiment.frames for experiment in own), default=None)
-    others = [experiments.published(agent, frames) for agent in asked.against]
-    if own:
-        rows = told([(e, e.games) for e in own], asked.resamples)
-        rows += told([(e, [game for game in e.games if game in games]) for e in others], asked.resamples)
-        console.print(table(f"score={asked.score}; published agents on the same games, means of their seeds", rows))
-    else:
-        marks = [
-            experiments.published(agent, million * MILLION) for agent in asked.against for million in _marks(agent)
-        ]
-        rows = told([(e, e.games) for e in marks], asked.resamples)
-        console.print(table("published agents, each on all its games; means of their seeds", rows))
-    say(f"human: by {scores.SOURCE}; gap: optimality gap, how far below a human's on average")
-    if "nature_2015" in asked.against and not own:
-        paper = np.array(scores.by_its_own_human())
-        say(
-            f"{others[asked.against.index('nature_2015')].name} by its own paper's human, {len(paper)} games: median "
-            f"{np.median(paper):.1%}, mean {paper.mean():.1%}, as van Hasselt et al. 2016, Table 1"
-        )
-    for agent in asked.against:
-        by = scores.agents()[agent]
-        say(f"{by.title}: {by.protocol}; {by.seeds} seeds; {by.source}")
-    better = [
-        (one.name, other.name, *intervals.improvement(one, other, asked.resamples))
-        for one, other in itertools.chain(itertools.combinations(own, 2), itertools.product(own, others))
-    ]
-    if own:
-        console.print(improvement_table(better))
-    output = Path(asked.output or logbook.roots("runs", asked.runs or "runs")[0] / "aggregate")
-    if not asked.output and output.is_symlink():
-        raise UserError(f"{output} is a link to elsewhere; set output=PATH")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        _write_all(output, own, others, rows, better, games, asked.resamples)
-    except OSError as error:
-        raise UserError(f"cannot write {output}: {error.strerror or error}; set output=PATH") from None
-    say(f"written: {output}/ (aggregates, games, profiles, efficiency, improvement, scores of runs x games; a picture)")
-
-
-def _marks(agent: str) -> list[int]:
-    """Million frames at which a published agent is told; its end alone where it has no curve."""
-    curve = next((c for game in scores.random_and_human() if (c := scores.curve(agent, game))), None)
-    length = len(curve.means) * curve.every_frames // MILLION if curve else MARKS[-1]
-    return [m for m in MARKS if m <= length and (m != 199 or length == 199)] if curve else [length]
-
-
-def _write_all(
-    output: Path,
-    own: Sequence[Experiment],
-    others: Sequence[Experiment],
-    rows: Sequence[Told],
-    better: Sequence[tuple[str, str, int, float, Matrix]],
-    games: Sequence[str],
-    resamples: int,
+def write(
+    output: Path, compared: Compared, rows: Sequence[Aggregates], better: Sequence[Improvement], resamples: int
 ) -> None:
+    """The CSV files, and the picture that is drawn from them. Raises OSError."""
     from atari_dqn.analysis import aggregate_plot
 
+    output.mkdir(parents=True, exist_ok=True)
     columns = [f"{name}{more}" for name in STATISTICS for more in ("", "_low", "_high")]
     _write(
         output / "aggregates.csv",
         ("name", "seeds", "games", "frames", *columns),
         [(r.name, r.seeds, r.games, r.frames, *np.stack([r.points, *r.intervals]).T.ravel().tolist()) for r in rows],
     )
-    _write(output / "games.csv", *games_table(own, others))
-    for e in own:
+    _write(output / "games.csv", *games_table(compared.own, compared.others))
+    for e in compared.own:
         for kind, matrix in (("scores", e.raw(e.games)), ("normalised", e.normalised(e.games))):
             _write(output / f"{_file_name(e.name)}-{kind}.csv", e.games, matrix.tolist())
-    shown = [(e, e.games) for e in own]
-    shown += [(e, [game for game in e.games if not own or game in games]) for e in others]
-    shown = [(e, on) for e, on in shown if on]
     _write(
         output / "profiles.csv",
         ("name", "human_normalised", "share_of_runs_above", "low", "high"),
-        [
-            (e.name, *map(float, row))
-            for e, on in shown
-            for row in zip(intervals.TAUS, *intervals.profile(e.normalised(on), resamples), strict=True)
-        ],
+        profiles(compared, resamples),
     )
-    curve = []
-    for e, on in shown:
-        if all(run.training for game in on for run in e.runs[game]):
-            until = min(e.frames, max(o.frames for o in own)) if own else e.frames
-            first = max(run.training[0].frames for game in on for run in e.runs[game])
-            grid = np.linspace(until / GRID, until, GRID)
-            grid = grid[grid >= first]
-            middle, around = intervals.efficiency(e, on, grid, resamples)
-            curve += [(e.name, round(f), m, lo, hi) for f, m, lo, hi in zip(grid, middle, *around, strict=True)]
-    _write(output / "efficiency.csv", ("name", "frames", "iqm", "low", "high"), curve)
+    _write(output / "efficiency.csv", ("name", "frames", "iqm", "low", "high"), efficiency(compared, resamples))
     _write(
         output / "improvement.csv",
         ("name", "other", "games", "probability", "low", "high"),
-        [(name, other, count, point, *map(float, around)) for name, other, count, point, around in better],
+        [(*row[:4], *map(float, row.interval)) for row in better],
     )
-    aggregate_plot.draw(output, [e.name for e in own])
+    aggregate_plot.draw(output, [e.name for e in compared.own])
+
+
+def aggregate(asked: AggregateConfig, console: Console) -> None:
+    """Put runs together: print tables, write CSV files and a picture."""
+    intervals.rliable()
+    compared = load(asked, console.say)
+    output = Path(asked.output or run_folders.roots("runs", asked.runs or "runs")[0] / "aggregate")
+    if not asked.output and output.is_symlink():
+        raise UserError(f"{output} is a link to elsewhere; set output=PATH")
+    if compared.own:
+        title = f"score={asked.score}; published agents on the same games, means of their seeds"
+        rows = intervals.aggregates(compared.all, asked.resamples)
+    else:
+        title = "published agents, each on all its games; means of their seeds"
+        rows = intervals.aggregates(
+            [(one, one.games) for one in published_marks(asked.against) if one.games], asked.resamples
+        )
+    console.print(aggregate_tables.table(title, rows))
+    aggregate_tables.say_sources(asked, compared.own, console.say)
+    better = improvements(compared, asked.resamples)
+    if better:
+        console.print(aggregate_tables.improvement_table(better))
+    with outputs.writing(output):
+        write(output, compared, rows, better, asked.resamples)
+    console.say(
+        f"written: {output}/ (aggregates, games, profiles, efficiency, improvement, scores of runs x games; a picture)"
+    )

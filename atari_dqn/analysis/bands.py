@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy import stats
 
-from atari_dqn.analysis.logbook import EVALUATED, MEASURED, TRAINED, Data, plain
+from atari_dqn.analysis.run_data import EVALUATED, MEASURED, TRAINED, Data, plain
 
 Statistic = Callable[..., np.ndarray]
 

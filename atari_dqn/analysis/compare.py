@@ -9,16 +9,17 @@ from rich.table import Table
 
 from atari_dqn.checkpoint import folders, outputs
 from atari_dqn.config import bounds, presets
-from atari_dqn.config.schema import CompareConfig, TrainConfig
+from atari_dqn.config.commands import CompareConfig
+from atari_dqn.config.schema import TrainConfig
 from atari_dqn.data import scores
 from atari_dqn.data.scores import MILLION, Curve
 from atari_dqn.tracking import csv_files
 from atari_dqn.tracking.curves import Point, by_value, evaluations, has_measure, is_whole, read, training, verdict
-from atari_dqn.tracking.display import compact
 from atari_dqn.training.launch import saved_config
 from atari_dqn.utils.console import Console
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.files import replacing
+from atari_dqn.utils.text import compact
 
 COLUMNS = (
     "million_frames", "ours", "sd", "games", "human_normalised", "published", "published_sd", "low", "high", "verdict",
@@ -165,33 +166,27 @@ def compare(asked: CompareConfig, console: Console) -> None:
             f"{compact(curve.every_frames)} frames, and it is at {frames:,} frames; train it longer"
         )
     title = f"{config.env.game}, preset {config.preset}, seed {config.seed}"
-
-    def say(text: str) -> None:
-        console.print(text, soft_wrap=True, highlight=False, markup=False)
-
     console.print(table(f"{title}, against {curve.by.title}", found))
-    say(f"published: {curve.by.protocol}; {curve.by.seeds} seeds; {curve.by.source}")
-    say("allowed: mean +- max(3 sd, 20% of the mean)")
+    console.say(f"published: {curve.by.protocol}; {curve.by.seeds} seeds; {curve.by.source}")
+    console.say("allowed: mean +- max(3 sd, 20% of the mean)")
     if found[0]["human_normalised"] is not None:
-        say(f"human: by {scores.SOURCE}")
+        console.say(f"human: by {scores.SOURCE}")
     for score in scores.published(config.env.game):
         when = f"at {score.frames / MILLION:.0f}M frames: " if score.frames else ""
-        say(f"{score.by.title}: {when}{score.mean:,.10g}{scores.human(config.env.game, score.mean)}")
+        console.say(f"{score.by.title}: {when}{score.mean:,.10g}{scores.human(config.env.game, score.mean)}")
     if curve.by.preset:
         departures = presets.departures(config, curve.by.preset)
         different = [d for d in departures if d.key not in ("total_steps", "protocol.name")]
         if different:
             console.print(presets.table(curve.by.preset, different))
-            say(f"so this run is not what {curve.by.title} ran, and may well lie elsewhere")
+            console.say(f"so this run is not what {curve.by.title} ran, and may well lie elsewhere")
     output = outputs.choose(asked.output, output, (".png",))
     outputs.choose(None, output.with_suffix(".csv"), (".csv",))
-    try:
+    with outputs.writing(output):
         draw(output, title, curve, fine, found)
         with replacing(output.with_suffix(".csv"), "w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             for row in found:
                 writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
-    except OSError as error:
-        raise UserError(f"cannot write {output}: {error.strerror or error}; set output=PATH") from None
-    say(f"written: {output}, {output.with_suffix('.csv')}")
+    console.say(f"written: {output}, {output.with_suffix('.csv')}")

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import parse_qs, quote, urlsplit
 
-from atari_dqn.analysis import logbook, report
-from atari_dqn.analysis.logbook import Data
-from atari_dqn.config.schema import DashboardConfig
+from atari_dqn.analysis import report, run_folders
+from atari_dqn.analysis.run_data import Data
+from atari_dqn.config.commands import DashboardConfig
 from atari_dqn.utils import files
 from atari_dqn.utils.console import Console
 from atari_dqn.utils.errors import UserError
@@ -41,11 +41,11 @@ class Runs:
         self.root = root
 
     def data(self, shown: list[str]) -> Data:
-        folders = logbook.named(self.root)
+        folders = run_folders.named(self.root)
         shown = [name for name in dict.fromkeys(shown) if name in folders]
         data = report.gather(folders, shown)
         for name in shown:
-            films = logbook.videos(folders[name])
+            films = run_folders.videos(folders[name])
             data["videos"][name] = [
                 {"label": report.film_label(film), "url": f"video?run={_quoted(name)}&name={_quoted(film.name)}"}
                 for film in report.spread(films, 3)
@@ -53,8 +53,8 @@ class Runs:
         return data
 
     def video(self, run: str, name: str) -> Path | None:
-        folder = logbook.named(self.root).get(run)
-        return next((film for film in logbook.videos(folder) if film.name == name), None) if folder else None
+        folder = run_folders.named(self.root).get(run)
+        return next((film for film in run_folders.videos(folder) if film.name == name), None) if folder else None
 
 
 def _quoted(name: str) -> str:
@@ -269,7 +269,7 @@ def serve(asked: DashboardConfig, console: Console) -> None:
         raise UserError(f"runs={root}: there is no such folder; `make train GAME=CartPole` makes runs/ in a minute")
     with make(root, asked.port) as server:
         address = f"http://localhost:{server.server_address[1]}/"
-        console.print(f"dashboard of {root}: {address} (Ctrl-C ends it)", soft_wrap=True, highlight=False, markup=False)
+        console.say(f"dashboard of {root}: {address} (Ctrl-C ends it)")
         # Not by KeyboardInterrupt, which is lost where it is raised in a callback that Python guards.
         stopped = threading.Event()
 
@@ -280,4 +280,4 @@ def serve(asked: DashboardConfig, console: Console) -> None:
         threading.Thread(target=end, daemon=True).start()
         with stop_signals(stopped):
             server.serve_forever()
-        console.print("dashboard ended")
+        console.say("dashboard ended")

@@ -7,13 +7,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from atari_dqn.analysis import logbook
+from atari_dqn.analysis import run_data
 from atari_dqn.config import bounds
 from atari_dqn.data import scores
 from atari_dqn.data.scores import MILLION
 from atari_dqn.tracking import csv_files, curves
-from atari_dqn.tracking.display import compact
 from atari_dqn.utils.errors import UserError
+from atari_dqn.utils.text import compact, one_line
 
 Matrix = NDArray[np.float64]
 LONGEST = 34  # signs in the name of an experiment
@@ -74,14 +74,14 @@ def gather(folders: Iterable[Path], score: str, say: Callable[[str], None]) -> l
     found: dict[tuple[str, ...], dict[str, dict[int, Run]]] = {}  # by preset and changes
     for folder in folders:
         try:
-            config, departures = logbook.settings_of(folder)
+            config, departures = run_data.settings_of(folder)
             mean = curves.score(folder, score)
             episodes = curves.read(folder / "episodes.csv")
             frames = int((curves.read(folder / "metrics.csv") or [{}])[-1].get("frames") or 0)
-            training = curves.training(episodes, logbook.part_frames(config, frames)) if episodes else []
+            training = curves.training(episodes, run_data.part_frames(config, frames)) if episodes else []
             damage = csv_files.damage(folder)
         except (UserError, ValueError, KeyError, OSError) as error:
-            say(f"note: {folder} cannot be read: {' '.join(str(error).split())[:150]}")
+            say(f"note: {folder} cannot be read: {one_line(error, 150)}")
             continue
         if damage:
             say(f"note: {folder}: {damage}")
@@ -92,7 +92,7 @@ def gather(folders: Iterable[Path], score: str, say: Callable[[str], None]) -> l
             say(f"note: {folder} counts as it is, after {compact(frames)} frames")
         if not curves.is_whole(config, score == "training"):
             say(f"note: {folder} counts as it is, though its games were cut off sooner than a human's, at 5 minutes")
-        key = (config.preset, *logbook.changes(departures))
+        key = (config.preset, *run_data.changes(departures))
         seeds = found.setdefault(key, {}).setdefault(config.env.game, {})
         if config.seed not in seeds or seeds[config.seed].frames < frames:  # a seed that was run twice counts once
             seeds[config.seed] = Run(config.seed, mean, frames, training)

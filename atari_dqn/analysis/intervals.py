@@ -1,7 +1,7 @@
 """The statistics of Agarwal et al. 2021 and their intervals, by rliable."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,6 +10,27 @@ from atari_dqn.utils.errors import UserError
 
 STATISTICS = ("iqm", "median", "mean", "optimality_gap")  # of human-normalised scores
 TAUS = np.linspace(0, 8, 161)  # human-normalised scores that a profile is drawn at
+
+
+class Aggregates(NamedTuple):
+    """A row of the table of aggregates."""
+
+    name: str
+    seeds: int
+    games: int
+    frames: int
+    points: Matrix  # [4]
+    intervals: Matrix  # [2, 4]
+
+
+class Improvement(NamedTuple):
+    """The probability that a run of the one scores higher than a run of the other."""
+
+    name: str
+    other: str
+    games: int
+    probability: float
+    interval: Matrix  # [2]
 
 
 def rliable() -> Any:
@@ -46,6 +67,15 @@ def interval(
     finally:
         np.random.set_state(before)
     return points["it"], found["it"]
+
+
+def aggregates(shown: Iterable[tuple[Experiment, Sequence[str]]], resamples: int) -> list[Aggregates]:
+    """The four statistics of experiments, each over its games."""
+    rows = []
+    for experiment, games in shown:
+        points, around = interval(experiment.normalised(games), four, resamples)
+        rows.append(Aggregates(experiment.name, experiment.seeds, len(games), experiment.frames, points, around))
+    return rows
 
 
 def at_frames(experiment: Experiment, games: Sequence[str], grid: Matrix) -> Matrix:
@@ -89,11 +119,10 @@ def beats(x: Matrix, y: Matrix) -> Matrix:
     return np.array([(pairs[0] > pairs[1]).mean() + 0.5 * (pairs[0] == pairs[1]).mean()])
 
 
-def improvement(one: Experiment, other: Experiment, resamples: int) -> tuple[int, float, Matrix]:
-    """Games in common; the probability that a run of `one` scores higher than one of `other`; its interval [2]."""
+def improvement(one: Experiment, other: Experiment, resamples: int) -> Improvement:
+    """Over the games that both have; nan where there are none."""
     games = [game for game in one.games if game in other.games]
     if not games:
-        return 0, np.nan, np.full(2, np.nan)
-    pair = one.normalised(games), other.normalised(games)
-    point, around = interval(pair, beats, resamples)
-    return len(games), float(point[0]), around[:, 0]
+        return Improvement(one.name, other.name, 0, np.nan, np.full(2, np.nan))
+    point, around = interval((one.normalised(games), other.normalised(games)), beats, resamples)
+    return Improvement(one.name, other.name, len(games), float(point[0]), around[:, 0])

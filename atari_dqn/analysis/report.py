@@ -10,15 +10,15 @@ import string
 from collections.abc import Sequence
 from pathlib import Path
 
-from atari_dqn.analysis import bands, logbook
-from atari_dqn.analysis.logbook import Data
+from atari_dqn.analysis import bands, run_data, run_folders
+from atari_dqn.analysis.run_data import Data
 from atari_dqn.checkpoint import outputs
-from atari_dqn.config.schema import ReportConfig
+from atari_dqn.config.commands import ReportConfig
 from atari_dqn.data import scores
-from atari_dqn.tracking.display import compact
 from atari_dqn.utils.console import Console
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.files import read, replacing
+from atari_dqn.utils.text import compact, plural
 
 POINTS, ALL_POINTS, FEWEST = 600, 24_000, 60  # of each curve; of all runs' curves of a kind; of each whatever
 ENDINGS = (".html", ".htm")
@@ -57,15 +57,15 @@ def page(title: str, data: Data, style: str, scripts: str, policy: str = "") -> 
 def gather(folders: dict[str, Path], shown: Sequence[str]) -> Data:
     """What the page shows of runs by their names: all of them in its list, and the curves of those `shown`."""
     points = max(FEWEST, min(POINTS, ALL_POINTS // max(1, len(shown))))
-    runs = [{"name": name} | logbook.line(folder) for name, folder in folders.items()]
-    entries = {name: logbook.entry(folders[name], points) for name in shown}
+    runs = [{"name": name} | run_data.line(folder) for name, folder in folders.items()]
+    entries = {name: run_data.entry(folders[name], points) for name in shown}
     games = {run["game"] for run in runs if "game" in run and run["name"] in shown}
     return {
         "made": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S"),
         "runs": runs,
         "entries": entries,
         "bands": bands.together([{"name": name} | entry for name, entry in entries.items()]),
-        "scores": logbook.final_scores(sorted(games)),
+        "scores": run_data.final_scores(sorted(games)),
         "videos": {},
     }
 
@@ -84,7 +84,7 @@ def film_label(film: Path) -> str:
 
 def write(asked: ReportConfig, console: Console) -> None:
     """Write the report that is asked for, whole or not at all."""
-    folders, (first, *others) = logbook.name_runs("run", asked.run), logbook.roots("run", asked.run)
+    folders, (first, *others) = run_folders.name_runs("run", asked.run), run_folders.roots("run", asked.run)
     output = Path(asked.output or (first.parent if others else first) / "report.html")
     if output.suffix.lower() not in ENDINGS:
         raise UserError(f"output={output}: must end with .html")
@@ -96,7 +96,7 @@ def write(asked: ReportConfig, console: Console) -> None:
     unreadable += [f"{run['name']}: {run['damage']}" for run in data["runs"] if run.get("damage")]
     for i, (name, folder) in enumerate(folders.items()):
         data["videos"][name] = []
-        for j, film in enumerate(spread(logbook.videos(folder), most)):
+        for j, film in enumerate(spread(run_folders.videos(folder), most)):
             try:
                 films.append(_packed(f"film-{i}-{j}", read(film, MOST_FILM_BYTES)))
             except OSError as error:
@@ -109,19 +109,15 @@ def write(asked: ReportConfig, console: Console) -> None:
         [*films, _packed("plotly", gzip.compress(plotly().encode(), mtime=0)), f"<script>{part('page.js')}</script>"]
     )
     output = outputs.choose(asked.output, output, ENDINGS)
-    try:
-        with replacing(output, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(page(title, data, f"<style>{part('page.css')}</style>", scripts, POLICY))
-    except OSError as error:
-        raise UserError(f"cannot write {output}: {error.strerror or error}; set output=PATH") from None
+    with outputs.writing(output), replacing(output, "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(page(title, data, f"<style>{part('page.css')}</style>", scripts, POLICY))
     for text in unreadable:
-        console.print(f"note: {text}", soft_wrap=True, markup=False)
+        console.say(f"note: {text}")
     megabytes, filmed = output.stat().st_size / 1e6, sum(map(len, films)) / 1e6
-    console.print(
-        f"written: {output} ({len(folders)} {'run' if len(folders) == 1 else 'runs'}, {megabytes:.1f} MB, "
-        f"{filmed:.1f} of them {len(films)} {'film' if len(films) == 1 else 'films'})",
-        soft_wrap=True, highlight=False, markup=False,
-    )  # fmt: skip
+    console.say(
+        f"written: {output} ({plural(len(folders), 'run')}, {megabytes:.1f} MB, "
+        f"{filmed:.1f} of them {plural(len(films), 'film')})"
+    )
 
 
 def _packed(name: str, content: bytes) -> str:

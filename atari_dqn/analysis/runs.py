@@ -6,10 +6,10 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from atari_dqn.analysis import logbook
+from atari_dqn.analysis import run_data, run_folders
 from atari_dqn.checkpoint.folders import disk_use
-from atari_dqn.tracking.display import compact
 from atari_dqn.utils.console import Console
+from atari_dqn.utils.text import compact
 
 COLORS = {"running": "green", "failed": "red", "died": "red", "stopped": "yellow"}
 WIDE = 110  # columns of text from which on what most names tell has columns of its own
@@ -21,11 +21,11 @@ def show(asked: str, console: Console) -> None:
 
     It fits a terminal. Where nobody looks, in a pipe, names are whole, and each run is one line.
     """
-    if asked == "runs" and not (Path(asked).is_dir() and logbook.find(Path(asked))):
-        console.print("no runs in runs/ yet; `make train GAME=CartPole` makes one in a minute", soft_wrap=True)
+    if asked == "runs" and not (Path(asked).is_dir() and run_folders.find(Path(asked))):
+        console.say("no runs in runs/ yet; `make train GAME=CartPole` makes one in a minute")
         return
-    folders = logbook.name_runs("runs", asked)
-    lines = [(name, folder, logbook.line(folder)) for name, folder in folders.items()]
+    folders = run_folders.name_runs("runs", asked)
+    lines = [(name, folder, run_data.line(folder)) for name, folder in folders.items()]
     lines.sort(key=lambda line: line[2].get("seconds_since", float("inf")))
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = ANY_WIDTH
@@ -49,7 +49,7 @@ def show(asked: str, console: Console) -> None:
     console.print(table)
     count = f"{len(lines)} run{'s' if len(lines) > 1 else ''}"
     hint = "; CKPT=latest and RUN=latest mean the newest" if asked == "runs" else ""
-    console.print(f"{count}, {compact(total)}B on disk{hint}", soft_wrap=True)
+    console.say(f"{count}, {compact(total)}B on disk{hint}")
 
 
 def age(seconds: float) -> str:

@@ -26,6 +26,7 @@ from atari_dqn.dqn import networks
 from atari_dqn.utils import files
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.files import replacing, set_aside, sync_folder
+from atari_dqn.utils.text import one_line
 
 FORMAT = "atari_dqn checkpoint"
 VERSION = 3  # 3: sealed; the replay's files, the games' actions. 2: channels-last features for the dense layer
@@ -119,7 +120,7 @@ class Checkpoint:
             raise UserError(f"{path} does not hold a usable checkpoint: {error}") from None
         except Exception as error:
             kind = type(error).__name__
-            raise UserError(f"{path} does not hold a usable checkpoint: {kind} ({short(error)})") from None
+            raise UserError(f"{path} does not hold a usable checkpoint: {kind} ({one_line(error, 120)})") from None
 
     def _network(self) -> networks.QNetwork:
         # Built without memory, so that a tampered size costs nothing before the weights have been compared with it.
@@ -136,11 +137,6 @@ class Checkpoint:
         module = module.to_empty(device="cpu")
         module.load_state_dict(weights)
         return module.requires_grad_(False)
-
-
-def short(error: BaseException) -> str:
-    """An error's text in a few words, on one line."""
-    return " ".join(str(error).split())[:120]
 
 
 def _is_damaged(path: Path) -> bool:
@@ -220,7 +216,7 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     except Exception as error:
-        raise UserError(f"{path} is not a checkpoint of atari_dqn ({short(error)[:60]})") from None
+        raise UserError(f"{path} is not a checkpoint of atari_dqn ({one_line(error, 60)})") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path} is not a checkpoint of atari_dqn")
     if content.get("version") != VERSION:

@@ -18,6 +18,7 @@ from atari_dqn.registry.environments import bare
 from atari_dqn.utils import files, locks, machine
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.files import replacing, sweep
+from atari_dqn.utils.text import one_line
 
 PARTS = ("checkpoints", "videos")
 LOOK_SECONDS = 1.0  # that a look at a lock, see is_held, may take at most
@@ -216,7 +217,7 @@ def held(folder: Path) -> Iterator[Process]:
     try:
         yield process
     except BaseException as error:
-        process.ended = f"failed: {' '.join(str(error).split())[:400] or type(error).__name__}"
+        process.ended = f"failed: {one_line(error, 400)}"
         if isinstance(error, UserError) and before:  # it did not go on: what was said of it before holds
             process.ended = ""
             with contextlib.suppress(OSError), replacing(process.path, "w") as file:

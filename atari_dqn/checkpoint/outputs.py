@@ -5,7 +5,9 @@ where its name is taken it gets the next free one, e-2.json, e-3.json, and says 
 are still there (a report, a comparison, statistics) replaces the one before. Only regular files are replaced.
 """
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from atari_dqn.checkpoint import folders
@@ -38,6 +40,15 @@ def choose(asked: str | None, default: Path, endings: tuple[str, ...], is_kept: 
         console.say(f"{path} is there already; the new one will be {free}")
         return free
     return path
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise UserError where a result cannot be written after all."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; set output=PATH") from None
 
 
 def _make_folder(path: Path) -> None:

@@ -17,7 +17,8 @@ import torch
 import zstandard
 from torch import Tensor
 
-from atari_dqn.dqn.replay import CUT, Replay, Rows
+from atari_dqn.dqn.replay import Replay, Rows
+from atari_dqn.envs.base import CUT
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.files import opened, read, replacing, sync_folder
 

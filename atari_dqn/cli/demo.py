@@ -3,7 +3,8 @@
 import contextlib
 
 from atari_dqn.analysis import compare
-from atari_dqn.config.schema import CompareConfig, TrainConfig
+from atari_dqn.config.commands import CompareConfig
+from atari_dqn.config.schema import TrainConfig
 from atari_dqn.training import launch
 from atari_dqn.utils.console import Console
 from atari_dqn.utils.errors import UserError

@@ -192,12 +192,12 @@ def play() -> tuple[bool, float]:
     """Whether the emulators show a picture, and their frames/s on all cores by random actions."""
     import numpy as np
 
-    from atari_dqn.envs import emulators
+    from atari_dqn.envs import factory
     from atari_dqn.utils import machine
 
     env, cores = default_config().env, machine.cpus()
     games = max(cores, min(2 * cores, 32))  # few, for they are created one by one
-    envs, rng = emulators.make(env, games), np.random.default_rng(0)
+    envs, rng = factory.make(env, games), np.random.default_rng(0)
     frames = envs.reset([*range(games)])
 
     def step() -> None:
@@ -254,7 +254,7 @@ def speed() -> Finding:
     """What training speed to expect."""
     import psutil
 
-    from atari_dqn.utils.machine import choose_device
+    from atari_dqn.utils.devices import choose_device
 
     busy, config, (_, rate) = psutil.cpu_percent(0.3), default_config(), play()
     if choose_device("auto").type == "cuda":
@@ -303,10 +303,11 @@ def video() -> Finding:
 
 def replay() -> Finding:
     from atari_dqn.dqn.replay import BYTES_BESIDE_FRAME
-    from atari_dqn.utils import machine
+    from atari_dqn.training import capacity
+    from atari_dqn.utils import devices
 
-    steps, device = default_config().replay.capacity, machine.choose_device("auto")
-    text = machine.check_replay_fits(steps, 84 * 84 + BYTES_BESIDE_FRAME, device)
+    steps, device = default_config().replay.capacity, devices.choose_device("auto")
+    text = capacity.check_replay_fits(steps, 84 * 84 + BYTES_BESIDE_FRAME, device)
     return GOOD, text.removeprefix("replay: ")
 
 

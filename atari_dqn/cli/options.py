@@ -7,9 +7,9 @@ from hydra.core.override_parser.types import ValueType
 from hydra.errors import HydraException
 
 from atari_dqn.config import aliases, compose
-from atari_dqn.data.games import suggest
 from atari_dqn.registry import environments
 from atari_dqn.utils.errors import UserError
+from atari_dqn.utils.text import suggest
 
 SHORT = {"-m": "--multirun", "-c": "--cfg", "-p": "--package", "-i": "--info", "-h": "--help"}
 FLAGS = ("--multirun", "--resolve", "--help", "--hydra-help")

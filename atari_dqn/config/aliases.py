@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable
 
-from atari_dqn.data.games import suggest
+from atari_dqn.utils.text import suggest
 
 # Names of Stable-Baselines3, CleanRL, Dopamine, Tianshou, RLlib and of papers. Of several keys the first that a command
 # has is meant.

@@ -8,12 +8,11 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from atari_dqn.data.games import suggest
 from atari_dqn.utils import files
 from atari_dqn.utils.errors import UserError
+from atari_dqn.utils.text import shown, suggest
 
 STEPS = 10**12  # or frames: beyond it no run ends, and products with it stay far below 2^63
-LONG = 60  # characters of a value that an error repeats
 
 
 class Limit(NamedTuple):
@@ -183,13 +182,6 @@ def _bare(key: str) -> str:
 
 def _listed(options: tuple[str, ...]) -> str:
     return " or ".join(filter(None, [", ".join(options[:-1]), options[-1]]))
-
-
-def shown(value: object) -> str:
-    """A value as a person types it, shortened where it is long."""
-    text = f"{value:g}" if isinstance(value, float) else str(value)
-    text = {"None": "null", "True": "true", "False": "false"}.get(text, text)
-    return text if len(text) <= LONG else f"{text[:LONG]}..."
 
 
 def expected(key: str, kind: str = "another value") -> str:

@@ -17,11 +17,13 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from atari_dqn.config import aliases, bounds, validate
+from atari_dqn.config.commands import SCHEMAS, conf_dir
 from atari_dqn.config.overrides import as_hydra_reads
-from atari_dqn.config.schema import SCHEMAS, Env, Goal, PlayProtocol, Protocol, TrainConfig, conf_dir
-from atari_dqn.data.games import atari_games, atari_name, suggest
+from atari_dqn.config.schema import Env, Goal, PlayProtocol, Protocol, TrainConfig
+from atari_dqn.data.games import atari_games, atari_name
 from atari_dqn.registry import environments, own_modules
 from atari_dqn.utils.errors import UserError
+from atari_dqn.utils.text import shown, suggest
 
 
 def to_train_config(composed: Any) -> TrainConfig:
@@ -126,9 +128,9 @@ def apart(composed: Any, name: str) -> tuple[Any, Any]:
 
 def merge_protocol(asked: PlayProtocol, trained: Protocol) -> Protocol:
     """The protocol to play under: one asked for by name, whole; or the run's own with changes, and then renamed."""
-    if asked.name is not None and asked.epsilon is not None:
-        return Protocol(**{key: value for key, value in dataclasses.asdict(asked).items() if value is not None})
     changes = {key: value for key, value in dataclasses.asdict(asked).items() if value is not None}
+    if asked.name is not None and asked.epsilon is not None:
+        return Protocol(**changes)
     if changes and "name" not in changes:
         changes["name"] = f"{trained.name.removesuffix('-changed')}-changed"
     return dataclasses.replace(trained, **changes)
@@ -225,7 +227,7 @@ def explain_value(error: BaseException) -> str:
         return f"no setting is called {key!r}; a new one is written with a plus, +{key}=..."
     if key and re.match(ANOTHER_KIND, text):
         typed = re.match(r"Value '(.*?)' (?:of type|could not|is not)", text)
-        value = "=null" if "None" in text or "Optional" in text else f"={bounds.shown(typed[1])}" if typed else ""
+        value = "=null" if "None" in text or "Optional" in text else f"={shown(typed[1])}" if typed else ""
         hints = get_type_hints(owner) if dataclasses.is_dataclass(owner) else {}
         kinds = {KINDS[kind] for kind in KINDS if hints.get(key.rpartition(".")[2]) in (kind, kind | None)}
         return f"{key}{value}: expected {bounds.expected(key, *kinds)}"
@@ -277,7 +279,7 @@ def explain(command: str, overrides: list[str], error: BaseException) -> UserErr
         key, _, value = error.override.partition("=")
         expected = bounds.expected(key, "")
         if expected and not re.search(r"""[][(){}'"]""", value):
-            return UserError(f"{key}={bounds.shown(value)}: expected {expected}")
+            return UserError(f"{key}={shown(value)}: expected {expected}")
         return UserError(f"cannot read {error.override!r}; is a bracket or a quote missing?")
     chain: BaseException | None = error
     while chain is not None:

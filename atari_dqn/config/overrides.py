@@ -13,8 +13,9 @@ from hydra.core.override_parser.types import QuotedString
 from hydra.errors import HydraException
 
 from atari_dqn.config import bounds
-from atari_dqn.config.schema import SCHEMAS, conf_dir
+from atari_dqn.config.commands import SCHEMAS, conf_dir
 from atari_dqn.utils.errors import UserError
+from atari_dqn.utils.text import shown
 
 # Of settings that are text: those that are paths, and those in which commas are part of the text.
 PATHS = ("checkpoint", "run", "runs", "run_dir", "resume", "output", "sweep.storage")
@@ -40,7 +41,7 @@ def as_hydra_reads(word: str, is_many: bool = False) -> str:
     if not equals:
         return word
     if re.search(r"\d{1000}", value):  # more than Python turns into a number
-        raise UserError(f"{key}={bounds.shown(value)}: expected {bounds.expected(key)}")
+        raise UserError(f"{key}={shown(value)}: expected {bounds.expected(key)}")
     if key == "logger.tags" and value not in ("", "null") and not value.startswith("["):
         names = [name.strip().strip("'\"").replace("'", "\\'") for name in value.split(",")]
         quoted = ",".join(f"'{name}'" for name in names)

@@ -1,14 +1,12 @@
-"""The configuration's types. settings.py reads and checks them.
+"""A training run's configuration. compose.py reads it, and validate.py checks it.
 
 The values, with their reasons, are in conf/. Units are in the names: _steps are agent steps, _frames environment frames
 (60 a second), seconds are wall-clock.
 """
 
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 
@@ -50,7 +48,7 @@ class Network:
 
 @dataclass
 class Head:
-    name: str = "scalar"  # scalar | c51 | qr | iqn; see values.py
+    name: str = "scalar"  # scalar | c51 | qr | iqn; see dqn/heads.py
     atoms: int = 51  # of c51
     v_min: float = -10.0  # of c51, the least return, discounted and of clipped rewards
     v_max: float = 10.0
@@ -120,12 +118,12 @@ class Exploration:
 
 
 @dataclass
-class Protocol:
-    """How a network is scored: in games of its own, or by its training games. null keeps what it was trained with."""
+class PlayProtocol:
+    """A protocol by name, or what to change of another; null changes nothing."""
 
-    name: str = MISSING
-    epsilon: float = MISSING
-    source: str = "games"  # games | training
+    name: str | None = None
+    epsilon: float | None = None
+    source: str | None = None  # games | training
     repeat_action_probability: float | None = None
     noop_max: int | None = None
     fire_reset: bool | None = None
@@ -134,6 +132,15 @@ class Protocol:
     terminal_on_life_loss: bool | None = None
     window_frames: int | None = None  # of training games: those that ended in so many frames
     window_games: int | None = None  # or the last so many
+
+
+@dataclass
+class Protocol(PlayProtocol):
+    """How a network is scored: in games of its own, or by its training games. null keeps what it was trained with."""
+
+    name: str = MISSING
+    epsilon: float = MISSING
+    source: str = "games"
 
 
 @dataclass
@@ -207,145 +214,3 @@ class TrainConfig:
     device: str = MISSING
     run_dir: str | None = None
     resume: str | None = None
-
-
-@dataclass
-class Sweep:
-    """Runs of many games and seeds, and where Ray finds room for them."""
-
-    games: str = MISSING  # atari57 | atari26 | nature49, or names with commas between
-    seeds: int = MISSING  # runs of each game, of seeds from `seed` on
-    storage: str | None = None  # a folder that all machines see, or a URL; null: runs/sweeps/<preset>
-    address: str | None = None  # of a Ray cluster
-    cpus: int = MISSING  # of a run
-    gpus: float | None = None  # of a run; null: a quarter where the cluster has GPUs, unless device=cpu
-    retries: int = MISSING  # of a run whose worker or machine was lost
-
-
-@dataclass
-class SweepConfig(TrainConfig):
-    """What `sweep` is asked: the settings of all its runs, and the sweep's own."""
-
-    sweep: Sweep = field(default_factory=Sweep)
-
-
-@dataclass
-class PlayEnv:
-    game: str | None = None
-    arguments: dict[str, Any] = field(default_factory=dict)  # to change of those that it was trained with
-
-
-@dataclass
-class PlayEvaluation:
-    episodes: int = MISSING
-    num_envs: int = MISSING
-
-
-@dataclass
-class PlayProtocol:
-    """A protocol by name, or what to change of the one that the checkpoint's run evaluated with; see merge_protocol."""
-
-    name: str | None = None
-    epsilon: float | None = None
-    source: str | None = None
-    repeat_action_probability: float | None = None
-    noop_max: int | None = None
-    fire_reset: bool | None = None
-    max_frames: int | None = None
-    full_action_space: bool | None = None
-    terminal_on_life_loss: bool | None = None
-    window_frames: int | None = None
-    window_games: int | None = None
-
-
-@dataclass
-class PlayConfig:
-    """What `evaluate`, `video` and `watch` are asked; everything else comes from the checkpoint."""
-
-    checkpoint: str = MISSING
-    env: PlayEnv = field(default_factory=PlayEnv)
-    evaluation: PlayEvaluation = field(default_factory=PlayEvaluation)
-    protocol: PlayProtocol = field(default_factory=PlayProtocol)
-    max_seconds: int = MISSING  # of video; 0 for the whole game
-    seed: int = MISSING
-    device: str = MISSING
-    output: str | None = None
-
-
-@dataclass
-class ViewConfig(PlayConfig):
-    """What `video` and `watch` are asked besides."""
-
-    view: str = MISSING  # plain | inspect
-
-
-@dataclass
-class HandConfig:
-    """What `play` is asked: a game, or a checkpoint, or both."""
-
-    checkpoint: str | None = None
-    env: PlayEnv = field(default_factory=PlayEnv)
-    seed: int = MISSING
-    device: str = MISSING
-    output: str = MISSING
-
-
-@dataclass
-class CompareConfig:
-    """Which run to draw on which published curve."""
-
-    run: str = MISSING
-    published: str | None = None
-    output: str | None = None
-
-
-@dataclass
-class ReportConfig:
-    """Which runs to report on."""
-
-    run: str = MISSING
-    videos: int | None = None  # of each run, at most
-    output: str | None = None
-
-
-@dataclass
-class DashboardConfig:
-    """Which folder to show, and where."""
-
-    runs: str = MISSING
-    port: int = MISSING
-
-
-@dataclass
-class RunsConfig:
-    """Which folders to list."""
-
-    runs: str = MISSING
-
-
-@dataclass
-class AggregateConfig:
-    """Which runs to put together, and what to set them beside."""
-
-    runs: str | None = None
-    score: str = MISSING  # last | best | training
-    against: list[str] = MISSING  # published agents
-    resamples: int = MISSING  # of the bootstrap
-    output: str | None = None
-
-
-SCHEMAS: dict[str, type] = {
-    "train": TrainConfig, "profile": TrainConfig, "demo": TrainConfig, "evaluate": PlayConfig, "video": ViewConfig,
-    "watch": ViewConfig, "play": HandConfig, "compare": CompareConfig, "report": ReportConfig,
-    "dashboard": DashboardConfig, "runs": RunsConfig, "sweep": SweepConfig, "aggregate": AggregateConfig,
-}  # fmt: skip
-# Where train.yaml's values are there already, its types' defaults must not come over them.
-_after_train = SweepConfig(**{part.name: MISSING for part in fields(TrainConfig)})
-for _command, _schema in (SCHEMAS | {"sweep": _after_train}).items():
-    ConfigStore.instance().store(name=f"{_command}_schema", node=_schema)
-
-
-def conf_dir() -> Path:
-    """The folder of YAML files: inside an installed package, or at the top of a checkout."""
-    inside = Path(__file__).parent.parent / "conf"
-    return inside if inside.is_dir() else inside.parent.parent / "conf"

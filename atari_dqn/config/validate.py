@@ -6,6 +6,7 @@ from atari_dqn.config.schema import Env, Head, Logger, Protocol, TrainConfig
 from atari_dqn.data import scores
 from atari_dqn.registry.environments import check_arguments, own_of
 from atari_dqn.utils.errors import UserError
+from atari_dqn.utils.text import plural
 
 # What a protocol may say of how games are played.
 PLAYED = (
@@ -63,7 +64,7 @@ def check(config: TrainConfig) -> None:
 def check_replay(config: TrainConfig) -> None:
     """Raise UserError where no update could be made, or not the first one: the replay would hold too little."""
     replay, n_step, games = config.replay, config.agent.n_step, config.num_envs
-    for_games = f"for {games:,} {'game' if games == 1 else 'games'} (num_envs)"
+    for_games = f"for {plural(games, 'game')} (num_envs)"
     least = games * (config.env.frame_stack + n_step + 1)
     if replay.capacity < least:
         raise UserError(

@@ -1,14 +1,13 @@
 """Names of games, as people type them and as the ALE spells them."""
 
-import difflib
 import functools
 import re
-from collections.abc import Iterable
 
 import ale_py
 import gymnasium
 
 from atari_dqn.utils.errors import UserError
+from atari_dqn.utils.text import suggest
 
 gymnasium.register_envs(ale_py)
 
@@ -18,13 +17,6 @@ ATARI_26 = (
     "CrazyClimber", "DemonAttack", "Freeway", "Frostbite", "Gopher", "Hero", "Jamesbond", "Kangaroo", "Krull",
     "KungFuMaster", "MsPacman", "Pong", "PrivateEye", "Qbert", "RoadRunner", "Seaquest", "UpNDown",
 )  # fmt: skip
-
-
-def suggest(word: str, options: Iterable[str]) -> str:
-    """`" (did you mean X?)"` where one of `options` is near `word`, else nothing."""
-    plain = {option.lower(): option for option in options}
-    near = difflib.get_close_matches(word.lower(), plain, n=1, cutoff=0.6)
-    return f" (did you mean {plain[near[0]]}?)" if near else ""
 
 
 @functools.cache

@@ -10,7 +10,7 @@ from atari_dqn.config.schema import Exploration, TrainConfig
 from atari_dqn.dqn.agent import Agent
 from atari_dqn.dqn.replay import Replay
 from atari_dqn.dqn.turn import make_turn
-from atari_dqn.envs.emulators import Emulators, Game
+from atari_dqn.envs.base import Emulators, Game
 from atari_dqn.utils import seeding
 from atari_dqn.utils.seeding import Streams
 from atari_dqn.utils.stopwatch import Stopwatch

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from atari_dqn.config.schema import TrainConfig
-from atari_dqn.dqn.replay import ORDINARY, Batch, Replay
+from atari_dqn.dqn.replay import Batch, Replay
+from atari_dqn.envs.base import ORDINARY
 
 ONE = 1 << 20  # stands for the priority 1
 MOST = 1 << 34  # so that the sum of 100 million of them is still a whole number of 64 bits

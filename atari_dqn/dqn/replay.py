@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-ORDINARY, TERMINAL, CUT = 0, 1, 2
+from atari_dqn.envs.base import CUT, ORDINARY, TERMINAL
 
 BYTES_BESIDE_FRAME = 6  # action 1, reward 4, flag 1
 

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atari_dqn.config import schema
-from atari_dqn.dqn.replay import CUT
-from atari_dqn.envs import emulators
-from atari_dqn.envs.emulators import Emulators, Turn
+from atari_dqn.envs import factory
+from atari_dqn.envs.base import CUT, Emulators, Turn
 from atari_dqn.registry import own_modules
 from atari_dqn.utils import ray_cluster, seeding
 from atari_dqn.utils.errors import RunFailed, UserError
+from atari_dqn.utils.text import plural
 
 ROOM_SECONDS = 300.0  # that an actor may wait for a CPU
 RETURN_SECONDS = 5.0  # within which the CPUs of an ended actor are free again
@@ -30,7 +30,7 @@ class Player:
     @functools.cached_property
     def _envs(self) -> Emulators:
         own_modules.allow(self._env.game, self._env.arguments)  # the run has made one, so they were typed there
-        return emulators.make(self._env, self._num_envs)
+        return factory.make(self._env, self._num_envs)
 
     def reset(self, seeds: list[int], which: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         return self._envs.reset(seeds, which)
@@ -48,9 +48,9 @@ class RemoteEmulators(Emulators):
     """
 
     def __init__(
-        self, env: schema.Env, num_envs: int, where: schema.EmulatorsConfig, say: Callable[[str], None]
+        self, env: schema.Env, num_envs: int, where: schema.EmulatorsConfig, say: Callable[[str], None] = print
     ) -> None:
-        one = emulators.make(env, 1)  # which also says what is wrong with `env`
+        one = factory.make(env, 1)  # which also says what is wrong with `env`
         self.frame_shape, self.frame_dtype, self.actions = one.frame_shape, one.frame_dtype, one.actions
         one.close()
         self._ray, self._env, self._say, self.num_envs = ray_cluster.join(where.address), env, say, num_envs
@@ -62,7 +62,7 @@ class RemoteEmulators(Emulators):
         self._players = [self._begin(share) for share in self._shares]
         self._answers: list[Any] = []
         self._losses = 0
-        say(f"emulators: {num_envs} games in {count} {'actor' if count == 1 else 'actors'} of Ray")
+        say(f"emulators: {plural(num_envs, 'game')} in {plural(count, 'actor')} of Ray")
 
     def _free_cpus(self, wanted: int) -> int:
         """CPUs that Ray has free. Actors that have just ended give theirs back a moment later."""

@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
-from atari_dqn.data.games import atari_name, suggest
-from atari_dqn.envs.wrappers import Watched, where
+from atari_dqn.data.games import atari_name
 from atari_dqn.registry import own_modules
+from atari_dqn.registry.watched import Watched, where
 from atari_dqn.utils import files
 from atari_dqn.utils.errors import RunFailed, UserError
+from atari_dqn.utils.text import suggest
 
 OURS = ("id", "render_mode", "disable_env_checker")  # arguments of gymnasium.make that the program sets
 
@@ -82,7 +83,7 @@ def check_arguments(kind: str, game: str, arguments: Mapping[str, Any]) -> None:
 
 
 def make(name: str, arguments: Mapping[str, Any] | None = None, **kwargs: Any) -> gymnasium.Env:
-    """An environment by its name, watched for mistakes (see wrappers.Watched), and tried out when it is first made.
+    """An environment by its name, watched for mistakes (see watched.py), and tried out when it is first made.
 
     Args:
         arguments: env.arguments.

@@ -15,9 +15,9 @@ from typing import Any
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
-from atari_dqn.data.games import suggest
-from atari_dqn.envs.wrappers import where
+from atari_dqn.registry.watched import where
 from atari_dqn.utils.errors import UserError
+from atari_dqn.utils.text import suggest
 
 MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 PLAIN = re.compile(r"(?!\.+$)[\w .+-]*")  # texts that name neither a path nor a module

@@ -10,8 +10,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from atari_dqn.tracking.display import Seldom, compact, hours
+from atari_dqn.tracking.display import Seldom
 from atari_dqn.utils.console import Console
+from atari_dqn.utils.text import compact, hours
 
 PLAIN_SECONDS = 60.0  # between two lines where the output is not a terminal
 ROWS = 12  # of runs, at most
@@ -59,7 +60,7 @@ class Scoreboard:
         self._live.stop()
 
     def say(self, text: str) -> None:
-        self._console.print(text, soft_wrap=True, highlight=False, markup=False)
+        self._console.say(text)
 
     def of(self, word: str) -> list[str]:
         """The runs that ended so."""

@@ -9,6 +9,7 @@ import fsspec
 from atari_dqn.tracking.display import Tracker
 from atari_dqn.utils import files
 from atari_dqn.utils.errors import UserError
+from atari_dqn.utils.text import one_line
 
 LAST = ("checkpoints/previous.pt", "checkpoints/latest.pt")  # they name files that must be there before them
 MOST_BYTES = 1_000_000  # of a text file that is read
@@ -28,7 +29,7 @@ class Store:
         try:
             self.files, self.root = fsspec.core.url_to_fs(self.where)
         except (ImportError, ValueError) as error:
-            raise UserError(f"sweep.storage={where}: {' '.join(str(error).split())[:150]}") from None
+            raise UserError(f"sweep.storage={where}: {one_line(error, 150)}") from None
 
     def make(self) -> None:
         """Raises UserError where the folder cannot be made."""
@@ -36,7 +37,7 @@ class Store:
             self.files.makedirs(self.root, exist_ok=True)
         except Exception as error:
             raise UserError(
-                f"cannot make {self.where}: {' '.join(str(error).split())[:150]}; set sweep.storage (STORAGE=...)"
+                f"cannot make {self.where}: {one_line(error, 150)}; set sweep.storage (STORAGE=...)"
             ) from None
 
     def read(self, name: str) -> str | None:
@@ -48,7 +49,7 @@ class Store:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except Exception as error:
-            why = getattr(error, "strerror", None) or " ".join(str(error).split())[:150]
+            why = getattr(error, "strerror", None) or one_line(error, 150)
             raise UserError(f"cannot read {self.where}/{name}: {why}") from None
 
 
@@ -97,5 +98,5 @@ class Mirror(Tracker):
         try:
             self.push()
         except Exception as error:  # the next checkpoint tries again; the run's end insists
-            text = " ".join(str(error).split())[:200]
+            text = one_line(error)
             self._say(f"could not be copied to its store after {time.perf_counter() - began:.0f} s: {text}")

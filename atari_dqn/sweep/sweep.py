@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 
 from atari_dqn.checkpoint import folders
 from atari_dqn.config import compose, unread
-from atari_dqn.config.schema import Sweep, TrainConfig
+from atari_dqn.config.commands import Sweep
+from atari_dqn.config.schema import TrainConfig
 from atari_dqn.data import scores
 from atari_dqn.data.games import ATARI_26
 from atari_dqn.dqn.replay import BYTES_BESIDE_FRAME
-from atari_dqn.envs.emulators import make_single
+from atari_dqn.envs.gym import make_single
 from atari_dqn.registry import own_modules
 from atari_dqn.registry.environments import bare
 from atari_dqn.sweep.display import Outcome, Scoreboard, Told
@@ -26,8 +27,8 @@ from atari_dqn.training import launch
 from atari_dqn.utils import ray_cluster
 from atari_dqn.utils.console import Console, appended, visible
 from atari_dqn.utils.errors import RunFailed, UserError
-from atari_dqn.utils.machine import memory_size
 from atari_dqn.utils.signals import stop_signals
+from atari_dqn.utils.text import memory_size, one_line
 
 WAIT_SECONDS = 120.0  # for the process of a run that was lost to let go of its folder
 BESIDE_REPLAY_BYTES = 1_000_000_000  # of a run: networks, torch, emulators
@@ -138,7 +139,7 @@ def work(job: Job, where: str, board: Any) -> Outcome:
     board.begin.remote(job.name, socket.gethostname())
 
     def outcome(word: str, text: str = "") -> Outcome:
-        return Outcome(word, " ".join(text.split())[:400], time.monotonic() - began)
+        return Outcome(word, one_line(text, 400), time.monotonic() - began)
 
     try:
         own_modules.allow(
@@ -168,7 +169,7 @@ def _train(job: Job, parent: Path, watchers: list[Tracker]) -> str:
         try:
             run = launch.train(job.config, job.typed, console, watchers)
         except (UserError, RunFailed) as error:
-            console.print(str(error), markup=False, soft_wrap=True)
+            console.say(str(error))
             raise
     return run.outcome if run else "finished"
 
@@ -287,5 +288,4 @@ def _outcome(ray: Any, ref: Any) -> Outcome:
     except ray.exceptions.TaskCancelledError:
         return Outcome("stopped", "", 0.0)
     except ray.exceptions.RayError as error:
-        text = " ".join(str(error).split())
-        return Outcome("failed", f"its workers or machines were lost too often: {text[:200]}", 0.0)
+        return Outcome("failed", f"its workers or machines were lost too often: {one_line(error)}", 0.0)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from atari_dqn.utils import files
 from atari_dqn.utils.files import replacing
+from atari_dqn.utils.text import plural
 
 # What the columns of a run's files hold; others are text.
 COUNTS = ("frames", "agent_steps", "updates", "episodes", "length_frames", "env")  # whole numbers, never empty
@@ -73,12 +74,8 @@ def damage(folder: Path) -> str:
         except OSError as error:
             found.append(f"{name} cannot be read: {error.strerror or error}")
         else:
-            found += [f"{_rows(count)} of {name} cannot be read"] * (count > 0)
+            found += [f"{plural(count, 'row')} of {name} cannot be read"] * (count > 0)
     return "; ".join(found)
-
-
-def _rows(count: int) -> str:
-    return f"{count:,} {'row' if count == 1 else 'rows'}"
 
 
 def _fields(line: str) -> list[str] | None:
@@ -146,9 +143,10 @@ class CsvFile:
         except OSError as error:
             found, why = Rows([]), error.strerror or str(error)
         if found.damaged or why:
-            lost = why or f"{_rows(found.damaged)} cannot be read"
+            lost = why or f"{plural(found.damaged, 'row')} cannot be read"
             kept_as = files.set_aside(path).name
-            say(f"{path}: {lost}; going on with the other {_rows(len(found.rows))}; the damaged file is now {kept_as}")
+            left = plural(len(found.rows), "row")
+            say(f"{path}: {lost}; going on with the other {left}; the damaged file is now {kept_as}")
         kept = [row for row in found.rows if int(row["agent_steps"]) <= keep_steps]
         kept = [row for row in kept if int(row["agent_steps"]) < keep_steps or not again(row)]
         with replacing(path, "w", newline="") as new:

@@ -2,7 +2,6 @@
 
 import math
 import time
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from atari_dqn.dqn.loop import StepInfo
 from atari_dqn.tracking.curves import Pace
 from atari_dqn.utils.console import Console
 from atari_dqn.utils.machine import CpuShare
+from atari_dqn.utils.text import compact, hours, plural
 
 Row = dict[str, Any]
 
@@ -37,10 +37,6 @@ class Tracker:
 def group(evaluation: Row) -> str:
     """Where an evaluation is drawn: the best network's, once more at the end, is no part of the curve."""
     return "evaluation" if evaluation["network"] == "current" else f"evaluation_{evaluation['network']}"
-
-
-def hours(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))
 
 
 PLAIN_SECONDS = 30.0  # between two lines where the output is no terminal
@@ -147,12 +143,12 @@ class Display(Tracker):
 
     def _say(self, text: str) -> None:
         share = self._bar.tasks[0].completed / self._total
-        self._console.print(f"{share:4.0%}  {text}", soft_wrap=True, highlight=False, markup=False)
+        self._console.say(f"{share:4.0%}  {text}")
 
     def evaluating(self, what: str, played: int, episodes: int) -> None:
         if not self._evaluation:
             self._bar.update(self._task, evaluating=True)
-        self._evaluation = f"{what}: {played} of {games(episodes)} played"
+        self._evaluation = f"{what}: {played} of {plural(episodes, 'game')} played"
         if self._seldom.is_due():
             self._say(self._evaluation)
 
@@ -171,15 +167,3 @@ class Display(Tracker):
 
     def close(self) -> None:
         self._live.stop()
-
-
-def games(count: int) -> str:
-    return f"{count} game" if count == 1 else f"{count} games"
-
-
-def compact(number: float) -> str:
-    """1234567 -> 1.23M"""
-    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= limit:
-            return f"{number / limit:.3g}{suffix}" if number < limit * 999.5 else f"{number / limit:.0f}{suffix}"
-    return f"{number:.0f}"

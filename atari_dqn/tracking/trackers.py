@@ -12,7 +12,7 @@ from atari_dqn.config import compose
 from atari_dqn.config.schema import Goal, TrainConfig
 from atari_dqn.data import scores
 from atari_dqn.dqn.loop import STAGES, StepInfo
-from atari_dqn.envs.emulators import Game
+from atari_dqn.envs.base import Game
 from atari_dqn.tracking import curves, wandb_tracker
 from atari_dqn.tracking.csv_files import CsvFile
 from atari_dqn.tracking.display import Display, Row, Tracker, group

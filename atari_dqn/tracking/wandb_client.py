@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 
 from atari_dqn.config.schema import Logger
+from atari_dqn.utils.text import one_line
 
 TIMEOUT_SECONDS = 30.0  # for the server to answer at the start, and to take what is left at the end
 LOGIN_SECONDS = 10.0  # for reading the client's files: a home folder may hang
@@ -44,7 +45,7 @@ class Warnings:
     def of_upload(self) -> str:
         """What kept a part from being uploaded, in a sentence; empty for nothing."""
         found = next((text for text in self.heard if "wandb sync" in text), "")  # the remedy that it names
-        return re.sub(r"^wandb: \w+ ", "", line(found)).partition(". ")[0] if found else ""
+        return re.sub(r"^wandb: \w+ ", "", one_line(found)).partition(". ")[0] if found else ""
 
 
 def load() -> Any:
@@ -199,8 +200,3 @@ def _read_id(path: Path) -> str:
     with open(path, "rb") as file:
         found = file.read(129).decode(errors="replace").strip()
     return found if re.fullmatch(r"[\w.-]{1,128}", found, re.ASCII) else ""
-
-
-def line(error: BaseException | str) -> str:
-    """An error in a line for a person."""
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -12,9 +12,10 @@ from atari_dqn.config.schema import Logger
 from atari_dqn.tracking import wandb_client
 from atari_dqn.tracking.aside import Aside
 from atari_dqn.tracking.display import Row, Tracker, group
-from atari_dqn.tracking.wandb_client import Client, line
+from atari_dqn.tracking.wandb_client import Client
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.files import replacing
+from atari_dqn.utils.text import one_line
 
 # What would be a panel of its own for each kind of row, and is one of `train`'s, or no number worth drawing.
 BESIDE = ("frames", "agent_steps", "updates", "seconds", "env", "episodes", "best", "network", "protocol")
@@ -45,7 +46,7 @@ def build(
         client = Client(logger, folder)
         settings = client.settings(mode)
     except Exception as error:
-        say(f"W&B cannot be used and is off for this run: {line(error)}")
+        say(f"W&B cannot be used and is off for this run: {one_line(error)}")
         return None
     seconds = settings.init_timeout + 2 * settings.finish_timeout + 10
     artifacts = folder / "checkpoints" if logger.artifacts else None
@@ -64,7 +65,7 @@ def _has_login(say: Callable[[str], None]) -> bool:
     except TimeoutError as error:
         found, why = False, str(error)
     except Exception as error:  # a key that cannot be one
-        found, why = False, f"the login is not valid ({line(error)})"
+        found, why = False, f"the login is not valid ({one_line(error)})"
     if not found:
         say(f"W&B: {why}, so this run is recorded offline")
     return found
@@ -154,7 +155,7 @@ class WandB(Tracker):
         except TimeoutError:
             why = f"its server did not take it within {self._seconds:.0f} s"
         except Exception as error:
-            why = line(repr(error))
+            why = one_line(repr(error))
         wandb_client.stop(kill=bool(why))
         if not why:
             (folder / LAST).unlink(missing_ok=True)
@@ -179,9 +180,9 @@ class WandB(Tracker):
                     try:
                         logged.wait(timeout=self._seconds)  # each is the "latest", so one after the other
                     except Exception as error:
-                        failed.append(line(error))
+                        failed.append(one_line(error))
             except Exception as error:
-                failed.append(line(error))
+                failed.append(one_line(error))
 
         thread = threading.Thread(target=upload, name="W&B artifacts", daemon=True)
         thread.start()
@@ -206,7 +207,7 @@ def _last(checkpoints_: Path, folder: Path) -> Path | None:
 
 def _refusal(error: BaseException) -> str:
     """What the client's failure to start means."""
-    text = line(error)
+    text = one_line(error)
     if re.search(r"\b40[13]\b|permission|API key|authenticat", text, re.IGNORECASE):
         return f"the server refuses the login or the project ({text}); `wandb login --relogin` makes a new one"
     return f"cannot reach the server ({text})"

@@ -7,6 +7,7 @@ from atari_dqn.checkpoint import checkpoints
 from atari_dqn.dqn.loop import STAGES
 from atari_dqn.training.parts import Parts
 from atari_dqn.utils.errors import DIVERGED
+from atari_dqn.utils.text import one_line
 
 MOST_ROWS = 10_000  # of metrics.csv, where its interval is not given: about so many are seen in a picture
 
@@ -90,5 +91,5 @@ def failure(parts: Parts, error: Exception) -> str:
     if (parts.folder / "checkpoints" / "latest.pt").exists():
         kept = f"go on from its last checkpoint with `make resume RUN={quote(str(parts.folder))}`"
     what = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.strerror else str(error)
-    what = " ".join(what.split())[:400] or type(error).__name__
+    what = one_line(what, 400) or type(error).__name__
     return f"the run failed after {parts.progress.agent_steps:,} agent steps: {what}; {kept}"

@@ -9,11 +9,12 @@ from atari_dqn.checkpoint import checkpoints
 from atari_dqn.data import scores
 from atari_dqn.tracking import curves
 from atari_dqn.tracking.curves import is_whole
-from atari_dqn.tracking.display import Row, games
+from atari_dqn.tracking.display import Row
 from atari_dqn.training.diagnostics import Meter
 from atari_dqn.training.parts import Parts
 from atari_dqn.training.saving import Saver
 from atari_dqn.utils.errors import UserError
+from atari_dqn.utils.text import plural
 
 
 class Evaluations:
@@ -82,4 +83,4 @@ class Evaluations:
 
     def _score(self, row: Row) -> str:
         human = scores.human(self._parts.config.env.game, row["mean"], row["human_normalised"] is not None)
-        return f"mean {row['mean']:.1f}{human}, sd {row['sd']:.1f}, {games(row['episodes'])}"
+        return f"mean {row['mean']:.1f}{human}, sd {row['sd']:.1f}, {plural(row['episodes'], 'game')}"

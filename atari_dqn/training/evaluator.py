@@ -12,10 +12,12 @@ from torch import Tensor
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.dqn.loop import due
 from atari_dqn.dqn.networks import QNetwork
-from atari_dqn.envs import emulators
-from atari_dqn.envs.emulators import Game
-from atari_dqn.evaluation import evaluation
-from atari_dqn.evaluation.evaluation import Games, Player
+from atari_dqn.envs.atari import atari_actions
+from atari_dqn.envs.base import Game
+from atari_dqn.evaluation import evaluate, rollout
+from atari_dqn.evaluation.player import Player
+from atari_dqn.evaluation.protocol import counted, environment
+from atari_dqn.evaluation.rollout import Games, held_out, mean_max_q
 from atari_dqn.tracking import curves
 from atari_dqn.utils import seeding
 from atari_dqn.viewing import video
@@ -44,10 +46,10 @@ class Evaluator:
             tell: hears at each step of an evaluation how many of its games are over.
         """
         self._config, self._learnt, self._stop, self._tell = config, actions, stop, tell
-        self._env = evaluation.environment(config.env, config.protocol, None)
+        self._env = environment(config.env, config.protocol, None)
         self._actions = actions  # of the games that are played, which may be more
         if config.env.kind == "atari":
-            self._actions = emulators.atari_actions(self._env.game, self._env.full_action_space)
+            self._actions = atari_actions(self._env.game, self._env.full_action_space)
         self._player = Player(online, actions, self._actions)
         self._films = config.evaluation.video_seconds > 0
         self._filmed = self._film_seconds = 0.0  # when the last film ended, and what it took
@@ -83,7 +85,7 @@ class Evaluator:
         states, seed = self._config.evaluation.held_out_states, self._seed(0, "held-out states")
         if not states:
             return None
-        return evaluation.held_out(self._games, len(self._actions), states, seed)
+        return held_out(self._games, len(self._actions), states, seed)
 
     @functools.cached_property
     def _games(self) -> Games:
@@ -99,7 +101,7 @@ class Evaluator:
         def tell(played: list[Game]) -> None:
             self._tell(what, len(played), episodes)
 
-        return evaluation.play(player, self._games, epsilon, episodes, seed, tell, self._stop)
+        return rollout.play(player, self._games, epsilon, episodes, seed, tell, self._stop)
 
     def close(self) -> None:
         """End the games that evaluations play."""
@@ -112,7 +114,7 @@ class Evaluator:
             "network": network,
             "best": int(best),
             "held_out_q": held_out_q,
-        } | evaluation.summary(self._env.game, played)
+        } | evaluate.summary(self._env.game, played)
 
     def evaluate(self, agent_steps: int, episodes: Path) -> dict[str, Any] | None:
         """Score the online network by the protocol; a row for evaluations.csv.
@@ -125,7 +127,7 @@ class Evaluator:
         protocol = self._config.protocol
         if protocol.source == "training":
             rows = curves.window(curves.read(episodes), protocol, agent_steps * self._config.env.frame_skip)
-            played = evaluation.counted(rows, self._config.env)
+            played = counted(rows, self._config.env)
         else:
             played = self._play(self._player, self._seed(agent_steps))
             if self._stop():  # a part of the games would favour short ones
@@ -138,7 +140,7 @@ class Evaluator:
         if best:
             self.best_score = mean
         states = self._held_out
-        held_out_q = math.nan if states is None else evaluation.mean_max_q(self._player.network, states)
+        held_out_q = math.nan if states is None else mean_max_q(self._player.network, states)
         self.last = self._row(played, "current", best, held_out_q)
         return self.last
 

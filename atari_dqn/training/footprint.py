@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.dqn import networks
-from atari_dqn.envs.emulators import Emulators
+from atari_dqn.envs.base import Emulators
 from atari_dqn.utils import machine
 from atari_dqn.utils.errors import UserError
+from atari_dqn.utils.text import memory_size
 
 FLOAT = 4  # bytes
 COPIES = 6  # of the weights: online, target, new and last gradients, two moments of the optimizer
@@ -70,8 +71,8 @@ def check(config: TrainConfig, envs: Emulators, device: torch.device) -> int:
     if needed > available:
         most = max(found, key=lambda part: found[part])
         raise UserError(
-            f"beside its replay this run needs {machine.memory_size(needed)} of memory, but "
-            f"{machine.memory_size(available)} is available on {device}; {machine.memory_size(found[most])} is for "
+            f"beside its replay this run needs {memory_size(needed)} of memory, but "
+            f"{memory_size(available)} is available on {device}; {memory_size(found[most])} is for "
             f"{most}: make that smaller"
         )
     return needed

@@ -13,10 +13,11 @@ from atari_dqn.config.compose import is_multirun, known_keys, plain, to_train_co
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.tracking.display import Tracker
 from atari_dqn.training.run import Run
-from atari_dqn.utils import files, machine
+from atari_dqn.utils import devices, files
 from atari_dqn.utils.console import Console
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.files import replacing
+from atari_dqn.utils.text import one_line
 
 _select = omegaconf.OmegaConf.select
 MOST_EVENTS, DEEPEST = 20_000, 20  # parts of a config.yaml, of which a run writes some 300, 4 deep
@@ -129,7 +130,7 @@ def _checked(folder: Path | str, saved: omegaconf.DictConfig) -> TrainConfig:
 
 
 def _unreadable(folder: Path | str, error: Exception) -> UserError:
-    why = getattr(error, "strerror", None) or " ".join(str(error).split())[:150]
+    why = getattr(error, "strerror", None) or one_line(error, 150)
     return UserError(f"cannot read {folder}/config.yaml: {why}")
 
 
@@ -188,10 +189,6 @@ def resume(
     Args:
         asked: what `overrides` would make of a fresh run.
     """
-
-    def say(text: str) -> None:
-        console.print(text, soft_wrap=True, markup=False)
-
     folders.refuse_links(folder)
     config = resumed_config(folder, overrides, asked)
     for key, now, then in (
@@ -203,10 +200,10 @@ def resume(
         if typed and now != then:
             raise UserError(f"{folder} is a run of {key}={then}, not {now}; choose another folder")
     for setting in forgotten(folder, config):
-        say(f"note: {setting} in config.yaml is not used; type it to use it")
-    machine.choose_device(config.device)  # before process.json tells of it
+        console.say(f"note: {setting} in config.yaml is not used; type it to use it")
+    devices.choose_device(config.device)  # before process.json tells of it
     with folders.held(folder) as process:
-        resumed = checkpoints.newest(folder, say)
+        resumed = checkpoints.newest(folder, console.say)
         if resumed:
             steps, content = resumed.checkpoint.agent_steps, resumed.checkpoint.content
             if changed := changes(config, resumed.checkpoint.config):
@@ -216,14 +213,14 @@ def resume(
                 )
             same_end = content["config"]["total_steps"] == config.total_steps
             if content.get("finished") and (same_end or steps >= config.total_steps):
-                say(f"{folder} is finished: {steps:,} agent steps; total_steps=... makes it longer")
+                console.say(f"{folder} is finished: {steps:,} agent steps; total_steps=... makes it longer")
                 process.ended = "finished"
                 return None
         run = Run(config, folder, console, resumed)
         with replacing(folder / "config.yaml", "w") as file:  # with what was changed, for the next time
             file.write(to_yaml(config))
         presets.tell(config.preset, presets.departures(config), console)
-        say(f"going on in {folder} after {run.agent_steps:,} agent steps")
+        console.say(f"going on in {folder} after {run.agent_steps:,} agent steps")
         run.tell_outcome = process.end
         run.go(*watchers)
     return run
@@ -237,5 +234,5 @@ def prepare(config: TrainConfig, console: Console) -> Run:
     except BaseException:
         run.emulators.close()
         raise
-    console.print(f"run: {run.folder}", soft_wrap=True, markup=False)
+    console.say(f"run: {run.folder}")
     return run

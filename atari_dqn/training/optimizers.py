@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from atari_dqn.config.bounds import shown
-from atari_dqn.data.games import suggest
 from atari_dqn.dqn.optimizers import NatureRMSProp
 from atari_dqn.utils.errors import UserError
+from atari_dqn.utils.text import one_line, shown, suggest
 
 UNSUITED = ("Optimizer", "LBFGS", "SparseAdam")  # want closures or sparse gradients
 FUSED = ("Adam", "AdamW", "SGD")  # torch's one-kernel versions, on CPU and GPU
@@ -49,7 +48,7 @@ def make_optimizer(
         _try_out(functools.partial(known[name], lr=learning_rate, **on_host))
         optimizer: torch.optim.Optimizer = known[name](params, lr=learning_rate, **arguments)
     except Exception as error:  # torch's, of numbers out of range or of switches that exclude each other
-        text = " ".join(str(error).split())[:200] or type(error).__name__
+        text = one_line(error) or type(error).__name__
         raise UserError(f"optimizer.arguments do not suit {name}: {text}") from None
     return optimizer
 

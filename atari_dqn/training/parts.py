@@ -10,14 +10,14 @@ from atari_dqn.checkpoint.checkpoints import Resumed
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.dqn import networks, prioritized
 from atari_dqn.dqn.replay import Replay, torch_dtype
-from atari_dqn.envs import emulators
+from atari_dqn.envs.journal import Journal
 from atari_dqn.tracking.display import Row
 from atari_dqn.tracking.trackers import Goals, Trackers
-from atari_dqn.training import capacity, footprint
+from atari_dqn.training import backend, capacity, footprint
 from atari_dqn.training.agents import make_agent
 from atari_dqn.training.evaluator import Evaluator
 from atari_dqn.training.progress import RunProgress
-from atari_dqn.utils import machine
+from atari_dqn.utils import devices, machine
 from atari_dqn.utils.console import Console
 from atari_dqn.utils.seeding import Streams
 from atari_dqn.utils.stopwatch import Stopwatch
@@ -32,18 +32,18 @@ class Parts:
 
     def __init__(self, config: TrainConfig, folder: Path, console: Console, resumed: Resumed | None = None) -> None:
         self.config, self.folder, self.console = config, folder, console
-        self.device = machine.choose_device(config.device)
+        self.device = devices.choose_device(config.device)
         networks.set_threads(config.network.name, self.device)
         machine.keep_freed_memory()
-        machine.set_tf32(config.compute.tf32)
-        machine.set_deterministic(config.compute.deterministic, self.device)
+        devices.set_tf32(config.compute.tf32)
+        devices.set_deterministic(config.compute.deterministic, self.device)
         self.progress, self.stopped, self.watch = RunProgress(), threading.Event(), Stopwatch()
         self.streams = Streams(self.device, config.seed)
         self.goals, self.trackers = Goals(config.env.goals), Trackers()
-        games = emulators.make(config.env, config.num_envs, config.emulators, self.say)
+        games = backend.make(config, self.say)
         with contextlib.ExitStack() as on_error:
             on_error.callback(games.close)
-            self.emulators = emulators.Journal(games, keep=config.checkpoint.cut_every_turns is not None)
+            self.emulators = Journal(games, keep=config.checkpoint.cut_every_turns is not None)
             beside = footprint.check(config, games, self.device)
             self.agent = make_agent(config, games.frame_shape, len(games.actions), self.device)
             self.evaluator = Evaluator(

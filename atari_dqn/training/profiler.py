@@ -109,8 +109,7 @@ def report(profiler: Profiler, config: TrainConfig, run: Run, console: Console) 
             event.key[:50], f"{own_time(event) / 1e3 / OPERATOR_TURNS:.2f}", f"{event.count / OPERATOR_TURNS:.0f}"
         )
     console.print(operators)
-    console.print(
+    console.say(
         "emulators: the time that the loop waits for them; they run while it learns."
-        + (" With graphs, sampling counts as updating." if run.replay.frames.is_cuda and config.compute.graphs else ""),
-        soft_wrap=True,
+        + (" With graphs, sampling counts as updating." if run.replay.frames.is_cuda and config.compute.graphs else "")
     )

@@ -12,15 +12,16 @@ from atari_dqn.config.schema import TrainConfig
 from atari_dqn.data import scores
 from atari_dqn.dqn.loop import NotFinite, StepInfo, due, game_seeds, training_loop
 from atari_dqn.tracking import trackers
-from atari_dqn.tracking.display import Tracker, compact, hours
+from atari_dqn.tracking.display import Tracker
 from atari_dqn.training.diagnostics import Meter, dump_batch, failure
 from atari_dqn.training.evaluations import Evaluations
 from atari_dqn.training.parts import Parts
 from atari_dqn.training.saving import Saver
-from atari_dqn.utils import machine
+from atari_dqn.utils import devices
 from atari_dqn.utils.console import Console
 from atari_dqn.utils.errors import DIVERGED, RunFailed, UserError
 from atari_dqn.utils.signals import stop_signals
+from atari_dqn.utils.text import compact, hours, memory_size
 
 
 class Run(Parts):
@@ -110,7 +111,7 @@ class Run(Parts):
             return
         share = self.progress.evaluation_seconds / max(seconds, 1e-9)
         self.say(f"done: {steps}, of which evaluation took {share:.1%}")
-        self.say(f"{self.folder} takes {machine.memory_size(folders.disk_use(self.folder))} on disk")
+        self.say(f"{self.folder} takes {memory_size(folders.disk_use(self.folder))} on disk")
         self.say(f"play it with `make evaluate CKPT={quote(str(self.folder))}`")
 
     def _train(self) -> None:
@@ -148,7 +149,7 @@ class Run(Parts):
 
     def _check_finite(self) -> None:
         """Raise NotFinite now, and not a turn later as the loop does: what was learned will be kept or scored."""
-        machine.wait(self.device)
+        devices.wait(self.device)
         if not self.agent.is_finite():
             raise NotFinite
 

@@ -11,10 +11,11 @@ from atari_dqn.checkpoint import checkpoints
 from atari_dqn.checkpoint.checkpoints import Resumed
 from atari_dqn.checkpoint.replay_files import ReplayFiles, Segment
 from atari_dqn.training.parts import Parts
-from atari_dqn.utils import machine
+from atari_dqn.utils import devices
 from atari_dqn.utils.background import Worker
 from atari_dqn.utils.errors import DIVERGED, RunFailed, UserError
 from atari_dqn.utils.seeding import Streams
+from atari_dqn.utils.text import one_line
 
 
 class Snapshot:
@@ -125,7 +126,7 @@ class Saver:
             "generators": run.streams.state(),
             "emulators": run.emulators.state(),
             "replay": replay,
-            "made_with": machine.numerics(run.device),
+            "made_with": devices.numerics(run.device),
         }
         self._handed_rows = run.replay.written
         self._worker.do(self._write, Snapshot(content, run.device))
@@ -198,7 +199,7 @@ class Saver:
             else:
                 run.say(f"on {run.device} now, not {content['device']}: new random numbers from here")
                 run.streams = Streams(run.device, config.seed, run.progress.agent_steps)
-            then, now = dict(content["made_with"]), machine.numerics(run.device)
+            then, now = dict(content["made_with"]), devices.numerics(run.device)
         except Exception as error:
             raise self._unfit(error) from None
         then = dict.fromkeys(now, "none") | then  # from a CPU, or by an older program
@@ -206,7 +207,7 @@ class Saver:
             run.say(f"not to the bit as it would have gone on before: {', '.join(changed)}")
 
     def _unfit(self, error: Exception) -> UserError:
-        return UserError(f"the checkpoint does not fit its own config ({checkpoints.short(error)})")
+        return UserError(f"the checkpoint does not fit its own config ({one_line(error, 120)})")
 
     def go_back(self) -> bool:
         """Bring the replay and the games to where the checkpoint left them; whether the loop may go on from there."""

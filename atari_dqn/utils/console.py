@@ -20,6 +20,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 from atari_dqn.utils import files
+from atari_dqn.utils.text import one_line
 
 LEAST, MOST = 20, 500  # columns that are drawn for, whatever a window or $COLUMNS says
 # Control characters but tab and newline, marks that turn the direction of text, line separators, lone surrogates.
@@ -160,6 +161,10 @@ class Console(rich.console.Console):
             else:
                 yield Segment(visible(segment.text), segment.style)
 
+    def say(self, text: str) -> None:
+        """A line, which a terminal may break and a file does not."""
+        self.print(text, soft_wrap=True)
+
     def status(self, *what: Any, **how: Any) -> Any:
         if not self.encoding.startswith("utf"):  # whose spinner is not of ASCII
             how.setdefault("spinner", "line")
@@ -237,5 +242,5 @@ def guarded() -> Iterator[Stream]:
 
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:
     """A line instead of a traceback: it is another package's thread, such as TensorBoard's on a full disk."""
-    text = " ".join(str(failure.exc_value).split())[:200]
+    text = one_line(str(failure.exc_value))
     complain(f"in the background: {failure.exc_type.__name__}: {text}; the run goes on")

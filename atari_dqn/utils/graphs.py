@@ -8,6 +8,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 
+from atari_dqn.utils.text import one_line
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -58,7 +60,7 @@ def can_compile(device: torch.device) -> bool:
     try:
         torch.compile(torch.neg, fullgraph=True)(torch.ones(8, device=device))
     except Exception as error:
-        text = " ".join(str(error).split())[:200]
+        text = one_line(error)
         warnings.warn(f"torch.compile does not work here, so updates are slower ({text})", stacklevel=2)
         return False
     return True

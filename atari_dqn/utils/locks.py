@@ -88,7 +88,7 @@ def is_alive(process: dict[str, Any]) -> bool:
     """Whether another process of this machine than this one still lives: the same, and not a later one of its number.
 
     Args:
-        process: what `own` told then; an older program's has no `started`.
+        process: what `own` told then.
     """
     try:
         if process.get("host", socket.gethostname()) != socket.gethostname() or int(process["pid"]) == os.getpid():
@@ -96,9 +96,6 @@ def is_alive(process: dict[str, Any]) -> bool:
         found = psutil.Process(int(process["pid"]))
         if found.status() == psutil.STATUS_ZOMBIE:
             return False
-        if "started" in process:
-            return abs(found.create_time() - float(process["started"])) < CLOCK_SECONDS
-        since = datetime.datetime.fromisoformat(process["since"]).timestamp()
-        return found.create_time() < since + CLOCK_SECONDS
+        return abs(found.create_time() - float(process["started"])) < CLOCK_SECONDS
     except (psutil.Error, ValueError, KeyError, TypeError, OverflowError):
         return False

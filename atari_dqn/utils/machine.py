@@ -1,10 +1,9 @@
-"""What this machine has: CPUs, memory, a device."""
+"""What this machine has: CPUs and memory, and what of them is free."""
 
 import contextlib
 import ctypes
 import os
 import platform
-import sys
 import time
 from collections.abc import Iterator
 from importlib import metadata
@@ -14,21 +13,12 @@ import psutil
 import torch
 
 from atari_dqn import SPIN
-from atari_dqn.utils.errors import UserError
+from atari_dqn.utils.text import memory_size, plural
 
 try:
     import resource
 except ImportError:  # not on Windows
     resource = None  # type: ignore[assignment]
-
-# Numbers below 1e-38 count as 0, as on a GPU: squares of small gradients are full of them, and a CPU takes twenty times
-# as long for each. A thread inherits this from the one that starts it, so it comes before torch starts its own.
-torch.set_flush_denormal(True)
-
-# cuBLAS' workspaces, of one kind and fixed, so that a product is added up in the same order every time. It is read
-# once, at a process' first product on a GPU. (32 MiB: what a Hopper GPU has anyway.)
-WORKSPACE, WORKSPACES = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")  # those that NVIDIA calls deterministic
-os.environ.setdefault(WORKSPACE, WORKSPACES[0])
 
 CGROUPS, OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
@@ -105,34 +95,6 @@ def available_memory(device: torch.device) -> int:
     return max(0, min(limit for limit in limits if limit is not None))
 
 
-def choose_device(name: str) -> torch.device:
-    """The torch device called `name`; `auto` is a GPU where there is one. Raises UserError where it is not there.
-
-    A GPU becomes this thread's current one, for not all goes where its tensors are: pinned memory, Triton's kernels and
-    `cuda` itself go to the current one.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        if str(device) != name or (
-            device.type == "cpu" and device.index is not None
-        ):  # torch reads cuda:300 as cuda:44
-            raise RuntimeError
-    except RuntimeError:
-        raise UserError(f"device={name}: no such device; use auto, cpu, cuda, cuda:1 or mps") from None
-    there = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if not there.get(device.type, False):
-        raise UserError(f"device={name}: this machine has none that torch {torch.__version__} can use; try device=auto")
-    if device.type == "cuda":
-        torch.cuda.set_device(device.index or 0)  # 0 too: a run before, in the same process, may have had another
-    return device
-
-
 def keep_freed_memory() -> bool:
     """Have glibc keep what is freed for the next tensor; False where there is another C library, left as it is.
 
@@ -175,66 +137,9 @@ class CpuShare:
         if seconds >= self.SECONDS:
             self._then, threads = now, torch.get_num_threads()
             short = own / seconds < self.FEW * threads and idle < self.NO_IDLE * total
-            count = f"{threads} CPU{'s' * (threads > 1)}"
-            self._word = f"busy machine: this run gets {own / seconds:.1f} of {count}" if short else ""
+            gets = f"{own / seconds:.1f} of {plural(threads, 'CPU')}"
+            self._word = f"busy machine: this run gets {gets}" if short else ""
         return self._word
-
-
-def wait(device: torch.device) -> None:
-    """Until a GPU has done all that it was told."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def set_tf32(on: bool) -> None:
-    """Whether a GPU may round the inputs of float32 products to 10 bits of mantissa."""
-    torch.set_float32_matmul_precision("high" if on else "highest")
-    torch.backends.cudnn.allow_tf32 = on
-
-
-def set_deterministic(on: bool, device: torch.device) -> None:
-    """Whether a GPU is to compute the same bits from the same numbers every time. (A CPU does, and is left alone.)
-
-    Then cuDNN adds up the gradients of convolutions in one order, cuBLAS' workspaces are checked, and torch's compiler
-    does not choose by a stopwatch how sums are split. torch.use_deterministic_algorithms would do the same and also
-    sort whatever is written by index, which waits for the device and so cannot be recorded as a CUDA graph. It need
-    not: where an index comes twice, we write the same number twice (PrioritizedReplay's sums), or the largest of whole
-    numbers counts (its priorities); take_along_dim's gradient adds one number to each place (tests/test_gpu.py).
-    """
-    on = on and device.type == "cuda"
-    if on and os.environ.get(WORKSPACE) not in WORKSPACES:
-        raise UserError(
-            f"compute.deterministic=true needs {WORKSPACE}={' or '.join(WORKSPACES)}, not "
-            f"{os.environ.get(WORKSPACE, 'nothing')}; leave it unset"
-        )
-    torch.backends.cudnn.deterministic = on
-    torch.backends.cudnn.benchmark = False
-    if on or "torch._inductor.config" in sys.modules:
-        from torch._inductor import config as compiler  # slow to load
-
-        # An older torch has no such switch, and keeps what it chose in its cache on disk.
-        if hasattr(compiler, "deterministic"):
-            compiler.deterministic = on
-
-
-def numerics(device: torch.device) -> dict[str, str]:
-    """What the last bits of results on `device` depend on, besides the program."""
-    found = {
-        "torch": str(torch.__version__),
-        "ale-py": metadata.version("ale-py"),
-        "gymnasium": metadata.version("gymnasium"),
-        "threads": str(torch.get_num_threads()),
-        "CPU": torch.backends.cpu.get_cpu_capability(),
-        "denormals": "0",
-    }
-    if device.type == "cuda":
-        found |= {
-            "GPU": torch.cuda.get_device_name(device),
-            "cuDNN": str(torch.backends.cudnn.version()),
-            "TF32": "on" if torch.backends.cudnn.allow_tf32 else "off",
-            "compute.deterministic": str(torch.backends.cudnn.deterministic).lower(),
-        }
-    return found
 
 
 def facts() -> dict[str, str]:
@@ -262,68 +167,3 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
     return found
-
-
-def memory_size(number: float) -> str:
-    return f"{number / 1e9:.2f} GB" if number > 1e8 else f"{number / 1e6:.1f} MB"
-
-
-def kept_memory(device: torch.device) -> int:
-    """Bytes that no replay may have: networks, torch and emulators need them, on a GPU CUDA graphs and workspaces."""
-    return 2_000_000_000 if device.type == "cuda" else 1_000_000_000
-
-
-def replay_room(device: torch.device) -> int:
-    """Bytes that a replay can have on `device`. A small one always fits."""
-    return max(50_000_000, available_memory(device) - kept_memory(device))
-
-
-def replay_device(wanted: str, needed: int, device: torch.device) -> torch.device:
-    """Where a replay of `needed` bytes is, if there is room for it; where it fits nowhere, the place with more room.
-
-    Args:
-        wanted: auto, cpu or cuda.
-        device: the run's.
-    Raises UserError where the run's device is not the one wanted.
-    """
-    host = torch.device("cpu")
-    if wanted == "cuda" and device.type != "cuda":
-        raise UserError(f"replay.device=cuda: this run is on {device}; set replay.device=auto, or device=cuda")
-    if wanted == "auto" and device.type == "cuda" and needed > replay_room(device):
-        return max(device, host, key=replay_room)
-    return host if wanted == "cpu" else device
-
-
-def check_replay_fits(
-    steps: int, bytes_per_step: int, device: torch.device, least: int = 1, run_device: torch.device | None = None
-) -> str:
-    """A sentence on the memory that a replay of `steps` agent steps takes on `device` and what the machine has.
-
-    Raises UserError where that is too little, naming the largest capacity that fits if that is `least` steps or more.
-
-    Args:
-        run_device: the run's, where it is another one.
-    """
-    needed, available, room = steps * bytes_per_step, available_memory(device), replay_room(device)
-    places = (run_device or device, torch.device("cpu"))
-    other = next((place for place in places if place.type != device.type), None)
-    if needed > room:
-        fits = max(0, available - kept_memory(device)) // bytes_per_step
-        unit = 10 ** max(0, len(str(fits)) - 2)
-        fits = fits // unit * unit
-        remedy = (
-            f"the largest that fits is replay.capacity={fits} (REPLAY={fits})" if fits >= least else "free some memory"
-        )
-        there = f"{memory_size(available)} of memory is available on {device}"
-        if other and needed <= replay_room(other):
-            remedy += f"; or set replay.device={'cpu' if other.type == 'cpu' else 'auto'}, for {other} has the room"
-        elif other:
-            there += f", {memory_size(available_memory(other))} on {other},"
-        raise UserError(
-            f"a replay of {steps:,} agent steps takes {memory_size(needed)}, but only {there} and "
-            f"{kept_memory(device) / 1e9:.0f} GB is kept for the rest; {remedy}"
-        )
-    takes = f"replay: {steps:,} agent steps take {memory_size(needed)} of the {memory_size(available)} available"
-    if device.type == "cpu" and other:
-        return f"{takes} in host memory ({memory_size(available_memory(other))} on {other}); updates are slower for it"
-    return f"{takes} on {device}"

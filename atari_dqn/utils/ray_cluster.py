@@ -7,6 +7,7 @@ from typing import Any
 
 from atari_dqn.utils import machine
 from atari_dqn.utils.errors import UserError
+from atari_dqn.utils.text import one_line
 
 OBJECT_STORE_BYTES = 200_000_000  # next to nothing goes through it; Ray would take a third of the memory
 
@@ -39,7 +40,7 @@ def join(address: str | None) -> Any:
     except Exception as error:
         where = f"no Ray cluster answers at {address!r}" if address else "Ray cannot be started on this machine"
         remedy = "start one with `ray start --head`, or leave the address out" if address else "see /tmp/ray"
-        raise UserError(f"{where} ({' '.join(str(error).split())[:150]}); {remedy}") from None
+        raise UserError(f"{where} ({one_line(error, 150)}); {remedy}") from None
     return ray
 
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from atari_dqn.dqn.networks import QNetwork
-from atari_dqn.evaluation.evaluation import Player
+from atari_dqn.evaluation.player import Player
 from atari_dqn.viewing.screens import Around, Screen, Thought
 
 WIDTH, HEIGHT, MARGIN = 960, 696, 16

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from atari_dqn.checkpoint import outputs
 from atari_dqn.config.schema import Env
-from atari_dqn.envs.emulators import Game
-from atari_dqn.evaluation.evaluation import Player
+from atari_dqn.envs.base import Game
+from atari_dqn.evaluation.player import Player
 from atari_dqn.utils import console
-from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.files import appending
 from atari_dqn.viewing import inspector, video
 from atari_dqn.viewing.screens import Around, Screen, Window, enlarge
@@ -138,10 +138,8 @@ def play(player: Player | None, env: Env, names: Sequence[str], seed: int, outpu
             console.say(f"{env.game}: {video.score(env, game)}")
             if not game.stopped:
                 best = game if best is None or game.score > best.score else best
-                try:
+                with outputs.writing(output):
                     keep(output, env, game, checkpoint)
-                except OSError as error:
-                    raise UserError(f"cannot write {output}: {error.strerror}; set output=PATH") from None
             seed += 1
     if best is not None:
         console.say(f"best of this session: {video.score(env, best)}; all games are in {os.fspath(output)}")

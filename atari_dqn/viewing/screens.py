@@ -25,7 +25,7 @@ class Thought(NamedTuple):
 
 
 class Screen:
-    """Something that pictures are shown on. `fps` is set before the first."""
+    """Something that pictures are shown on; this one shows them nowhere. `fps` is set before the first."""
 
     fps = 60
 
@@ -37,7 +37,7 @@ class Screen:
 
     def show(self, picture: np.ndarray) -> bool:
         """Show a picture; False where no more are wanted."""
-        raise NotImplementedError  # pragma: no cover
+        return True
 
 
 class Around(Screen):

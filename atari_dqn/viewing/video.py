@@ -13,9 +13,10 @@ import torch
 from atari_dqn.config.schema import Env
 from atari_dqn.data import scores
 from atari_dqn.dqn.exploration import epsilon_greedy
-from atari_dqn.envs import emulators, wrappers
-from atari_dqn.envs.emulators import Game
-from atari_dqn.evaluation.evaluation import Player
+from atari_dqn.envs import wrappers
+from atari_dqn.envs.base import Game
+from atari_dqn.envs.gym import cut_after, make_single
+from atari_dqn.evaluation.player import Player
 from atari_dqn.utils import console, seeding
 from atari_dqn.viewing.screens import Film, Screen, Thought, Window, has_display
 
@@ -46,7 +47,7 @@ def single_game(env: Env, on_frame: Callable[[], None] | None) -> gymnasium.Env:
     if not has_display():  # SDL would look for one, and complain
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
         os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
-    game = emulators.make_single(env, on_frame, render_mode="rgb_array")
+    game = make_single(env, on_frame, render_mode="rgb_array")
     return gymnasium.wrappers.FrameStackObservation(game, env.frame_stack, padding_type="zero")
 
 
@@ -101,7 +102,7 @@ class Stage:
             score += float(reward)
             agent_steps += 1
             over = terminated or cut
-        cut = cut and not terminated and self._frames >= emulators.cut_after(env, game)
+        cut = cut and not terminated and self._frames >= cut_after(env, game)
         return Game(0, score, self._frames, cut, stopped=not over)
 
     def close(self) -> None:

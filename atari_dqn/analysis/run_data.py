@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from atari_dqn.analysis.run_folders import CSV_FILES
 from atari_dqn.checkpoint import folders
 from atari_dqn.checkpoint.folders import SILENT_SECONDS
 from atari_dqn.config import presets
@@ -22,6 +23,7 @@ from atari_dqn.data import scores
 from atari_dqn.tracking import csv_files, curves
 from atari_dqn.training import launch
 from atari_dqn.utils.errors import UserError
+from atari_dqn.utils.text import one_line
 
 Data = dict[str, Any]
 
@@ -30,52 +32,6 @@ MEASURED = ("q_mean", "loss", "grad_norm", "epsilon", "frames_per_second")
 EVALUATED = ("mean", "sd", "held_out_q")
 TRAINED = ("mean",)
 PARTS = 60  # of a run, at most, that its training games are averaged in
-CSV_FILES = ("metrics.csv", "episodes.csv", "evaluations.csv")
-
-
-def find(root: Path) -> list[Path]:
-    """Runs' folders up to three levels below `root`, or `root` itself where it is one; none that a link leads to."""
-    if os.path.lexists(root / "config.yaml"):
-        return [root]
-    patterns = ("*/config.yaml", "*/*/config.yaml", "*/*/*/config.yaml")
-    found = [path.parent for pattern in patterns for path in root.glob(pattern)]
-    inside = root.resolve()
-    return sorted(
-        folder for folder in found if folder.resolve() == inside / folder.relative_to(root) and not _links(folder)
-    )
-
-
-def _links(folder: Path) -> list[str]:
-    """What a page would read of a run, and is a link."""
-    return [part for part in ("config.yaml", "process.json", "videos", *CSV_FILES) if (folder / part).is_symlink()]
-
-
-def named(root: Path) -> dict[str, Path]:
-    """The same by their names: the path from `root`, or its own name where it is the run."""
-    return {folder.resolve().name if folder == root else str(folder.relative_to(root)): folder for folder in find(root)}
-
-
-def roots(key: str, asked: str) -> list[Path]:
-    """The folders that were asked for as `key`, with blanks between; `latest` is one."""
-    return [folders.named(key, word) for word in ([asked] if Path(asked).exists() else asked.split())]
-
-
-def name_runs(key: str, asked: str) -> dict[str, Path]:
-    """The runs in what was asked for as `key`: runs' folders, or folders of those. Raises UserError for none."""
-    found: dict[str, Path] = {}
-    for root in roots(key, asked):
-        if not root.is_dir():
-            raise UserError(f"{key}={root}: there is no such folder")
-        runs = named(root)
-        if not runs:
-            raise UserError(f"{key}={root}: not a run's folder, and none is in it (there is no config.yaml)")
-        if parts := _links(root):
-            raise UserError(f"{root / parts[0]} is a link to elsewhere; put what it leads to in its place")
-        known = {folder.resolve() for folder in found.values()}
-        for name, folder in runs.items():
-            if folder.resolve() not in known:
-                found[name if name not in found else str(folder)] = folder
-    return found
 
 
 class State(NamedTuple):
@@ -86,20 +42,14 @@ class State(NamedTuple):
     seconds_since: float
 
 
-def state(folder: Path, is_complete: bool = False) -> State:
-    """By its lock, by what its process left behind, and by its heartbeat: the last row of its CSV files.
-
-    Args:
-        is_complete: all its steps were made, which tells where an older program left no word.
-    """
+def state(folder: Path) -> State:
+    """By its lock, by what its process left behind, and by its heartbeat: the last row of its CSV files."""
     process, since = folders.note(folder), min(folders.seconds_since(folder), time.time())
     if folders.is_held(folder):
         return State("running", f"silent for {since / 60:.0f} minutes" if since > SILENT_SECONDS else "", since)
     if ended := str(process.get("ended", "")):
         word, _, detail = ended.partition(": ")
         return State(word if word in ("finished", "stopped", "failed") else "stopped", detail[:400], since)
-    if is_complete and "machine" not in process:
-        return State("finished", "", since)
     host = str(process.get("host", ""))
     if host not in ("", socket.gethostname()) and since < SILENT_SECONDS:  # another machine's locks may not be seen
         return State("running", f"on {host:.60s}", since)
@@ -175,8 +125,7 @@ def group(config: TrainConfig, departures: list[Departure]) -> str:
 def line(folder: Path) -> Data:
     """A run in a list: what it is, how it stands, how far it is. Its `error` says where it cannot be read."""
     try:
-        told, is_complete = _progress(folder, _stamp(folder, "config.yaml", *CSV_FILES))
-        stands = state(folder, is_complete)
+        told, stands = _progress(folder, _stamp(folder, "config.yaml", *CSV_FILES)), state(folder)
     except Exception as error:  # whatever is wrong with a run's files, the others are shown
         return _unreadable(error)
     rate = (told["frames_per_second"] or 0) / told["frame_skip"]
@@ -190,12 +139,12 @@ def line(folder: Path) -> Data:
 
 
 def _unreadable(error: Exception) -> Data:
-    return {"error": f"cannot be read: {' '.join(str(error).split())[:200] or type(error).__name__}"}
+    return {"error": f"cannot be read: {one_line(error)}"}
 
 
 @functools.lru_cache(maxsize=2000)
-def _progress(folder: Path, stamp: object) -> tuple[Data, bool]:
-    """A run's line but for its state, and whether it has made all its steps."""
+def _progress(folder: Path, stamp: object) -> Data:
+    """A run's line but for its state."""
     config, departures = settings_of(folder)
     game, skip = config.env.game, config.env.frame_skip
     last = (curves.read(folder / "metrics.csv") or [{}])[-1]
@@ -205,7 +154,6 @@ def _progress(folder: Path, stamp: object) -> tuple[Data, bool]:
     now = float(last.get("return_mean") or "nan")
     pace = curves.pace(config, folder, steps)
     training = math.isnan(best)  # no evaluation yet
-    again = any(row.get("network") == "best" for row in evaluations)  # the last thing that a run does
     return _sendable(
         {
             "game": game,
@@ -225,7 +173,7 @@ def _progress(folder: Path, stamp: object) -> tuple[Data, bool]:
             "pace": pace.word(steps * skip) if pace else "",
             "damage": csv_files.damage(folder),
         }
-    ), again or steps >= config.total_steps
+    )
 
 
 def _sendable(data: Data) -> Data:
@@ -331,14 +279,3 @@ def final_scores(games: Iterable[str]) -> dict[str, list[Data]]:
         ]
         for game in games
     }
-
-
-def videos(folder: Path) -> list[Path]:
-    """A run's films, in the order of their steps; none that a link leads to."""
-
-    def steps(path: Path) -> tuple[int, str]:
-        digits = path.stem.removeprefix("step")
-        return int(digits) if digits.isdecimal() else 1 << 62, path.name
-
-    films = [path for path in (folder / "videos").glob("[!.]*.mp4") if path.is_file() and not path.is_symlink()]
-    return sorted(films, key=steps)

@@ -1,0 +1,135 @@
+"""What each command but `train` is asked, and the names under which Hydra knows them all."""
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+from atari_dqn.config.schema import PlayProtocol, TrainConfig
+
+
+@dataclass
+class Sweep:
+    """Runs of many games and seeds, and where Ray finds room for them."""
+
+    games: str = MISSING  # atari57 | atari26 | nature49, or names with commas between
+    seeds: int = MISSING  # runs of each game, of seeds from `seed` on
+    storage: str | None = None  # a folder that all machines see, or a URL; null: runs/sweeps/<preset>
+    address: str | None = None  # of a Ray cluster
+    cpus: int = MISSING  # of a run
+    gpus: float | None = None  # of a run; null: a quarter where the cluster has GPUs, unless device=cpu
+    retries: int = MISSING  # of a run whose worker or machine was lost
+
+
+@dataclass
+class SweepConfig(TrainConfig):
+    """What `sweep` is asked: the settings of all its runs, and the sweep's own."""
+
+    sweep: Sweep = field(default_factory=Sweep)
+
+
+@dataclass
+class PlayEnv:
+    game: str | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)  # to change of those that it was trained with
+
+
+@dataclass
+class PlayEvaluation:
+    episodes: int = MISSING
+    num_envs: int = MISSING
+
+
+@dataclass
+class PlayConfig:
+    """What `evaluate`, `video` and `watch` are asked; everything else comes from the checkpoint."""
+
+    checkpoint: str = MISSING
+    env: PlayEnv = field(default_factory=PlayEnv)
+    evaluation: PlayEvaluation = field(default_factory=PlayEvaluation)
+    protocol: PlayProtocol = field(default_factory=PlayProtocol)
+    max_seconds: int = MISSING  # of video; 0 for the whole game
+    seed: int = MISSING
+    device: str = MISSING
+    output: str | None = None
+
+
+@dataclass
+class ViewConfig(PlayConfig):
+    """What `video` and `watch` are asked besides."""
+
+    view: str = MISSING  # plain | inspect
+
+
+@dataclass
+class HandConfig:
+    """What `play` is asked: a game, or a checkpoint, or both."""
+
+    checkpoint: str | None = None
+    env: PlayEnv = field(default_factory=PlayEnv)
+    seed: int = MISSING
+    device: str = MISSING
+    output: str = MISSING
+
+
+@dataclass
+class CompareConfig:
+    """Which run to draw on which published curve."""
+
+    run: str = MISSING
+    published: str | None = None
+    output: str | None = None
+
+
+@dataclass
+class ReportConfig:
+    """Which runs to report on."""
+
+    run: str = MISSING
+    videos: int | None = None  # of each run, at most
+    output: str | None = None
+
+
+@dataclass
+class DashboardConfig:
+    """Which folder to show, and where."""
+
+    runs: str = MISSING
+    port: int = MISSING
+
+
+@dataclass
+class RunsConfig:
+    """Which folders to list."""
+
+    runs: str = MISSING
+
+
+@dataclass
+class AggregateConfig:
+    """Which runs to put together, and what to set them beside."""
+
+    runs: str | None = None
+    score: str = MISSING  # last | best | training
+    against: list[str] = MISSING  # published agents
+    resamples: int = MISSING  # of the bootstrap
+    output: str | None = None
+
+
+SCHEMAS: dict[str, type] = {
+    "train": TrainConfig, "profile": TrainConfig, "demo": TrainConfig, "evaluate": PlayConfig, "video": ViewConfig,
+    "watch": ViewConfig, "play": HandConfig, "compare": CompareConfig, "report": ReportConfig,
+    "dashboard": DashboardConfig, "runs": RunsConfig, "sweep": SweepConfig, "aggregate": AggregateConfig,
+}  # fmt: skip
+# Where train.yaml's values are there already, its types' defaults must not come over them.
+_after_train = SweepConfig(**{part.name: MISSING for part in fields(TrainConfig)})
+for _command, _schema in (SCHEMAS | {"sweep": _after_train}).items():
+    ConfigStore.instance().store(name=f"{_command}_schema", node=_schema)
+
+
+def conf_dir() -> Path:
+    """The folder of YAML files: inside an installed package, or at the top of a checkout."""
+    inside = Path(__file__).parent.parent / "conf"
+    return inside if inside.is_dir() else inside.parent.parent / "conf"

@@ -1,0 +1,19 @@
+"""Where a run's games are played: in this process, or by Ray's actors."""
+
+from collections.abc import Callable
+
+from atari_dqn.config.schema import TrainConfig
+from atari_dqn.envs import factory
+from atari_dqn.envs.base import Emulators
+from atari_dqn.envs.remote import RemoteEmulators
+
+
+def make(config: TrainConfig, say: Callable[[str], None]) -> Emulators:
+    """The emulators that a run's config asks for.
+
+    Args:
+        say: what tells a person of games that were lost.
+    """
+    if config.emulators.kind == "ray":
+        return RemoteEmulators(config.env, config.num_envs, config.emulators, say)
+    return factory.make(config.env, config.num_envs)

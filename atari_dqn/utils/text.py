@@ -1,0 +1,48 @@
+"""Numbers, names and errors as people read them."""
+
+import difflib
+from collections.abc import Iterable
+from datetime import timedelta
+
+LONG = 60  # characters of a value that an error repeats
+
+
+def shown(value: object) -> str:
+    """A value as a person types it, shortened where it is long."""
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    text = {"None": "null", "True": "true", "False": "false"}.get(text, text)
+    return text if len(text) <= LONG else f"{text[:LONG]}..."
+
+
+def suggest(word: str, options: Iterable[str]) -> str:
+    """`" (did you mean X?)"` where one of `options` is near `word`, else nothing."""
+    plain = {option.lower(): option for option in options}
+    near = difflib.get_close_matches(word.lower(), plain, n=1, cutoff=0.6)
+    return f" (did you mean {plain[near[0]]}?)" if near else ""
+
+
+def one_line(error: object, most: int = 200) -> str:
+    """An error's text, or any, in one line of at most `most` characters; of an error without a text its type."""
+    text = " ".join(str(error).split())[:most]
+    return text or (type(error).__name__ if isinstance(error, BaseException) else "")
+
+
+def plural(number: int, noun: str) -> str:
+    """`1 game`, `1,000 games`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def compact(number: float) -> str:
+    """1234567 -> 1.23M"""
+    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= limit:
+            return f"{number / limit:.3g}{suffix}" if number < limit * 999.5 else f"{number / limit:.0f}{suffix}"
+    return f"{number:.0f}"
+
+
+def hours(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
+
+
+def memory_size(number: float) -> str:
+    return f"{number / 1e9:.2f} GB" if number > 1e8 else f"{number / 1e6:.1f} MB"
