@@ -23,9 +23,9 @@ from conftest import sealed, small_run
 from PIL import Image
 from rich.console import Console
 
-from atari_dqn.__main__ import guarded
 from atari_dqn.analysis import dashboard, logbook, report
 from atari_dqn.checkpoint import checkpoints, folders, outputs
+from atari_dqn.cli.hydra_app import guarded
 from atari_dqn.config import compose
 from atari_dqn.config.schema import ReportConfig
 from atari_dqn.tracking import csv_files
