@@ -1,29 +1,8 @@
-"""python -m atari_dqn COMMAND key=value ...
-
-Commands:
-  train      learn a game, or go on with a run (resume=PATH)
-  demo       learn Pong in some minutes, film it, draw its curve
-  sweep      learn many games with many seeds, on one machine or a Ray cluster
-  aggregate  statistics of many games and seeds, beside published ones
-  evaluate   play whole games with a checkpoint and count the score
-  compare    draw a run's curve on a published one
-  video      film a game that a checkpoint plays
-  watch      show a checkpoint's games in a window
-  runs       list the runs in runs/: how far, how good, how large
-  report     put runs into one HTML file: settings, curves, scores, films
-  dashboard  the same page, live in a browser on this machine
-  play       play a game by hand, with a checkpoint's advice or without
-  profile    say where the time of training goes
-  games      list the games that can be learnt
-  doctor     say what is wrong with this machine, if anything
-
-`python -m atari_dqn train -m env.game=Pong,Breakout seed=1,2,3` makes six runs, one after another.
-`python -m atari_dqn COMMAND --cfg job` prints a command's settings; conf/ explains them.
-"""
+"""The program's entry: python -m atari_dqn COMMAND key=value ..."""
 
 import sys
 
-from atari_dqn.cli import hydra_app
+from atari_dqn.cli import hydra_app, usage
 from atari_dqn.cli.commands import COMMANDS
 from atari_dqn.utils import console
 from atari_dqn.utils.errors import UserError
@@ -52,9 +31,12 @@ def _only_tells(words: list[str]) -> bool:
 def _main(words: list[str]) -> int:
     command, rest = (words[0], words[1:]) if words else ("", [])
     without = command in ("games", "doctor")  # settings
-    if command in ("", "help", "-h", "--help") or (without and rest in (["-h"], ["--help"])):
-        console.say(__doc__)
-        return 0 if command else 2
+    if command in ("", "help", "-h", "--help"):
+        console.say(usage.overview())
+        return hydra_app.DONE if command else hydra_app.WRONG_INPUT
+    if without and rest in (["-h"], ["--help"]):
+        console.say(usage.bare(command))
+        return hydra_app.DONE
     if command == "--version":
         import atari_dqn
 

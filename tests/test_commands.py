@@ -23,6 +23,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from atari_dqn import __main__
 from atari_dqn.checkpoint import checkpoints
+from atari_dqn.cli import usage
+from atari_dqn.cli.commands import COMMANDS
 from atari_dqn.config import compose, unread, validate
 from atari_dqn.config.schema import PlayProtocol, Protocol
 from atari_dqn.utils.errors import RunFailed, UserError
@@ -476,6 +478,57 @@ def test_every_module_imports():
     assert len(names) > 80
     for name in names:
         importlib.import_module(name)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_describes_every_setting_of_a_command(name, inside):
+    done = inside(name, "--help")
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0 and not done.stderr
+    assert max(map(len, lines)) <= 80 and "Hydra" not in done.stdout and "???" not in done.stdout
+    assert lines[0].endswith(f"{name} key=value ...") and "--cfg job" in done.stdout
+    assert all(line.split()[1] == name for line in lines[-2:])  # atari-dqn NAME ..., two examples
+    shown = {match[1]: match[2] for match in re.finditer(r"^  ([a-z_.0-9]+)=(.+)\n?", done.stdout, re.MULTILINE)}
+    keys = {key for key in compose.known_keys(name)[0] if key not in compose.sections(compose.known_keys(name)[0])}
+    own = {"sweep": "sweep.games", "profile": "total_steps", "demo": "env.goals"}
+    assert own[name] in shown if name in own else keys <= shown.keys()
+    own_files = usage._sources(f"{name}.yaml")
+    described = usage._described(compose.compose(name, []), own_files, name)
+    assert described.keys() == keys and not [key for key, (_, text) in described.items() if len(text) < 4]
+
+
+def test_help_shows_defaults_choices_and_ranges(inside):
+    said = re.sub(r"\s+", " ", inside("train", "-h").stdout)
+    for text in (
+        "preset=default c51 | cleanrl | default", "replay.capacity=1_000_000 agent steps; 7.06 GB of frames",
+        "num_envs=16 games played side by side (from 1 to 4096)", "replay.device=auto auto | cpu | cuda:",
+        "agent.munchausen=false targets of a softmax policy", "head.v_max=10.0 of c51",
+    ):  # fmt: skip
+        assert text in said
+    nature = inside("train", "preset=nature", "--help").stdout
+    assert "preset=nature " in nature and re.search(r"optimizer.learning_rate=0.00025\n", nature)
+    assert "checkpoint=... " in inside("evaluate", "-h").stdout
+    wrong = inside("train", "preset=natur", "--help")
+    assert wrong.returncode == 2 and "did you mean nature?" in wrong.stderr
+
+
+def test_help_lists_the_commands(inside):
+    for words, code in ((["--help"], 0), (["-h"], 0), (["help"], 0), ([], 2)):
+        done = inside(*words)
+        assert done.returncode == code and max(map(len, done.stdout.splitlines())) <= 80
+        listed = re.findall(r"^  (\w+) +\w", done.stdout, re.MULTILINE)
+        assert listed == [*usage.SUMMARIES] and {*listed} == {*COMMANDS, "games", "doctor"}
+    assert "It takes no settings" in inside("games", "--help").stdout
+
+
+@pytest.mark.parametrize("typed", ["--version", "--help", "train --help", "train lr=1", "trian", "runs --help"])
+def test_what_needs_no_network_does_not_load_torch(typed, tmp_path):
+    program = "import sys; from atari_dqn.__main__ import main; main(sys.argv[1:]); sys.exit('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program, *typed.split()], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def test_doctor_finds_this_machine_fit(command):

@@ -58,12 +58,15 @@ def guarded(action: Callable[[], Any]) -> int:
 def run(command: str, words: list[str]) -> int:
     """Run a command under Hydra; the exit code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us, not the screen
-    from atari_dqn.cli import options
+    from atari_dqn.cli import options, usage
     from atari_dqn.config import compose, overrides
 
     chosen, words = options.apart(words, compose.known_keys(command)[0])
     if command in ("train", "profile", "sweep"):
         words = compose.with_group(words)
+    if "--help" in chosen:
+        console.say(usage.command(command, words))
+        return DONE
     words = [compose.as_hydra_reads(word, "--multirun" in chosen) for word in words]
     compose.check_plugins(words)
     if "--multirun" in chosen:

@@ -35,7 +35,7 @@ class Env:
     max_frames: int = MISSING  # a game is cut off after so many
     full_action_space: bool = MISSING
     terminal_on_life_loss: bool = MISSING
-    goals: list[Goal] = field(default_factory=list)
+    goals: list[Goal] = field(default_factory=list)  # [{score: 18, games: 20, note: solved, stop: true}]
     arguments: dict[str, Any] = field(default_factory=dict)  # that a Gymnasium environment is made with
 
 
@@ -45,7 +45,7 @@ class Network:
     padding: str = "valid"  # of convolutions: valid | same
     initialization: str = "torch"  # torch | xavier | he
     standardize: bool = False  # inputs, by the warm-up's mean picture and standard deviation
-    hidden: list[int] = field(default_factory=list)
+    hidden: list[int] = field(default_factory=list)  # of network=mlp: units in each hidden layer
 
 
 @dataclass
@@ -53,12 +53,12 @@ class Head:
     name: str = "scalar"  # scalar | c51 | qr | iqn; see values.py
     atoms: int = 51  # of c51
     v_min: float = -10.0  # of c51, the least return, discounted and of clipped rewards
-    v_max: float = 10.0
+    v_max: float = 10.0  # of c51, the greatest return
     quantiles: int = 200  # of qr
     samples: int = 64  # of iqn: quantiles in an update, N
-    target_samples: int = 64  # in its target, N'
-    policy_samples: int = 32  # that an action is chosen by, K
-    cosines: int = 64  # that a quantile is shown as, n
+    target_samples: int = 64  # of iqn: quantiles in an update's target, N'
+    policy_samples: int = 32  # of iqn: quantiles that an action is chosen by, K
+    cosines: int = 64  # of iqn: cosines that embed a quantile, n
 
 
 @dataclass
@@ -66,7 +66,7 @@ class Optimizer:
     name: str = MISSING
     learning_rate: float = MISSING
     max_grad_norm: float | None = None
-    arguments: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict)  # the optimizer's other arguments, such as {eps: 1e-5}
 
 
 @dataclass
@@ -114,26 +114,24 @@ class Exploration:
     decay_steps: int = MISSING
     begin_steps: int | None = None  # agent steps before epsilon begins to fall; null: replay.warmup_steps
     temperature: float | None = None  # Boltzmann's; null: the best action
-    persistence: float | None = (
-        None  # a random action is repeated n times in proportion to n^-persistence while epsilon falls
-    )
+    persistence: float | None = None  # random actions are repeated n times, in proportion to n^-persistence
 
 
 @dataclass
 class Protocol:
     """How a network is scored: in games of its own, or by its training games. null keeps what it was trained with."""
 
-    name: str = MISSING
-    epsilon: float = MISSING
-    source: str = "games"  # games | training
-    repeat_action_probability: float | None = None
-    noop_max: int | None = None
-    fire_reset: bool | None = None
-    max_frames: int | None = None
-    full_action_space: bool | None = None
-    terminal_on_life_loss: bool | None = None
+    name: str = MISSING  # under which results are stored
+    epsilon: float = MISSING  # share of random actions
+    source: str = "games"  # games | training: games of its own, or the training games
+    repeat_action_probability: float | None = None  # sticky actions; null: as in training
+    noop_max: int | None = None  # frames of no-ops at a game's start, at most; null: as in training
+    fire_reset: bool | None = None  # true or false: press FIRE at a game's start; null: as in training
+    max_frames: int | None = None  # a game is cut off after so many; null: as in training
+    full_action_space: bool | None = None  # true or false: all 18 actions; null: as in training
+    terminal_on_life_loss: bool | None = None  # true or false; null: as in training
     window_frames: int | None = None  # of training games: those that ended in so many frames
-    window_games: int | None = None  # or the last so many
+    window_games: int | None = None  # of training games: the last so many
 
 
 @dataclass
@@ -199,7 +197,7 @@ class TrainConfig:
     logger: Logger = field(default_factory=Logger)
     compute: Compute = field(default_factory=Compute)
     emulators: EmulatorsConfig = field(default_factory=EmulatorsConfig)
-    preset: str = MISSING
+    preset: str = MISSING  # a file in conf/preset/, see above
     published: str | None = None  # the curve to compare with, an agent of data/agents.csv
     seed: int = MISSING
     total_steps: int = MISSING
