@@ -538,26 +538,6 @@ def test_doctor_finds_this_machine_fit(command):
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 
-def test_make_help_lists_every_target():
-    done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    for target in [
-        "train",
-        "demo",
-        "games",
-        "runs",
-        "resume",
-        "evaluate",
-        "video",
-        "watch",
-        "laptop",
-        "doctor",
-        "test",
-        "check",
-        "clean",
-    ]:
-        assert re.search(rf"^  {target} ", done.stdout, re.MULTILINE)
-
-
 def test_profile_says_where_the_time_goes_and_leaves_nothing(inside, tmp_path):
     result = inside("profile", "env=cartpole", "total_steps=2_500")
     assert result.returncode == 0, result.stderr
