@@ -19,7 +19,7 @@ def demo(config: TrainConfig, overrides: list[str]) -> None:
     if run is None or run.stopped.is_set():
         return
     with contextlib.suppress(UserError):  # the run was too short for a curve
-        compare.compare(CompareConfig(str(run.folder)), Console(quiet=True))
+        compare.compare(CompareConfig(str(run.folder), published=None, output=None), Console(quiet=True))
     things = {
         f"videos/step{run.agent_steps}.mp4": "a game",
         "compare.png": "its curve",

@@ -27,7 +27,7 @@ from atari_dqn.utils.errors import UserError
 def to_train_config(composed: Any) -> TrainConfig:
     """A checked TrainConfig from what Hydra composed or a run's config.yaml holds."""
     try:
-        node = OmegaConf.merge(OmegaConf.structured(TrainConfig), composed)
+        node = completed(composed)
         keys, groups = known_keys("train")
         for key in leaves(node):  # what was added with a plus
             if not is_known(key, keys):
@@ -38,6 +38,24 @@ def to_train_config(composed: Any) -> TrainConfig:
     config.env.game = game_name(config.env.kind, config.env.game)
     validate.check(config)
     return config
+
+
+# What every stored config says. Other settings came later: where an older program left one out, it meant the default.
+ALWAYS_SAID = ("network.name", "optimizer.name", "optimizer.learning_rate", "preset", "seed", "total_steps", "num_envs")
+
+
+def completed(stored: Any) -> Any:
+    """A run's config with the defaults of the settings that it lacks, but for those that every config has."""
+    node = OmegaConf.merge(OmegaConf.structured(TrainConfig), stored)
+    for key in OmegaConf.missing_keys(node):
+        if key not in ALWAYS_SAID and (not key.startswith("env.") or key == "env.fire_reset"):
+            OmegaConf.update(node, key, OmegaConf.select(_defaults(), key))
+    return node
+
+
+@functools.cache
+def _defaults() -> omegaconf.DictConfig:
+    return compose("train", [])
 
 
 def game_name(kind: str, typed: str) -> str:

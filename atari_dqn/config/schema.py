@@ -1,7 +1,8 @@
-"""The configuration's types. settings.py reads and checks them.
+"""The configuration's types. compose.py reads them, bounds.py and validate.py check them.
 
-The values, with their reasons, are in conf/. Units are in the names: _steps are agent steps, _frames environment frames
-(60 a second), seconds are wall-clock.
+The values, with their reasons, are in conf/. A default is here only where no file of conf/ sets one, or where a part is
+also made without conf/: Network, Head, AgentConfig. Units are in the names: _steps are agent steps, _frames environment
+frames (60 a second), seconds are wall-clock.
 """
 
 from dataclasses import dataclass, field, fields
@@ -31,12 +32,12 @@ class Env:
     screen_size: int = MISSING  # pixels
     repeat_action_probability: float = MISSING  # stickiness
     noop_max: int = MISSING  # frames of no-ops at a game's start, at most
-    fire_reset: bool = False  # press FIRE at a game's start and after each lost life
+    fire_reset: bool = MISSING  # press FIRE at a game's start and after each lost life
     max_frames: int = MISSING  # a game is cut off after so many
     full_action_space: bool = MISSING
     terminal_on_life_loss: bool = MISSING
     goals: list[Goal] = field(default_factory=list)  # [{score: 18, games: 20, note: solved, stop: true}]
-    arguments: dict[str, Any] = field(default_factory=dict)  # that a Gymnasium environment is made with
+    arguments: dict[str, Any] = field(default_factory=dict)  # of a Gymnasium environment, such as {continuous: false}
 
 
 @dataclass
@@ -65,8 +66,8 @@ class Head:
 class Optimizer:
     name: str = MISSING
     learning_rate: float = MISSING
-    max_grad_norm: float | None = None
-    arguments: dict[str, Any] = field(default_factory=dict)  # the optimizer's other arguments, such as {eps: 1e-5}
+    max_grad_norm: float | None = MISSING
+    arguments: dict[str, Any] = MISSING  # the optimizer's other arguments, such as {eps: 1e-5}
 
 
 @dataclass
@@ -90,13 +91,13 @@ class AgentConfig:
 @dataclass
 class ReplayConfig:
     capacity: int = MISSING  # agent steps
-    device: str = "auto"  # auto | cpu | cuda
+    device: str = MISSING  # auto | cpu | cuda
     warmup_steps: int = MISSING
-    prioritized: bool = False
-    priority_exponent: float = 0.6
-    importance_start: float = 0.4
-    importance_end: float = 1.0
-    importance_steps: int = 10_000_000  # agent steps from the one to the other
+    prioritized: bool = MISSING
+    priority_exponent: float = MISSING
+    importance_start: float = MISSING
+    importance_end: float = MISSING
+    importance_steps: int = MISSING  # agent steps from the one to the other
 
 
 @dataclass
@@ -104,7 +105,7 @@ class Update:
     period_steps: int = MISSING
     batch_size: int = MISSING
     target_period_steps: int = MISSING
-    tau: float = 1.0  # target += tau * (online - target); 1 is a hard copy
+    tau: float = MISSING  # target += tau * (online - target); 1 is a hard copy
 
 
 @dataclass
@@ -112,9 +113,9 @@ class Exploration:
     start: float = MISSING
     end: float = MISSING
     decay_steps: int = MISSING
-    begin_steps: int | None = None  # agent steps before epsilon begins to fall; null: replay.warmup_steps
-    temperature: float | None = None  # Boltzmann's; null: the best action
-    persistence: float | None = None  # random actions are repeated n times, in proportion to n^-persistence
+    begin_steps: int | None = MISSING  # agent steps before epsilon begins to fall; null: replay.warmup_steps
+    temperature: float | None = MISSING  # Boltzmann's; null: the best action
+    persistence: float | None = MISSING  # random actions are repeated n times, in proportion to n^-persistence
 
 
 @dataclass
@@ -140,8 +141,8 @@ class Evaluation:
     episodes: int = MISSING
     num_envs: int = MISSING
     video_seconds: int = MISSING  # of a game recorded at an evaluation; 0 for none
-    video_share: float = 0.05  # of the time at most that films take
-    held_out_states: int = 500
+    video_share: float = MISSING  # of the time at most that films take
+    held_out_states: int = MISSING
 
 
 @dataclass
@@ -155,14 +156,14 @@ class Checkpoint:
 class Logger:
     every_steps: int | None = MISSING
     wandb: str = MISSING  # online | offline | off
-    project: str | None = None  # null, here and below: what the W&B client is set to
-    entity: str | None = None
-    name: str | None = None
-    group: str | None = None
-    tags: list[str] | None = None
-    notes: str | None = None
-    artifacts: bool = True  # upload the best and the last network
-    timeout_seconds: float | None = None
+    project: str | None = MISSING  # null, here and below: what the W&B client is set to
+    entity: str | None = MISSING
+    name: str | None = MISSING
+    group: str | None = MISSING
+    tags: list[str] | None = MISSING
+    notes: str | None = MISSING
+    artifacts: bool = MISSING  # upload the best and the last network
+    timeout_seconds: float | None = MISSING
     tensorboard: bool = MISSING
 
 
@@ -171,14 +172,14 @@ class Compute:
     graphs: bool = MISSING
     compile: bool | None = MISSING
     tf32: bool = MISSING
-    deterministic: bool = False
+    deterministic: bool = MISSING
 
 
 @dataclass
 class EmulatorsConfig:
-    kind: str = "local"  # local | ray
-    actors: int | None = None  # of ray: each steps its share of the games; null: one for each free CPU of the cluster
-    address: str | None = None  # of a Ray cluster
+    kind: str = MISSING  # local | ray
+    actors: int | None = MISSING  # of ray: each steps its share of the games; null: one for each free CPU
+    address: str | None = MISSING  # of a Ray cluster
 
 
 @dataclass
@@ -198,13 +199,13 @@ class TrainConfig:
     compute: Compute = field(default_factory=Compute)
     emulators: EmulatorsConfig = field(default_factory=EmulatorsConfig)
     preset: str = MISSING  # a file in conf/preset/, see above
-    published: str | None = None  # the curve to compare with, an agent of data/agents.csv
+    published: str | None = MISSING  # the curve to compare with, an agent of data/agents.csv
     seed: int = MISSING
     total_steps: int = MISSING
     num_envs: int = MISSING
     device: str = MISSING
-    run_dir: str | None = None
-    resume: str | None = None
+    run_dir: str | None = MISSING
+    resume: str | None = MISSING
 
 
 @dataclass
@@ -213,10 +214,10 @@ class Sweep:
 
     games: str = MISSING  # atari57 | atari26 | nature49, or names with commas between
     seeds: int = MISSING  # runs of each game, of seeds from `seed` on
-    storage: str | None = None  # a folder that all machines see, or a URL; null: runs/sweeps/<preset>
-    address: str | None = None  # of a Ray cluster
+    storage: str | None = MISSING  # a folder that all machines see, or a URL; null: runs/sweeps/<preset>
+    address: str | None = MISSING  # of a Ray cluster
     cpus: int = MISSING  # of a run
-    gpus: float | None = None  # of a run; null: a quarter where the cluster has GPUs, unless device=cpu
+    gpus: float | None = MISSING  # of a run; null: a quarter where the cluster has GPUs, unless device=cpu
     retries: int = MISSING  # of a run whose worker or machine was lost
 
 
@@ -229,8 +230,8 @@ class SweepConfig(TrainConfig):
 
 @dataclass
 class PlayEnv:
-    game: str | None = None
-    arguments: dict[str, Any] = field(default_factory=dict)  # to change of those that it was trained with
+    game: str | None = MISSING
+    arguments: dict[str, Any] = MISSING  # to change of those that it was trained with
 
 
 @dataclass
@@ -267,7 +268,7 @@ class PlayConfig:
     max_seconds: int = MISSING  # of video; 0 for the whole game
     seed: int = MISSING
     device: str = MISSING
-    output: str | None = None
+    output: str | None = MISSING
 
 
 @dataclass
@@ -281,7 +282,7 @@ class ViewConfig(PlayConfig):
 class HandConfig:
     """What `play` is asked: a game, or a checkpoint, or both."""
 
-    checkpoint: str | None = None
+    checkpoint: str | None = MISSING
     env: PlayEnv = field(default_factory=PlayEnv)
     seed: int = MISSING
     device: str = MISSING
@@ -293,8 +294,8 @@ class CompareConfig:
     """Which run to draw on which published curve."""
 
     run: str = MISSING
-    published: str | None = None
-    output: str | None = None
+    published: str | None = MISSING
+    output: str | None = MISSING
 
 
 @dataclass
@@ -302,8 +303,8 @@ class ReportConfig:
     """Which runs to report on."""
 
     run: str = MISSING
-    videos: int | None = None  # of each run, at most
-    output: str | None = None
+    videos: int | None = MISSING  # of each run, at most
+    output: str | None = MISSING
 
 
 @dataclass
@@ -325,11 +326,11 @@ class RunsConfig:
 class AggregateConfig:
     """Which runs to put together, and what to set them beside."""
 
-    runs: str | None = None
+    runs: str | None = MISSING
     score: str = MISSING  # last | best | training
     against: list[str] = MISSING  # published agents
     resamples: int = MISSING  # of the bootstrap
-    output: str | None = None
+    output: str | None = MISSING
 
 
 SCHEMAS: dict[str, type] = {

@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from atari_dqn.checkpoint import checkpoints, folders
 from atari_dqn.config import presets, unread
-from atari_dqn.config.compose import is_multirun, known_keys, plain, to_train_config, to_yaml
+from atari_dqn.config.compose import completed, is_multirun, known_keys, plain, to_train_config, to_yaml
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.tracking.display import Tracker
 from atari_dqn.training.run import Run
@@ -120,8 +120,8 @@ def _parsed(folder: Path | str, text: str) -> omegaconf.DictConfig:
 def _whole(folder: Path | str, written: omegaconf.DictConfig) -> omegaconf.DictConfig:
     """What was written, and the defaults of settings that are newer."""
     with _readable(folder):
-        whole = omegaconf.OmegaConf.merge(omegaconf.OmegaConf.structured(TrainConfig), plain(written))
-        return whole  # type: ignore[return-value]
+        whole: omegaconf.DictConfig = completed(plain(written))
+        return whole
 
 
 def _checked(folder: Path | str, saved: omegaconf.DictConfig) -> TrainConfig:
