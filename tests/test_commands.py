@@ -25,7 +25,7 @@ from atari_dqn import __main__
 from atari_dqn.checkpoint import checkpoints
 from atari_dqn.cli import usage
 from atari_dqn.cli.commands import COMMANDS
-from atari_dqn.config import compose, unread, validate
+from atari_dqn.config import compose, presets, unread, validate
 from atari_dqn.config.schema import PlayProtocol, Protocol
 from atari_dqn.utils.errors import RunFailed, UserError
 
@@ -428,6 +428,30 @@ def test_what_a_run_reads_or_leaves_as_it_is_by_default_is_not_noted():
 def test_every_setting_that_may_be_unread_is_one():
     keys = [key for reader in unread.READERS for key in reader.keys.split()]
     assert len({*keys}) == len(keys) and {*keys} <= compose.known_keys("train")[0]
+
+
+def test_cartpole_chooses_its_preset_unless_another_is_typed():
+    def chosen(*words: str) -> tuple[str, int, int]:
+        c = compose.to_train_config(compose.compose("train", list(words)))
+        return c.preset, c.num_envs, c.total_steps
+
+    own = ("cartpole", 8, 150_000)
+    assert chosen("env=cartpole") == own == chosen("preset=cartpole", "env=cartpole", "resume=auto")
+    assert chosen("env=cartpole", "num_envs=3") == ("cartpole", 3, 150_000)
+    assert chosen("env=cartpole", "preset=nature") == ("nature", 16, 50_000_000)
+    assert chosen("env=cartpole", "preset=default")[0] == "default" == chosen("env=cartpole", "resume=runs/x")[0]
+    assert compose.with_groups("train", ["env.game=mine:Env-v0"]) == ["env.game=mine:Env-v0", "env=gymnasium"]
+    old = compose.to_train_config(compose.compose("train", ["env=cartpole", "num_envs=3"]))
+    old.preset = "default"  # as it was called
+    assert [departure.key for departure in presets.departures(old)] == ["num_envs"]
+
+
+def test_each_run_of_a_multirun_has_its_own_environment_s_preset(command, tmp_path):
+    words = ["num_envs=2", "total_steps=80", "replay.warmup_steps=40", "evaluation.episodes=1", "logger.wandb=off"]
+    done = command("train", "-m", "env=cartpole,gymnasium", *words)
+    assert done.returncode == 0, done.stderr
+    names = sorted(path.name.partition("-seed")[0] for path in (tmp_path / "runs").glob("*-v1-*"))
+    assert names == ["Acrobot-v1-default", "CartPole-v1-cartpole"]
 
 
 def test_in_a_multirun_words_are_for_all_runs(command, tmp_path):

@@ -62,8 +62,7 @@ def run(command: str, words: list[str]) -> int:
     from atari_dqn.config import compose, overrides
 
     chosen, words = options.apart(words, compose.known_keys(command)[0])
-    if command in ("train", "profile", "sweep"):
-        words = compose.with_group(words)
+    words = compose.with_groups(command, words)
     if "--help" in chosen:
         console.say(usage.command(command, words))
         return DONE
@@ -91,6 +90,10 @@ def _under_hydra(command: str, words: list[str]) -> int:
         results: list[Any] = []
 
         def action() -> None:
+            nonlocal composed
+            own = compose.task_overrides()
+            if compose.is_multirun() and compose.with_groups(command, own) != own:  # where env=... has several values
+                composed = compose.compose(command, own)
             compose.check_references(composed)
             compose.allow_typed(composed)
             results.append(COMMANDS[command](composed))

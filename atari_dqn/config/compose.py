@@ -71,10 +71,21 @@ def game_name(kind: str, typed: str) -> str:
     return environments.named(typed)
 
 
-def with_group(words: list[str]) -> list[str]:
-    """Typed settings with env=gymnasium where a game names its module, and so can be of no other kind."""
-    is_own = any(re.match(r"env\.game=[^:]+:|sweep\.games=[^:]+:", word) for word in words)
-    return [*words, "env=gymnasium"] if is_own and not any(word.startswith("env=") for word in words) else words
+def with_groups(command: str, words: list[str]) -> list[str]:
+    """Typed settings with the groups that they imply.
+
+    A game that names its module is one of Gymnasium's. CartPole has a preset of its own, unless another one is typed;
+    so has a run that is resumed.
+    """
+    if command not in ("train", "profile", "sweep"):
+        return words
+    typed = {word.partition("=")[0]: word.partition("=")[2] for word in words}
+    is_own = any(re.match(r"[^:]+:", typed.get(key, "")) for key in ("env.game", "sweep.games"))
+    if is_own and "env" not in typed:
+        return [*words, "env=gymnasium"]
+    if typed.get("env") == "cartpole" and "preset" not in typed and typed.get("resume", "auto") in ("auto", "null"):
+        return [*words, "preset=cartpole"]
+    return words
 
 
 def check_references(composed: Any) -> None:
@@ -161,7 +172,7 @@ def compose(command: str, overrides: list[str]) -> omegaconf.DictConfig:
     running = GlobalHydra().is_initialized()
     try:
         with nullcontext() if running else hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return hydra.compose(command, [as_hydra_reads(word) for word in overrides])
+            return hydra.compose(command, [as_hydra_reads(word) for word in with_groups(command, overrides)])
     except (HydraException, omegaconf.errors.OmegaConfBaseException, ValueError) as error:  # Hydra's own checks, too
         raise explain(command, overrides, error) from None
 
