@@ -42,12 +42,16 @@ def _main(words: list[str]) -> int:
 
         console.say(atari_dqn.__version__)
         return 0
-    codes = [0]
+    codes = [hydra_app.DONE]
 
     def action() -> None:
-        if without and rest:
+        if command in ("-sc", "--shell-completion"):
+            from atari_dqn.cli import completion
+
+            console.say(completion.main(rest))
+        elif without and rest:
             raise UserError(f"{command} takes no settings, so {rest[0]!r} means nothing to it")
-        if command == "games":
+        elif command == "games":
             from atari_dqn.data.games import atari_games
 
             console.say("\n".join(["CartPole", *sorted(atari_games())]))

@@ -555,6 +555,67 @@ def test_what_needs_no_network_does_not_load_torch(typed, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+def test_the_tab_key_completes_in_bash(tmp_path):
+    lines = {
+        "tr": ["train "],
+        "train preset=na": ["nature "],  # bash takes = for the end of a word
+        "train env.game=Po": ["Pong ", "Pooyan "],
+        "train seed=2 agent.do": ["agent.double="],
+        "train agent.double=": ["false ", "true "],
+        "evaluate --cf": ["--cfg "],
+        "evaluate checkpoint=ru": [],  # a file's name
+        "runs ru": ["runs="],
+        "bogus x": [],
+    }
+    program = f"{sys.executable} -m atari_dqn"
+    script = f'''eval "$({program} -sc install=bash)"
+        try() {{ COMP_LINE="$1"; COMP_POINT=${{#1}}; COMP_WORDS=($1)
+        _atari_dqn "{sys.executable}"; printf "%s\\n" "${{COMPREPLY[*]}}"; }}
+        complete -p atari-dqn >&2\n'''
+    script += "\n".join(f'try "{program} {line}"' for line in lines)
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True,
+        text=True, timeout=120,
+    )  # fmt: skip
+    assert "-F _atari_dqn atari-dqn" in done.stderr, done.stderr
+    assert done.stdout.splitlines() == [" ".join(words) for words in lines.values()]
+
+
+def test_completion_is_for_bash(inside):
+    for words in (["-sc"], ["-sc", "install=fish"]):
+        assert "completion is for bash" in inside(*words).stderr
+    assert "complete -r atari-dqn" in inside("-sc", "uninstall=bash").stdout
+
+
+def test_presets_of_one_s_own_are_found_in_a_folder(command, inside, tmp_path):
+    own = tmp_path / "my conf" / "preset" / "mine.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("# @package _global_\ndefaults:\n  - nature\n  - _self_\npreset: mine\nagent:\n  n_step: 3\n")
+    short = ["num_envs=2", "total_steps=64", "replay.warmup_steps=32", "evaluation.episodes=1", "logger.wandb=off"]
+    short += ["protocol.max_frames=40", "evaluation.video_seconds=0", "env=cartpole", "run_dir=run"]
+    done = command("train", "--config-dir", "my conf", "preset=mine", *short)
+    assert done.returncode == 0, done.stderr
+    written = (tmp_path / "run/config.yaml").read_text()
+    assert "preset: mine\n" in written and "n_step: 3\n" in written and "learning_rate: 0.00025\n" in written
+    again = inside("train", "resume=run", "total_steps=96", "logger.wandb=off")  # which needs no folder
+    assert again.returncode == 0 and "done: 96 agent steps" in again.stdout, again.stderr
+    assert "preset=mine " in inside("train", "--config-dir=my conf", "preset=mine", "--help").stdout
+
+    def refused(*words: str) -> str:
+        done = inside("train", *words)
+        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+        return str(done.stderr)
+
+    assert "preset=mine: no such preset" in refused("preset=mine")
+    assert "did you mean mine?" in refused("--config-dir", "my conf", "preset=min")
+    assert "no such folder" in refused("--config-dir", "nowhere") and "needs a folder" in refused("--config-dir")
+    own.with_name("nameless.yaml").write_text("# @package _global_\nseed: 2\n")
+    assert "preset: NAME" in refused("--config-dir", "my conf", "preset=nameless")
+    own.with_name("nature.yaml").touch()
+    assert "preset/nature.yaml has the name of one in conf/" in refused("--config-dir", "my conf")
+
+
 def test_doctor_finds_this_machine_fit(command):
     done = command("doctor")
     assert done.returncode == 0, done.stdout

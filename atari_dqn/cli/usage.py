@@ -102,9 +102,9 @@ def command(name: str, words: list[str]) -> str:
     lines += ["Settings and their defaults:"]
     section = ""
     for key in listed:
-        if key.partition(".")[0] != section:
+        if "." in key and key.partition(".")[0] != section:
             section = key.partition(".")[0]
-            lines += [""] if "." in key else []
+            lines += [""] if key != listed[0] else []
         lines += _entry(f"{key}={described[key][0]}", described[key][1])
     if own.base:
         lines += ["", *_wrapped(f"All settings of {own.base} as well: `{program} {own.base} --help` lists them.")]
@@ -118,6 +118,11 @@ def command(name: str, words: list[str]) -> str:
         *(f"  {program} {example}" for example in EXAMPLES[name]),
     ]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def choices(name: str) -> list[str]:
+    """The groups that a command chooses a file of."""
+    return _sources(f"{name}.yaml").groups
 
 
 def bare(name: str) -> str:
@@ -135,11 +140,9 @@ def _described(composed: Any, own: Sources, name: str) -> dict[str, tuple[str, s
     """Each setting's default and description."""
     from atari_dqn.config import bounds, schema
 
-    elsewhere = {key: text for key, _, text in _fields(schema.TrainConfig, "") if text} | _sources(
-        "train.yaml"
-    ).comments
+    elsewhere = {key: text for key, _, text in fields(schema.TrainConfig, "") if text} | _sources("train.yaml").comments
     found = {}
-    for key, kind, behind in _fields(schema.SCHEMAS[name], ""):
+    for key, kind, behind in fields(schema.SCHEMAS[name], ""):
         text = own.comments.get(key) or behind or elsewhere.get(key, "")
         if key in bounds.CHOICES and not all(option in text for option in bounds.CHOICES[key]):
             text = f"{' | '.join(bounds.CHOICES[key])}{text and ': '}{text}"
@@ -172,14 +175,14 @@ def _value(composed: Any, key: str) -> str:
     return "null" if value is None else str(value)
 
 
-def _fields(kind: Any, prefix: str) -> Iterator[tuple[str, Any, str]]:
+def fields(kind: Any, prefix: str) -> Iterator[tuple[str, Any, str]]:
     """Each setting of a dataclass: its key, its type, and the comment behind it in schema.py."""
     comments: dict[str, str] = {}
     for owner in reversed(kind.__mro__[:-1]):
         comments |= dict(re.findall(r"^    (\w+): .*?(?:  # (.*))?$", inspect.getsource(owner), re.MULTILINE))
     for name, hint in get_type_hints(kind).items():
         if dataclasses.is_dataclass(hint):
-            yield from _fields(hint, f"{prefix}{name}.")
+            yield from fields(hint, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", hint, comments.get(name, "")
 

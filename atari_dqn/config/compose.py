@@ -6,6 +6,7 @@ import importlib
 import re
 from collections.abc import Iterator
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import hydra
@@ -170,9 +171,12 @@ def to_yaml(config: TrainConfig) -> str:
 def compose(command: str, overrides: list[str]) -> omegaconf.DictConfig:
     """The composed config of a command, as Hydra makes it; within one of hydra.main's jobs, too."""
     running = GlobalHydra().is_initialized()
+    words = [as_hydra_reads(word) for word in with_groups(command, overrides)]
+    if _own_dirs and not running:
+        words.append(f"hydra.searchpath=[{','.join(_quoted(folder) for folder in _own_dirs)}]")
     try:
         with nullcontext() if running else hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return hydra.compose(command, [as_hydra_reads(word) for word in with_groups(command, overrides)])
+            return hydra.compose(command, words)
     except (HydraException, omegaconf.errors.OmegaConfBaseException, ValueError) as error:  # Hydra's own checks, too
         raise explain(command, overrides, error) from None
 
@@ -215,12 +219,36 @@ def leaves(node: Any, prefix: str = "") -> Iterator[str]:
             yield from leaves(value, f"{path}.")
 
 
+_own_dirs: list[Path] = []  # a person's own folder of settings, if there is one
+
+
+def use_config_dir(typed: str | None) -> str:
+    """Find presets, and files of the other groups, in a folder besides conf/; its path. Raises UserError."""
+    _own_dirs.clear()
+    known_keys.cache_clear()
+    if typed is None:
+        return ""
+    folder = Path(typed).expanduser().resolve()
+    if not typed or not folder.is_dir():
+        raise UserError(f"--config-dir {typed}: there is no such folder" if typed else "--config-dir needs a folder")
+    for file in folder.glob("*/*.yaml"):
+        name = file.relative_to(folder)
+        if (conf_dir() / name).exists():
+            raise UserError(f"--config-dir {typed}: {name} has the name of one in conf/; rename it")
+    _own_dirs.append(folder)
+    return str(folder)
+
+
+def _quoted(folder: Path) -> str:
+    return "'file://" + str(folder).replace("'", "\\'") + "'"
+
+
 @functools.cache
 def known_keys(command: str) -> tuple[set[str], dict[str, list[str]]]:
     """All config keys of a command, and its groups with their options."""
-    keys = set(leaves(OmegaConf.structured(SCHEMAS[command])))
+    keys, roots = set(leaves(OmegaConf.structured(SCHEMAS[command]))), (conf_dir(), *_own_dirs)
     groups = {
-        folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
+        folder.name: sorted(path.stem for root in roots for path in root.glob(f"{folder.name}/*.yaml"))
         for folder in conf_dir().iterdir()
         if folder.is_dir()
     }
@@ -247,7 +275,8 @@ def explain_value(error: BaseException) -> str:
     if owner is Goal and "." not in key:
         key = f"env.goals.{key}"
     if isinstance(error, omegaconf.errors.MissingMandatoryValue):
-        return f"{key or text} must be given"
+        more = "; the file of a preset has a line with its name, preset: NAME" if (key or text) == "preset" else ""
+        return f"{key or text} must be given{more}"
     if isinstance(error, omegaconf.errors.ConfigKeyError) and owner is Goal:
         return f"{key}: a goal has score, games, note and stop"
     if "is not in struct" in text:
