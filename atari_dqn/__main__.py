@@ -4,7 +4,7 @@ import sys
 
 from atari_dqn.cli import hydra_app, usage
 from atari_dqn.cli.commands import COMMANDS
-from atari_dqn.utils import console
+from atari_dqn.utils import console, hints
 from atari_dqn.utils.errors import UserError
 
 
@@ -62,7 +62,7 @@ def _main(words: list[str]) -> int:
         elif command in COMMANDS:
             codes.append(hydra_app.run(command, rest))
         elif command.startswith("-") or "=" in command:
-            raise UserError(f"the command comes first, then {command!r}: python -m atari_dqn train {command}")
+            raise UserError(f"the command comes first, then {command!r}: {hints.program()} train {command}")
         else:
             from atari_dqn.data.games import suggest
 

@@ -193,7 +193,11 @@ def test_video_of_a_checkpoint_and_of_another_game(breakout, inside, tmp_path):
 def test_watch_without_a_display_says_so(breakout, inside):
     done = inside("watch", f"checkpoint={breakout}")
     assert done.returncode == 2
-    assert "no display" in done.stderr and "make video" in done.stderr and "Traceback" not in done.stderr
+    assert (
+        "no display" in done.stderr
+        and "`atari-dqn video checkpoint=...`" in done.stderr
+        and "Traceback" not in done.stderr
+    )
 
 
 def test_watch_shows_the_game_in_a_window(breakout, monkeypatch):
@@ -292,7 +296,7 @@ def test_sigterm_saves_and_says_how_to_go_on(tmp_path):
     process.send_signal(signal.SIGTERM)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
-    assert re.search(r"stopped on request after [\d,]+ agent steps.*make resume RUN=run", output)
+    assert re.search(r"stopped on request after [\d,]+ agent steps.*`atari-dqn train resume=run`", output)
     assert checkpoints.Checkpoint(tmp_path / "run" / "checkpoints" / "latest.pt").agent_steps > 2000
 
 
@@ -348,7 +352,7 @@ def test_divergence_ends_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
         tmp_path / "run", "env=cartpole", "total_steps=4_000", "optimizer.name=SGD", "optimizer.learning_rate=10",
         "checkpoint.every_steps=500", "agent.loss=squared",
     )  # fmt: skip
-    with pytest.raises(RunFailed, match=r"learning diverged.*make resume"):
+    with pytest.raises(RunFailed, match=r"learning diverged.*resume"):
         run.go()
     assert checkpoints.Checkpoint(tmp_path / "run" / "checkpoints" / "latest.pt").agent_steps == 1000
 

@@ -9,6 +9,7 @@ from rich.text import Text
 from atari_dqn.analysis import logbook
 from atari_dqn.checkpoint.folders import disk_use
 from atari_dqn.tracking.display import compact
+from atari_dqn.utils import hints
 from atari_dqn.utils.console import Console
 
 COLORS = {"running": "green", "failed": "red", "died": "red", "stopped": "yellow"}
@@ -22,7 +23,9 @@ def show(asked: str, console: Console) -> None:
     It fits a terminal. Where nobody looks, in a pipe, names are whole, and each run is one line.
     """
     if asked == "runs" and not (Path(asked).is_dir() and logbook.find(Path(asked))):
-        console.print("no runs in runs/ yet; `make train GAME=CartPole` makes one in a minute", soft_wrap=True)
+        console.print(
+            f"no runs in runs/ yet; {hints.hint('train', GAME='CartPole')} makes one in a minute", soft_wrap=True
+        )
         return
     folders = logbook.name_runs("runs", asked)
     lines = [(name, folder, logbook.line(folder)) for name, folder in folders.items()]
@@ -48,8 +51,9 @@ def show(asked: str, console: Console) -> None:
         table.add_row(*(Text(text, style=COLORS.get(text, "") if text == line.get("state") else "") for text in row))
     console.print(table)
     count = f"{len(lines)} run{'s' if len(lines) > 1 else ''}"
-    hint = "; CKPT=latest and RUN=latest mean the newest" if asked == "runs" else ""
-    console.print(f"{count}, {compact(total)}B on disk{hint}", soft_wrap=True)
+    newest = "CKPT=latest and RUN=latest" if hints.in_checkout() else "checkpoint=latest and run=latest"
+    newest = f"; {newest} mean the newest" if asked == "runs" else ""
+    console.print(f"{count}, {compact(total)}B on disk{newest}", soft_wrap=True)
 
 
 def age(seconds: float) -> str:

@@ -167,7 +167,7 @@ def play(composed: Any) -> None:
             player = evaluation.Player(player.network, player.learnt, names)
     envs = emulators.make(env, 1)
     envs.close()
-    screens.check_display(play.REMEDY)
+    screens.check_display(play.remedy())
     play.play(player, env, envs.actions, asked.seed, outputs.choose(asked.output, Path(), (".csv",)), name)
 
 

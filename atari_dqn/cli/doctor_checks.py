@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from atari_dqn.utils.hints import hint, in_checkout, reinstall
+
 if TYPE_CHECKING:  # each check imports what it needs, so that the broken package is told by name
     from atari_dqn.config.schema import TrainConfig
 
@@ -24,16 +26,16 @@ ERRORS = {  # what an exception says -> the cause and the remedy; the first that
     "no kernel image": "torch has no kernels for this GPU; install another build (pytorch.org)",
     "CUDA.*out of memory": "the GPU's memory is full; stop the processes that `nvidia-smi` lists",
     "busy or unavailable": "another process has reserved the GPU; stop it (`nvidia-smi` lists it)",
-    "shared object file": "{error}; try `make clean setup`",  # also of CUDA's libraries, which come with torch
+    "shared object file": "{error}; try {again}",  # also of CUDA's libraries, which come with torch
     "cuda|nvidia|cublas": "{error}; check that `nvidia-smi` works, and reboot after a driver update",
-    "": "{error}; try `make clean setup`",
+    "": "{error}; try {again}",
 }
 
 
 def explain(error: str) -> str:
     """An exception's message as a sentence with a remedy."""
     sentence = next(sentence for pattern, sentence in ERRORS.items() if re.search(pattern, error, re.IGNORECASE))
-    return sentence.format(error=error.strip().split("\n")[0].rstrip(". "))
+    return sentence.format(error=error.strip().split("\n")[0].rstrip(". "), again=reinstall())
 
 
 def default_config() -> "TrainConfig":
@@ -45,7 +47,8 @@ def default_config() -> "TrainConfig":
 def python() -> Finding:
     version = sys.version.split()[0]
     if not (3, 10) <= sys.version_info < (3, 14):
-        return BAD, f"{version}; install Python 3.10 to 3.13, then `make setup PYTHON=python3.12`"
+        again = "`make setup PYTHON=python3.12`" if in_checkout() else reinstall()
+        return BAD, f"{version}; install Python 3.10 to 3.13, then {again}"
     return GOOD, f"{version} ({sys.executable})"
 
 
@@ -96,8 +99,8 @@ def emulator() -> list[Finding]:
 
     (shown, rate), cores = play(), machine.cpus()
     if not shown:
-        return [(BAD, f"ale-py {ale_py.__version__} shows no picture; reinstall with `make clean setup`")]
-    names = f"{len(games.atari_games())} games (`make games` lists them)"
+        return [(BAD, f"ale-py {ale_py.__version__} shows no picture; reinstall with {reinstall()}")]
+    names = f"{len(games.atari_games())} games ({hint('games')} lists them)"
     text = f"ale-py {ale_py.__version__} plays {default_config().env.game}; {names}"
     return [
         (GOOD, text),
@@ -138,7 +141,8 @@ def speed() -> Finding:
     busy, config, (_, rate) = psutil.cpu_percent(0.3), default_config(), play()
     if choose_device("auto").type == "cuda":
         text = f"at most the emulators' {rate:,.0f} frames/s beside a GPU, so 200M frames take "
-        text += f"{200e6 / rate / 3600:.1f} hours or more: an estimate for PRESET=default; `make bench-gpu` measures it"
+        text += f"{200e6 / rate / 3600:.1f} hours or more: an estimate for PRESET=default"
+        text += "; `make bench-gpu` measures it" if in_checkout() else ""
     else:
         turn, frames = seconds_per_turn(config), config.num_envs * config.env.frame_skip
         rate = frames / (turn + frames / rate)  # both use all cores, so their times add up
@@ -157,7 +161,7 @@ def roms() -> Finding:
 
     missing = [name for name, rom in games.atari_games().items() if not Path(roms.get_rom_path(rom) or "").is_file()]
     if missing:
-        return BAD, f"{len(missing)} are missing ({', '.join(missing[:3])} ...); reinstall with `make clean setup`"
+        return BAD, f"{len(missing)} are missing ({', '.join(missing[:3])} ...); reinstall with {reinstall()}"
     return GOOD, "all there, inside ale-py"
 
 
@@ -206,5 +210,5 @@ def display() -> Finding:
     from atari_dqn.viewing.video import has_display
 
     if not has_display():
-        return WARN, "none, so no `make watch`; `make video` needs none"
+        return WARN, f"none, so no {hint('watch')}; {hint('video')} needs none"
     return GOOD, "there"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from atari_dqn.cli.doctor_checks import BAD, GOOD, WARN, Finding, default_config, explain
+from atari_dqn.utils.hints import in_checkout, reinstall
 
 
 class GPU(NamedTuple):
@@ -47,7 +48,7 @@ def gpu_facts() -> GPUFacts:
     except Exception as caught:
         error = str(caught)
     parts = {  # of what Triton needs
-        "Triton (`make clean setup` with torch's CUDA build)": importlib.util.find_spec("triton"),
+        f"Triton ({reinstall()} with torch's CUDA build)": importlib.util.find_spec("triton"),
         "a C compiler (install gcc)": os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang"),
         "Python's headers (install python3-dev)": Path(sysconfig.get_path("include"), "Python.h").exists(),
     }
@@ -92,8 +93,9 @@ def gpus(facts: GPUFacts | None = None) -> list[Finding]:
         text = (
             "this machine has an NVIDIA GPU, but torch is a CPU build, so training runs on the CPU. For the CUDA build "
         )
-        text += "(3 GB): `.venv/bin/pip uninstall -y torch`, then `.venv/bin/pip install -r requirements.lock`; "
-        return [(WARN, text + "pip must not be set to torch's CPU index (`.venv/bin/pip config list`)")]
+        pip, what = (".venv/bin/pip", "-r requirements.lock") if in_checkout() else ("pip", "torch")
+        text += f"(3 GB): `{pip} uninstall -y torch`, then `{pip} install {what}`; "
+        return [(WARN, text + f"pip must not be set to torch's CPU index (`{pip} config list`)")]
     if not facts.gpus:
         return [(WARN, f"{explain(facts.error or 'No CUDA GPUs')}. Until then training runs on the CPU")]
     found = [_one_gpu(index, gpu, facts.architectures) for index, gpu in enumerate(facts.gpus)]

@@ -23,6 +23,7 @@ from atari_dqn.config.schema import SCHEMAS, Env, Goal, PlayProtocol, Protocol, 
 from atari_dqn.data.games import atari_games, atari_name, suggest
 from atari_dqn.registry import environments, own_modules
 from atari_dqn.utils.errors import UserError
+from atari_dqn.utils.hints import hint
 
 
 def to_train_config(composed: Any) -> TrainConfig:
@@ -63,12 +64,12 @@ def game_name(kind: str, typed: str) -> str:
     """A game as the ALE or Gymnasium spells it. Raises UserError where it is none of that kind."""
     if kind == "atari":
         if re.fullmatch(r"cartpole(-v\d)?", typed, re.IGNORECASE):
-            raise UserError("CartPole is not an Atari game: use env=cartpole (`make train GAME=CartPole` does)")
+            raise UserError(f"CartPole is not an Atari game: use env=cartpole ({hint('train', GAME='CartPole')} does)")
         if environments.is_gymnasium(typed):
             raise UserError(f"{typed} is no Atari game but a Gymnasium environment: use env=gymnasium env.game={typed}")
         return atari_name(typed)
     if typed.lower() in {name.lower() for name in atari_games()}:
-        raise UserError(f"{typed} is an Atari game: use env=atari (`make train GAME={typed}` does)")
+        raise UserError(f"{typed} is an Atari game: use env=atari ({hint('train', GAME=typed)} does)")
     return environments.named(typed)
 
 

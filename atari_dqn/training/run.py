@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 from atari_dqn.checkpoint import checkpoints, folders
@@ -28,6 +27,7 @@ from atari_dqn.training.saving import Saver
 from atari_dqn.utils import machine, seeding
 from atari_dqn.utils.console import Console
 from atari_dqn.utils.errors import DIVERGED, RunFailed, UserError
+from atari_dqn.utils.hints import hint
 from atari_dqn.utils.signals import stop_signals
 from atari_dqn.utils.stopwatch import Stopwatch
 
@@ -161,12 +161,12 @@ class Run:
             self.emulators.close()
         steps = f"{self.agent_steps:,} agent steps in {hours(self.seconds)}"
         if self.stopped.is_set():
-            self.say(f"stopped on request after {steps}; go on with `make resume RUN={quote(str(self.folder))}`")
+            self.say(f"stopped on request after {steps}; go on with {hint('resume', RUN=self.folder)}")
         else:
             share = self.evaluation_seconds / max(self.seconds, 1e-9)
             self.say(f"done: {steps}, of which evaluation took {share:.1%}")
             self.say(f"{self.folder} takes {machine.memory_size(folders.disk_use(self.folder))} on disk")
-            self.say(f"play it with `make evaluate CKPT={quote(str(self.folder))}`")
+            self.say(f"play it with {hint('evaluate', CKPT=self.folder)}")
 
     def _say_what_scores_mean(self) -> None:
         game, name = self.config.env.game, self.config.published
@@ -223,7 +223,7 @@ class Run:
     def _failure(self, error: Exception) -> str:
         kept = "no checkpoint was written yet"
         if (self.folder / "checkpoints" / "latest.pt").exists():
-            kept = f"go on from its last checkpoint with `make resume RUN={quote(str(self.folder))}`"
+            kept = f"go on from its last checkpoint with {hint('resume', RUN=self.folder)}"
         what = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.strerror else str(error)
         what = " ".join(what.split())[:400]
         return f"the run failed after {self.agent_steps:,} agent steps: {what or type(error).__name__}; {kept}"

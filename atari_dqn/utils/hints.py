@@ -16,6 +16,11 @@ def program() -> str:
     return "python -m atari_dqn" if in_checkout() else "atari-dqn"
 
 
+def reinstall() -> str:
+    """What installs all packages anew."""
+    return "`make clean setup`" if in_checkout() else "a new virtual environment"
+
+
 def hint(target: str, **values: object) -> str:
     """A command in backquotes that works where the person is.
 
