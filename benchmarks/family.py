@@ -1,6 +1,6 @@
 """The family side by side: what each variant learns, what it costs, how many lines it takes.
 
-    make family                                  # all three, about 2 hours
+    make -C benchmarks family                                  # all three, about 2 hours
     benchmarks/family.py learn --games Assault Breakout --steps 300000 --seed 1   # 6 variants, one after the other
     benchmarks/family.py speed                   # 5 minutes
     benchmarks/family.py draw                    # from the runs that `learn` left in runs/family

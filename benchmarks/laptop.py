@@ -1,6 +1,6 @@
 """The laptop preset: minutes until Pong is solved, and what it and Nature's preset have learnt of other games in 15.
 
-    make laptop                                    # pong, games and draw: up to 100 minutes
+    make -C benchmarks laptop                                    # pong, games and draw: up to 100 minutes
     benchmarks/laptop.py pong --seeds 1 2 3        # one after the other, on two cores each
     benchmarks/laptop.py games                     # Breakout, Boxing, Freeway: laptop and nature at the same time, on
                                                    # a core each, for 15 minutes; then 30 games each
@@ -211,7 +211,7 @@ def draw() -> None:
     """Every seed's mean return of its last 20 games, against minutes."""
     runs = sorted(RUNS.glob("Pong-laptop-seed*/"))
     if not runs:
-        raise SystemExit(f"there is no run of Pong in {RUNS}; make some with `make laptop ARGS=pong`")
+        raise SystemExit(f"there is no run of Pong in {RUNS}; make some with `make -C benchmarks laptop ARGS=pong`")
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     axes = figure.subplots()
     for run in runs:

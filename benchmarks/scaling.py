@@ -1,6 +1,6 @@
 """How the cost of learning grows with the games side by side, the replay and the batch; one row for each.
 
-    make scaling
+    make -C benchmarks scaling
 
 Each is measured in a process of its own, on Pong, with everything else as in conf/train.yaml but a replay of 100,000, a
 short warm-up, the final epsilon from the start, and no no-ops.

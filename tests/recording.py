@@ -171,6 +171,7 @@ def _is_channels_last(x: Tensor) -> bool:
 # What is audited: each preset, and what no preset asks for.
 VARIANTS = {path.stem: [f"preset={path.stem}"] for path in sorted((conf_dir() / "preset").glob("*.yaml"))} | {
     "keras_rl_cartpole": ["preset=keras_rl_cartpole", "env=cartpole"],
+    "cartpole": ["preset=cartpole", "env=cartpole"],
     "noisy": ["agent.noisy=true"],
     "m-iqn": ["preset=munchausen", "head=iqn"],
     "boltzmann": ["exploration.temperature=1.0"],

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from atari_dqn.config import aliases, bounds, compose, validate
-from atari_dqn.config.commands import SCHEMAS
+from atari_dqn.config.commands import SCHEMAS, conf_dir
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.dqn.loop import training_loop
 from atari_dqn.envs.base import Emulators
@@ -168,6 +168,52 @@ def test_every_number_has_bounds_and_every_bound_a_setting():
             number = kind._get_node(key.rpartition(".")[2])
             if type(number).__name__ in ("IntegerNode", "FloatNode"):
                 assert key in bounds.LIMITS, key
+
+
+def yaml_defaults(folder: Path, file: Path) -> dict[str, object]:
+    text = file.read_text()
+    prefix = "" if file.parent == folder or "@package _global_" in text else f"{file.parent.name}."
+    node = OmegaConf.create(text)
+    node.pop("defaults", None)
+    found = {f"{prefix}{key}": OmegaConf.select(node, key) for key in compose.leaves(node)}
+    return {key: value for key, value in found.items() if not OmegaConf.is_dict(value)}
+
+
+def test_a_default_stands_once():
+    """In conf/, and in schema.py as well only for what is also made without conf/: there it is the same."""
+    folder = conf_dir()
+    groups = ("network", "head", "optimizer", "emulators", "protocol", "env")
+    for command, schema in SCHEMAS.items():
+        plain = OmegaConf.structured(schema)
+        files = [folder / f"{command}.yaml"]
+        files += [path for group in groups for path in (folder / group).glob("*.yaml")] if command == "train" else []
+        files = [] if command in ("demo", "profile") else files  # whose defaults are train's
+        for file in files:
+            for key, value in yaml_defaults(folder, file).items():
+                parent, _, name = key.rpartition(".")
+                owner = OmegaConf.select(plain, parent) if parent and ".arguments." not in key else plain
+                if name in owner and not OmegaConf.is_missing(owner, name) and owner[name] == value:
+                    assert key.startswith(("network.", "head.", "agent.")), f"{key} in {file} and in schema.py"
+    composed, plain = compose.compose("train", []), OmegaConf.structured(TrainConfig)
+    for key in compose.leaves(plain):
+        if key.startswith(("network.", "head.", "agent.")) and not OmegaConf.is_missing(plain, key.partition(".")[0]):
+            here = OmegaConf.select(plain, key)
+            assert here is None or here == OmegaConf.select(composed, key), key
+
+
+def test_a_config_of_an_older_program_gets_the_defaults_of_newer_settings_only():
+    stored = OmegaConf.create(OmegaConf.to_container(compose.compose("train", ["env.game=Pong", "seed=3"])))
+    whole = compose.to_train_config(stored)
+    for key in ("update.tau", "replay.prioritized", "exploration.persistence", "logger.artifacts", "emulators"):
+        parent, _, name = key.rpartition(".")
+        del (OmegaConf.select(stored, parent) if parent else stored)[name]
+    assert compose.to_train_config(stored) == whole
+    for key in ("total_steps", "env.game", "optimizer.name"):
+        less = copy.deepcopy(stored)
+        parent, _, name = key.rpartition(".")
+        del (OmegaConf.select(less, parent) if parent else less)[name]
+        with pytest.raises(UserError, match=f"{key} must be given"):
+            compose.to_train_config(less)
 
 
 def test_every_name_of_another_library_leads_to_a_setting():

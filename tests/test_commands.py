@@ -23,7 +23,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from atari_dqn import __main__
 from atari_dqn.checkpoint import checkpoints
-from atari_dqn.config import compose, unread, validate
+from atari_dqn.cli import usage
+from atari_dqn.cli.commands import COMMANDS
+from atari_dqn.config import compose, presets, unread, validate
 from atari_dqn.config.schema import PlayProtocol, Protocol
 from atari_dqn.utils.errors import RunFailed, UserError
 
@@ -191,7 +193,11 @@ def test_video_of_a_checkpoint_and_of_another_game(breakout, inside, tmp_path):
 def test_watch_without_a_display_says_so(breakout, inside):
     done = inside("watch", f"checkpoint={breakout}")
     assert done.returncode == 2
-    assert "no display" in done.stderr and "make video" in done.stderr and "Traceback" not in done.stderr
+    assert (
+        "no display" in done.stderr
+        and "`atari-dqn video checkpoint=...`" in done.stderr
+        and "Traceback" not in done.stderr
+    )
 
 
 def test_watch_shows_the_game_in_a_window(breakout, monkeypatch):
@@ -290,7 +296,7 @@ def test_sigterm_saves_and_says_how_to_go_on(tmp_path):
     process.send_signal(signal.SIGTERM)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
-    assert re.search(r"stopped on request after [\d,]+ agent steps.*make resume RUN=run", output)
+    assert re.search(r"stopped on request after [\d,]+ agent steps.*`atari-dqn train resume=run`", output)
     assert checkpoints.Checkpoint(tmp_path / "run" / "checkpoints" / "latest.pt").agent_steps > 2000
 
 
@@ -346,7 +352,7 @@ def test_divergence_ends_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
         tmp_path / "run", "env=cartpole", "total_steps=4_000", "optimizer.name=SGD", "optimizer.learning_rate=10",
         "checkpoint.every_steps=500", "agent.loss=squared",
     )  # fmt: skip
-    with pytest.raises(RunFailed, match=r"learning diverged.*make resume"):
+    with pytest.raises(RunFailed, match=r"learning diverged.*resume"):
         run.go()
     assert checkpoints.Checkpoint(tmp_path / "run" / "checkpoints" / "latest.pt").agent_steps == 1000
 
@@ -428,6 +434,30 @@ def test_every_setting_that_may_be_unread_is_one():
     assert len({*keys}) == len(keys) and {*keys} <= compose.known_keys("train")[0]
 
 
+def test_cartpole_chooses_its_preset_unless_another_is_typed():
+    def chosen(*words: str) -> tuple[str, int, int]:
+        c = compose.to_train_config(compose.compose("train", list(words)))
+        return c.preset, c.num_envs, c.total_steps
+
+    own = ("cartpole", 8, 150_000)
+    assert chosen("env=cartpole") == own == chosen("preset=cartpole", "env=cartpole", "resume=auto")
+    assert chosen("env=cartpole", "num_envs=3") == ("cartpole", 3, 150_000)
+    assert chosen("env=cartpole", "preset=nature") == ("nature", 16, 50_000_000)
+    assert chosen("env=cartpole", "preset=default")[0] == "default" == chosen("env=cartpole", "resume=runs/x")[0]
+    assert compose.with_groups("train", ["env.game=mine:Env-v0"]) == ["env.game=mine:Env-v0", "env=gymnasium"]
+    old = compose.to_train_config(compose.compose("train", ["env=cartpole", "num_envs=3"]))
+    old.preset = "default"  # as it was called
+    assert [departure.key for departure in presets.departures(old)] == ["num_envs"]
+
+
+def test_each_run_of_a_multirun_has_its_own_environment_s_preset(command, tmp_path):
+    words = ["num_envs=2", "total_steps=80", "replay.warmup_steps=40", "evaluation.episodes=1", "logger.wandb=off"]
+    done = command("train", "-m", "env=cartpole,gymnasium", *words)
+    assert done.returncode == 0, done.stderr
+    names = sorted(path.name.partition("-seed")[0] for path in (tmp_path / "runs").glob("*-v1-*"))
+    assert names == ["Acrobot-v1-default", "CartPole-v1-cartpole"]
+
+
 def test_in_a_multirun_words_are_for_all_runs(command, tmp_path):
     short = ["env=cartpole", "total_steps=80", "num_envs=2", "evaluation.episodes=1", "logger.wandb=off"]
     done = command("train", "-m", "head=scalar,c51", "head.v_max=50", "evaluation.video_seconds=0", *short)
@@ -478,31 +508,123 @@ def test_every_module_imports():
         importlib.import_module(name)
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_describes_every_setting_of_a_command(name, inside):
+    done = inside(name, "--help")
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0 and not done.stderr
+    assert max(map(len, lines)) <= 80 and "Hydra" not in done.stdout and "???" not in done.stdout
+    assert lines[0].endswith(f"{name} key=value ...") and "--cfg job" in done.stdout
+    assert all(line.split()[1] == name for line in lines[-2:])  # atari-dqn NAME ..., two examples
+    shown = {match[1]: match[2] for match in re.finditer(r"^  ([a-z_.0-9]+)=(.+)\n?", done.stdout, re.MULTILINE)}
+    keys = {key for key in compose.known_keys(name)[0] if key not in compose.sections(compose.known_keys(name)[0])}
+    own = {"sweep": "sweep.games", "profile": "total_steps", "demo": "env.goals"}
+    assert own[name] in shown if name in own else keys <= shown.keys()
+    own_files = usage._sources(f"{name}.yaml")
+    described = usage._described(compose.compose(name, []), own_files, name)
+    assert described.keys() == keys and not [key for key, (_, text) in described.items() if len(text) < 4]
+
+
+def test_help_shows_defaults_choices_and_ranges(inside):
+    said = re.sub(r"\s+", " ", inside("train", "-h").stdout)
+    for text in (
+        "preset=default c51 | cleanrl | default", "replay.capacity=1_000_000 agent steps; 7.06 GB of frames",
+        "num_envs=16 games played side by side (from 1 to 4096)", "replay.device=auto auto | cpu | cuda:",
+        "agent.munchausen=false targets of a softmax policy", "head.v_max=10.0 of c51",
+    ):  # fmt: skip
+        assert text in said
+    nature = inside("train", "preset=nature", "--help").stdout
+    assert "preset=nature " in nature and re.search(r"optimizer.learning_rate=0.00025\n", nature)
+    assert "checkpoint=... " in inside("evaluate", "-h").stdout
+    wrong = inside("train", "preset=natur", "--help")
+    assert wrong.returncode == 2 and "did you mean nature?" in wrong.stderr
+
+
+def test_help_lists_the_commands(inside):
+    for words, code in ((["--help"], 0), (["-h"], 0), (["help"], 0), ([], 2)):
+        done = inside(*words)
+        assert done.returncode == code and max(map(len, done.stdout.splitlines())) <= 80
+        listed = re.findall(r"^  (\w+) +\w", done.stdout, re.MULTILINE)
+        assert listed == [*usage.SUMMARIES] and {*listed} == {*COMMANDS, "games", "doctor"}
+    assert "It takes no settings" in inside("games", "--help").stdout
+
+
+@pytest.mark.parametrize("typed", ["--version", "--help", "train --help", "train lr=1", "trian", "runs --help"])
+def test_what_needs_no_network_does_not_load_torch(typed, tmp_path):
+    program = "import sys; from atari_dqn.__main__ import main; main(sys.argv[1:]); sys.exit('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program, *typed.split()], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+def test_the_tab_key_completes_in_bash(tmp_path):
+    lines = {
+        "tr": ["train "],
+        "train preset=na": ["nature "],  # bash takes = for the end of a word
+        "train env.game=Po": ["Pong ", "Pooyan "],
+        "train seed=2 agent.do": ["agent.double="],
+        "train agent.double=": ["false ", "true "],
+        "evaluate --cf": ["--cfg "],
+        "evaluate checkpoint=ru": [],  # a file's name
+        "runs ru": ["runs="],
+        "bogus x": [],
+    }
+    program = f"{sys.executable} -m atari_dqn"
+    script = f'''eval "$({program} -sc install=bash)"
+        try() {{ COMP_LINE="$1"; COMP_POINT=${{#1}}; COMP_WORDS=($1)
+        _atari_dqn "{sys.executable}"; printf "%s\\n" "${{COMPREPLY[*]}}"; }}
+        complete -p atari-dqn >&2\n'''
+    script += "\n".join(f'try "{program} {line}"' for line in lines)
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True,
+        text=True, timeout=120,
+    )  # fmt: skip
+    assert "-F _atari_dqn atari-dqn" in done.stderr, done.stderr
+    assert done.stdout.splitlines() == [" ".join(words) for words in lines.values()]
+
+
+def test_completion_is_for_bash(inside):
+    for words in (["-sc"], ["-sc", "install=fish"]):
+        assert "completion is for bash" in inside(*words).stderr
+    assert "complete -r atari-dqn" in inside("-sc", "uninstall=bash").stdout
+
+
+def test_presets_of_one_s_own_are_found_in_a_folder(command, inside, tmp_path):
+    own = tmp_path / "my conf" / "preset" / "mine.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("# @package _global_\ndefaults:\n  - nature\n  - _self_\npreset: mine\nagent:\n  n_step: 3\n")
+    short = ["num_envs=2", "total_steps=64", "replay.warmup_steps=32", "evaluation.episodes=1", "logger.wandb=off"]
+    short += ["protocol.max_frames=40", "evaluation.video_seconds=0", "env=cartpole", "run_dir=run"]
+    done = command("train", "--config-dir", "my conf", "preset=mine", *short)
+    assert done.returncode == 0, done.stderr
+    written = (tmp_path / "run/config.yaml").read_text()
+    assert "preset: mine\n" in written and "n_step: 3\n" in written and "learning_rate: 0.00025\n" in written
+    again = inside("train", "resume=run", "total_steps=96", "logger.wandb=off")  # which needs no folder
+    assert again.returncode == 0 and "done: 96 agent steps" in again.stdout, again.stderr
+    assert "preset=mine " in inside("train", "--config-dir=my conf", "preset=mine", "--help").stdout
+
+    def refused(*words: str) -> str:
+        done = inside("train", *words)
+        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+        return str(done.stderr)
+
+    assert "preset=mine: no such preset" in refused("preset=mine")
+    assert "did you mean mine?" in refused("--config-dir", "my conf", "preset=min")
+    assert "no such folder" in refused("--config-dir", "nowhere") and "needs a folder" in refused("--config-dir")
+    own.with_name("nameless.yaml").write_text("# @package _global_\nseed: 2\n")
+    assert "preset: NAME" in refused("--config-dir", "my conf", "preset=nameless")
+    own.with_name("nature.yaml").touch()
+    assert "preset/nature.yaml has the name of one in conf/" in refused("--config-dir", "my conf")
+
+
 def test_doctor_finds_this_machine_fit(command):
     done = command("doctor")
     assert done.returncode == 0, done.stdout
     assert "The main job can run here" in done.stdout and "Breakout" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
-
-
-def test_make_help_lists_every_target():
-    done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    for target in [
-        "train",
-        "demo",
-        "games",
-        "runs",
-        "resume",
-        "evaluate",
-        "video",
-        "watch",
-        "laptop",
-        "doctor",
-        "test",
-        "check",
-        "clean",
-    ]:
-        assert re.search(rf"^  {target} ", done.stdout, re.MULTILINE)
 
 
 def test_profile_says_where_the_time_goes_and_leaves_nothing(inside, tmp_path):

@@ -5,8 +5,9 @@ import re
 import pytest
 import torch
 
-from atari_dqn.cli import doctor
-from atari_dqn.cli.doctor import BAD, GOOD, GPU, WARN, GPUFacts
+from atari_dqn.cli import doctor, doctor_checks, doctor_gpu
+from atari_dqn.cli.doctor_checks import BAD, GOOD, WARN
+from atari_dqn.cli.doctor_gpu import GPU, GPUFacts
 from atari_dqn.utils import devices
 
 H100 = GPU("NVIDIA H100 80GB HBM3", (9, 0), 85_000_000_000, 84_100_000_000)
@@ -15,7 +16,7 @@ BUILD = GPUFacts(driver="580.65.06", cuda="13.0", architectures=["sm_75", "sm_80
 
 
 def said(facts: GPUFacts) -> list[tuple[str, str]]:
-    return doctor.gpus(facts)
+    return doctor_gpu.gpus(facts)
 
 
 def test_no_gpu():
@@ -74,7 +75,7 @@ def test_a_card_without_kernels_is_bad_only_where_it_is_the_first():
     ],
 )
 def test_which_code_runs_where(capability, architectures, fits):
-    assert doctor.has_kernels(capability, architectures) is fits
+    assert doctor_gpu.has_kernels(capability, architectures) is fits
 
 
 ERRORS = {  # what torch says -> what doctor says
@@ -101,8 +102,8 @@ def test_an_error_of_cuda_is_a_sentence_with_a_remedy(error):
 
 def test_another_exception_ends_with_setup():
     missing = "ImportError: libcublas.so.13: cannot open shared object file: No such file or directory"
-    assert doctor.explain(missing) == f"{missing}; try `make clean setup`"
-    assert doctor.explain("ImportError: no libGL\nmore") == "ImportError: no libGL; try `make clean setup`"
+    assert doctor_checks.explain(missing) == f"{missing}; try `make clean setup`"
+    assert doctor_checks.explain("ImportError: no libGL\nmore") == "ImportError: no libGL; try `make clean setup`"
 
 
 def test_a_start_of_cuda_that_raises_is_a_fact(monkeypatch):
@@ -111,7 +112,7 @@ def test_a_start_of_cuda_that_raises_is_a_fact(monkeypatch):
 
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "init", fail)
-    facts = doctor.gpu_facts()
+    facts = doctor_gpu.gpu_facts()
     assert not facts.gpus and facts.cuda == "13.0" and "too old" in facts.error
     [(state, text)] = said(facts._replace(nvidia=True))
     assert state == WARN and text.startswith("the NVIDIA driver is too old for this torch; update it")
@@ -126,7 +127,7 @@ def test_each_gpu_is_asked_and_used(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: Properties)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (84_100_000_000, 85_000_000_000))
-    monkeypatch.setattr(doctor.subprocess, "getoutput", lambda command: "580.65.06\n580.65.06")
+    monkeypatch.setattr(doctor_gpu.subprocess, "getoutput", lambda command: "580.65.06\n580.65.06")
     ones = torch.ones
 
     def ones_there(*size: int, device: str) -> torch.Tensor:
@@ -135,18 +136,18 @@ def test_each_gpu_is_asked_and_used(monkeypatch):
         return ones(*size)
 
     monkeypatch.setattr(torch, "ones", ones_there)
-    facts = doctor.gpu_facts()
+    facts = doctor_gpu.gpu_facts()
     assert facts.nvidia and facts.driver == "580.65.06" and facts.gpus[0] == H100
     assert "out of memory" in facts.gpus[1].error
-    monkeypatch.setattr(doctor.subprocess, "getoutput", lambda command: "sh: 1: nvidia-smi: not found")
-    assert doctor.gpu_facts().driver == ""
+    monkeypatch.setattr(doctor_gpu.subprocess, "getoutput", lambda command: "sh: 1: nvidia-smi: not found")
+    assert doctor_gpu.gpu_facts().driver == ""
 
 
 @pytest.mark.parametrize(("first", "code"), [(H100, 0), (GTX1080, 1)])
 def test_the_exit_code_and_the_width(first, code, monkeypatch, capsys):
     facts = BUILD._replace(gpus=[first, H100, GTX1080], triton_lacks="Triton and a C compiler (install gcc)")
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(doctor, "CHECKS", {"GPU": lambda: doctor.gpus(facts)})
+    monkeypatch.setattr(doctor, "CHECKS", {"GPU": lambda: doctor_gpu.gpus(facts)})
     assert doctor.main() == code
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80 and "GPU" in lines[0] and sum("GPU  " in line for line in lines) == 1
@@ -155,14 +156,14 @@ def test_the_exit_code_and_the_width(first, code, monkeypatch, capsys):
 
 def test_the_command_for_the_cuda_build_keeps_its_options_whole(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(doctor, "CHECKS", {"GPU": lambda: doctor.gpus(GPUFacts())})
+    monkeypatch.setattr(doctor, "CHECKS", {"GPU": lambda: doctor_gpu.gpus(GPUFacts())})
     assert doctor.main() == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80 and not any(line.endswith("-") for line in lines)
 
 
 def test_what_is_not_needed_fails_without_a_traceback(monkeypatch, capsys):
-    def broken() -> doctor.Finding:
+    def broken() -> doctor_checks.Finding:
         raise RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors might be reported later")
 
     monkeypatch.setattr(doctor, "CHECKS", {"speed": broken})
@@ -177,33 +178,33 @@ def test_what_is_not_needed_fails_without_a_traceback(monkeypatch, capsys):
 @pytest.fixture
 def idle(monkeypatch):
     monkeypatch.setattr("psutil.cpu_percent", lambda seconds: 3.0)
-    monkeypatch.setattr(doctor, "play", lambda: (True, 40_000.0))
+    monkeypatch.setattr(doctor_checks, "play", lambda: (True, 40_000.0))
 
 
 def test_speed_on_a_cpu_adds_both_times_up(monkeypatch, idle):
     monkeypatch.setattr(devices, "choose_device", lambda name: torch.device("cpu"))
-    monkeypatch.setattr(doctor, "seconds_per_turn", lambda config: 0.0624)  # of 16 games, 4 frames and 4 updates
+    monkeypatch.setattr(doctor_checks, "seconds_per_turn", lambda config: 0.0624)  # of 16 games, 4 frames and 4 updates
     text = "about 1,000 frames/s in training, 10M frames in 2.8 hours: an estimate for PRESET=default, from 15.6 ms an "
-    assert doctor.speed() == (GOOD, text + "update and the emulators' rate")
+    assert doctor_checks.speed() == (GOOD, text + "update and the emulators' rate")
     monkeypatch.setattr("psutil.cpu_percent", lambda seconds: 60.0)
-    state, text = doctor.speed()
+    state, text = doctor_checks.speed()
     assert state == WARN and text.endswith("other processes use 60% of the CPUs, so run it again when they are done")
 
 
 def test_speed_beside_a_gpu_is_bounded_by_the_emulators(monkeypatch, idle):
     monkeypatch.setattr(devices, "choose_device", lambda name: torch.device("cuda"))
-    state, text = doctor.speed()
+    state, text = doctor_checks.speed()
     assert state == GOOD and "at most the emulators' 40,000 frames/s" in text and "200M frames take 1.4 hours" in text
     assert "an estimate for PRESET=default" in text
 
 
 def test_both_rates_are_measured(monkeypatch):
-    monkeypatch.setattr(doctor.seconds_per_call, "__defaults__", (0.05,))
-    doctor.play.cache_clear()
+    monkeypatch.setattr(doctor_checks.seconds_per_call, "__defaults__", (0.05,))
+    doctor_checks.play.cache_clear()
     try:
-        (works, rate), turn = doctor.emulator(), doctor.seconds_per_turn(doctor.default_config())
+        (works, rate), turn = doctor_checks.emulator(), doctor_checks.seconds_per_turn(doctor_checks.default_config())
     finally:
-        doctor.play.cache_clear()
+        doctor_checks.play.cache_clear()
     assert works[0] == GOOD and "plays Breakout" in works[1]
     assert re.fullmatch(r"[\d,]+ frames/s on \d+ cores?, [\d,]+ a core, by random actions", rate[1])
     assert 0.001 < turn < 60

@@ -22,9 +22,9 @@ import torch
 from conftest import sealed, small_run
 from PIL import Image
 
-from atari_dqn.__main__ import guarded
 from atari_dqn.analysis import dashboard, report, run_data, run_folders
 from atari_dqn.checkpoint import checkpoints, folders, outputs
+from atari_dqn.cli.hydra_app import guarded
 from atari_dqn.config import compose
 from atari_dqn.config.commands import ReportConfig
 from atari_dqn.tracking import csv_files

@@ -112,7 +112,7 @@ def test_epsilon_is_drawn_for_each_game_apart():
 
 
 def test_epsilon_schedule():
-    nature = Exploration(start=1.0, end=0.1, decay_steps=1_000_000)
+    nature = Exploration(start=1.0, end=0.1, decay_steps=1_000_000, begin_steps=None)
     at = [epsilon_at(step, 50_000, nature) for step in (0, 50_000, 550_000, 1_050_000, 50_000_000)]
     assert at == pytest.approx([1.0, 1.0, 0.55, 0.1, 0.1])
 

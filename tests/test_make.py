@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -33,7 +34,9 @@ def checkout(tmp_path: Path) -> Path:
     root = tmp_path / "é x"
     (root / "atari_dqn/cli").mkdir(parents=True)
     (root / ".venv/bin").mkdir(parents=True)
-    for name in ("Makefile", "requirements.lock", "extras.lock", "pyproject.toml", "atari_dqn/cli/make.py"):
+    (root / "benchmarks").mkdir()
+    copied = ["Makefile", "benchmarks/Makefile", "atari_dqn/cli/make.mk", "atari_dqn/cli/make.py"]
+    for name in (*copied, "requirements.lock", "extras.lock", "pyproject.toml"):
         shutil.copy(ROOT / name, root / name)
     (root / "atari_dqn/__init__.py").touch()
     (root / "atari_dqn/__main__.py").write_text(
@@ -85,6 +88,10 @@ tran => did you mean train?
 train ARGS="'" => ARGS=': no closing quotation
 -n train game=Pong => did you mean GAME?
 -j2 train video => CKPT=... is missing
+family => no target 'family'
+-C benchmarks famly => did you mean family?
+-C benchmarks family GAME=x => `make -C benchmarks family` does not use GAME=; it uses ARGS
+-C benchmarks laptop ROOT='$(shell touch oops)' => does not use ROOT=
 """
 
 
@@ -137,6 +144,47 @@ def test_each_target_starts_its_command(checkout):
     assert started("play", "CKPT=x") == ["play", "checkpoint=x"] and started("play") == ["play", "env.game=Breakout"]
     # A make that another one started has that one's variables on its command line.
     assert started("games", MAKEFLAGS=" -- ARGS=-x CC=gcc", MAKELEVEL="1", ARGS="-x", CC="gcc") == ["games"]
+
+
+def test_benchmarks_are_started_in_the_project_s_folder(checkout):
+    program = "import json, os, sys; print(json.dumps([os.path.basename(sys.argv[0]), sys.argv[1:], os.getcwd()]))"
+    for name in ("family", "race", "sweep"):
+        (checkout / f"benchmarks/{name}.py").write_text(program)
+    for name in ("sb3", "cleanrl"):
+        (checkout / ".peers" / name).mkdir(parents=True)
+        (checkout / "benchmarks/peers").mkdir(exist_ok=True)
+        (checkout / f"benchmarks/peers/{name}.txt").touch()
+        (checkout / ".peers" / name / ".ready").touch()
+    for name in (".ready", ".ready-ray"):  # newer than what it is made from
+        os.utime(checkout / ".venv" / name, (time.time() + 9,) * 2)
+
+    def started(*words: str) -> list[list[object]]:
+        done = run_make(checkout, *words, GAME="it's $(shell touch oops)")
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+
+    root = os.path.realpath(checkout)
+    assert started("-C", "benchmarks", "family", "ARGS=speed 'x y'") == [["family.py", ["speed", "x y"], root]]
+    assert [words[0] for _, words, _ in started("-C", "benchmarks", "cluster")] == ["kill", "time", "actors"]
+    assert not list(checkout.rglob("oops*"))
+    assert started("-n", "bench", "CLEANRL=/x") == []
+
+
+def test_help_lists_the_targets_for_users_and_help_dev_the_others(checkout):
+    makefile = (checkout / "Makefile").read_text()
+    listed = [
+        re.findall(r"^  ([a-z-]+) +\S", run_make(checkout, *words).stdout, re.MULTILINE) for words in ([], ["help-dev"])
+    ]
+    users = (
+        "setup doctor games train resume demo runs evaluate video watch play compare report dashboard sweep aggregate"
+    )
+    assert listed[0] == [*users.split(), "test"]
+    assert {*listed[0], *listed[1], "help"} == {*make.targets(makefile)} and not {*listed[0]} & {*listed[1]}
+    assert {*make.targets(makefile)} == {*re.search("TARGETS := (.*)", makefile)[1].split()}
+    for folder in ("", "benchmarks"):
+        for words in (["help"], ["help-dev"]) if not folder else (["help"],):
+            said = run_make(checkout / folder, *words).stdout
+            assert said.startswith("make ") and max(map(len, said.splitlines())) <= 80
 
 
 def test_set_up_takes_a_python_that_can_and_people_s_pip_as_it_is(checkout):

@@ -70,7 +70,7 @@ def test_a_run_lives_in_a_folder_of_any_name(inside, tmp_path):
         done = inside(*words)
         assert done.returncode == 0, done.stderr
         assert str(folder) in done.stdout
-        assert words[0] != "train" or f"make evaluate CKPT={shlex.quote(str(folder))}" in done.stdout
+        assert words[0] != "train" or f"evaluate checkpoint={shlex.quote(str(folder))}" in done.stdout
     assert json.loads((folder / "e:é.json").read_text(encoding="utf-8"))["summary"]["episodes"] == 1
     assert (folder / "v:é.mp4").stat().st_size > 1000
     assert launch.saved_config(folder).run_dir == str(folder)

@@ -519,7 +519,7 @@ def test_a_really_full_disk(tmp_path):
     try:
         full = subprocess.run(words, **where, timeout=200)
         assert full.returncode == 1 and "No space left on device: run/" in full.stderr, full.stderr
-        assert "make resume RUN=run" in full.stderr and "Traceback" not in full.stderr
+        assert "atari-dqn train resume=run" in full.stderr and "Traceback" not in full.stderr
         assert all(line.startswith("atari_dqn: ") for line in full.stderr.splitlines())
         subprocess.run(["mount", "-o", "remount,size=60m", str(disk)], check=True)
         again = subprocess.run(words, **where, timeout=200)
@@ -799,7 +799,7 @@ POISONED = [
 @pytest.mark.parametrize(("part", "culprit"), [("rewards", "r_t"), ("frames", "s_tm1, s_t")])
 def test_the_batch_that_broke_learning_is_kept(part, culprit, tmp_path):
     run = small_run(tmp_path / "run", *CARTPOLE, "checkpoint.every_steps=200", "num_envs=2")
-    with pytest.raises(RunFailed, match=rf"not a finite number.*\({culprit} in its batch.*make resume") as failure:
+    with pytest.raises(RunFailed, match=rf"not a finite number.*\({culprit} in its batch.*resume") as failure:
         run.go(Poison(run, part))
     assert "\n" not in str(failure.value)
     dumped = checkpoints._read(tmp_path / "run" / "not_finite.pt")
@@ -851,7 +851,7 @@ def test_a_snapshot_is_of_its_moment_and_what_was_asked_to_be_saved(tmp_path):
 
 def test_a_game_that_breaks_ends_the_run_in_a_sentence(tmp_path):
     run = small_run(tmp_path / "run", *POISONED, "env.game=Poisoned/exception-v0")
-    with pytest.raises(RunFailed, match=r"after 628 agent steps: .*the emulator is on fire .*; go on .*make resume"):
+    with pytest.raises(RunFailed, match=r"after 628 agent steps: .*the emulator is on fire .*; go on .*resume"):
         run.go()
 
 

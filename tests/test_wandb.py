@@ -17,7 +17,6 @@ from wandb_server import KEY, Server, serving
 
 from atari_dqn.checkpoint import checkpoints, folders
 from atari_dqn.config import compose
-from atari_dqn.config.schema import Logger
 from atari_dqn.tracking import aside, wandb_client, wandb_tracker
 from atari_dqn.tracking.display import Tracker
 from atari_dqn.utils.console import Console
@@ -257,7 +256,8 @@ def test_the_clients_own_mode_counts(own, asked, mode, tmp_path, monkeypatch):
 def test_settings_that_the_client_does_not_take_stop_nothing(name, value, word, tmp_path, monkeypatch):
     monkeypatch.setenv(name, value)
     said: list[str] = []
-    made = wandb_tracker.build(Logger(wandb="online", timeout_seconds=5), tmp_path, {}, 0, {}, said.append)
+    logger = compose.to_train_config(compose.compose("train", ["logger.timeout_seconds=5"])).logger
+    made = wandb_tracker.build(logger, tmp_path, {}, 0, {}, said.append)
     if made:
         made.close()
     assert word in said[0]

@@ -23,6 +23,7 @@ from atari_dqn.config.commands import DashboardConfig
 from atari_dqn.utils import files
 from atari_dqn.utils.console import Console
 from atari_dqn.utils.errors import UserError
+from atari_dqn.utils.hints import hint
 from atari_dqn.utils.signals import stop_signals
 
 HOST = "127.0.0.1"
@@ -266,7 +267,7 @@ def serve(asked: DashboardConfig, console: Console) -> None:
     """Serve a folder of runs until Ctrl-C."""
     root = Path(asked.runs)
     if not root.is_dir():
-        raise UserError(f"runs={root}: there is no such folder; `make train GAME=CartPole` makes runs/ in a minute")
+        raise UserError(f"runs={root}: there is no such folder; {hint('train', GAME='CartPole')} makes one in a minute")
     with make(root, asked.port) as server:
         address = f"http://localhost:{server.server_address[1]}/"
         console.say(f"dashboard of {root}: {address} (Ctrl-C ends it)")

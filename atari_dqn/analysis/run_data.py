@@ -23,6 +23,7 @@ from atari_dqn.data import scores
 from atari_dqn.tracking import csv_files, curves
 from atari_dqn.training import launch
 from atari_dqn.utils.errors import UserError
+from atari_dqn.utils.hints import hint
 from atari_dqn.utils.text import one_line
 
 Data = dict[str, Any]
@@ -53,7 +54,7 @@ def state(folder: Path) -> State:
     host = str(process.get("host", ""))
     if host not in ("", socket.gethostname()) and since < SILENT_SECONDS:  # another machine's locks may not be seen
         return State("running", f"on {host:.60s}", since)
-    return State("died", "it was killed, or its machine went down; `make resume` goes on with it", since)
+    return State("died", f"it was killed, or its machine went down; {hint('resume', RUN='...')} resumes it", since)
 
 
 def numbers(rows: Sequence[dict[str, str]], columns: Iterable[str]) -> dict[str, np.ndarray]:

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from atari_dqn.analysis import run_data, run_folders
 from atari_dqn.checkpoint.folders import disk_use
+from atari_dqn.utils import hints
 from atari_dqn.utils.console import Console
 from atari_dqn.utils.text import compact
 
@@ -22,7 +23,7 @@ def show(asked: str, console: Console) -> None:
     It fits a terminal. Where nobody looks, in a pipe, names are whole, and each run is one line.
     """
     if asked == "runs" and not (Path(asked).is_dir() and run_folders.find(Path(asked))):
-        console.say("no runs in runs/ yet; `make train GAME=CartPole` makes one in a minute")
+        console.say(f"no runs in runs/ yet; {hints.hint('train', GAME='CartPole')} makes one in a minute")
         return
     folders = run_folders.name_runs("runs", asked)
     lines = [(name, folder, run_data.line(folder)) for name, folder in folders.items()]
@@ -48,8 +49,9 @@ def show(asked: str, console: Console) -> None:
         table.add_row(*(Text(text, style=COLORS.get(text, "") if text == line.get("state") else "") for text in row))
     console.print(table)
     count = f"{len(lines)} run{'s' if len(lines) > 1 else ''}"
-    hint = "; CKPT=latest and RUN=latest mean the newest" if asked == "runs" else ""
-    console.say(f"{count}, {compact(total)}B on disk{hint}")
+    newest = "CKPT=latest and RUN=latest" if hints.in_checkout() else "checkpoint=latest and run=latest"
+    newest = f"; {newest} mean the newest" if asked == "runs" else ""
+    console.say(f"{count}, {compact(total)}B on disk{newest}")
 
 
 def age(seconds: float) -> str:

@@ -9,7 +9,6 @@ import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 from atari_dqn.config.compose import to_yaml
@@ -18,6 +17,7 @@ from atari_dqn.registry.environments import bare
 from atari_dqn.utils import files, locks, machine
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.files import replacing, sweep
+from atari_dqn.utils.hints import hint
 from atari_dqn.utils.text import one_line
 
 PARTS = ("checkpoints", "videos")
@@ -32,8 +32,7 @@ def make(config: TrainConfig) -> Path:
         folder = Path(config.run_dir)
         if folder.exists() and not _is_free(folder):
             raise UserError(
-                f"run_dir={folder} is there already; choose another, or go on with it: "
-                f"`make resume RUN={quote(str(folder))}`"
+                f"run_dir={folder} is there already; choose another, or go on with it: {hint('resume', RUN=folder)}"
             )
         folders = iter([folder])
     else:

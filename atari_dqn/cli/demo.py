@@ -8,19 +8,20 @@ from atari_dqn.config.schema import TrainConfig
 from atari_dqn.training import launch
 from atari_dqn.utils.console import Console
 from atari_dqn.utils.errors import UserError
+from atari_dqn.utils.hints import hint
 
 
 def demo(config: TrainConfig, overrides: list[str]) -> None:
     """Train as `config` says, and tell in one line what there is to look at; nothing more where it was stopped."""
     if config.env.game != "Pong":
         raise UserError(
-            f"the demo is of Pong; for {config.env.game} type `make train GAME={config.env.game} PRESET=laptop`"
+            f"the demo is of Pong; for {config.env.game} type {hint('train', GAME=config.env.game, PRESET='laptop')}"
         )
     run = launch.train(config, overrides)
     if run is None or run.stopped.is_set():
         return
     with contextlib.suppress(UserError):  # the run was too short for a curve
-        compare.compare(CompareConfig(str(run.folder)), Console(quiet=True))
+        compare.compare(CompareConfig(str(run.folder), published=None, output=None), Console(quiet=True))
     things = {
         f"videos/step{run.agent_steps}.mp4": "a game",
         "compare.png": "its curve",

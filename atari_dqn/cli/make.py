@@ -4,8 +4,8 @@
     python -I atari_dqn/cli/make.py train      run a target's command with its variables as settings
     python -I atari_dqn/cli/make.py -- FILE    run this Python with what follows, and ARGS
 
-The Makefile's help lines are the table: a target uses the variables that its line names. Values come by the
-environment, as they were typed.
+The help lines of the Makefile in this folder are the table: a target uses the variables that its line names. Values
+come by the environment, as they were typed.
 """
 
 import difflib
@@ -61,8 +61,8 @@ def check(makefile: str, env: Mapping[str, str]) -> None:
         if goal not in known and not goal.startswith("."):
             near = _near(goal, known)
             raise Wrong(
-                f"there is no target {goal!r}{near and f' (did you mean {near}?)'}; `make help` lists them, and values "
-                f"have names: `make train GAME=Pong`"
+                f"there is no target {goal!r}{near and f' (did you mean {near}?)'}; `{make()} help` lists them, and "
+                f"values have names: `make train GAME=Pong`"
             )
     used = [name for name in VARIABLES if any(name in known.get(goal, ()) for goal in goals)]
     for name in sorted(env.get("TYPED", "").split()):
@@ -74,7 +74,9 @@ def check(makefile: str, env: Mapping[str, str]) -> None:
             near = other if other in used else _near(name, used)
             those = "it uses " + ", ".join(used) if used else "it takes no variables"
             those += '; any other setting goes into ARGS="key=value"' if "ARGS" in used and not near else ""
-            raise Wrong(f"`make {' '.join(goals)}` does not use {name}={near and f' (did you mean {near}?)'}; {those}")
+            raise Wrong(
+                f"`{make()} {' '.join(goals)}` does not use {name}={near and f' (did you mean {near}?)'}; {those}"
+            )
         if not value.strip() and name != "ARGS":
             raise Wrong(f"{name}= is empty; give it a value, or leave it out")
     for goal in goals:
@@ -125,6 +127,11 @@ def main(words: list[str]) -> None:
         env.pop(name, None)  # not for a make that the command may start
     sys.stdout.flush()
     os.execve(sys.executable, [sys.executable, *started], env)
+
+
+def make() -> str:
+    """How make is called for the Makefile in this folder."""
+    return "make" if Path("atari_dqn").is_dir() else f"make -C {Path.cwd().name}"
 
 
 def _near(word: str, options: Iterable[str]) -> str:

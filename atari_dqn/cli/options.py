@@ -1,4 +1,4 @@
-"""The options of Hydra that a command takes, wherever they stand among its settings: -m, --cfg job ..."""
+"""The options of Hydra that a command takes, wherever they stand among its settings: -m, --cfg job, --config-dir ..."""
 
 from collections.abc import Collection
 
@@ -17,6 +17,7 @@ CHOICES = {
     "--cfg": ("job", "hydra", "all"),
     "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
     "--package": (),  # any part of the settings
+    "--config-dir": (),  # any folder
 }
 
 
@@ -33,7 +34,7 @@ def apart(words: list[str], parts: Collection[str]) -> tuple[list[str], list[str
         UserError: for an unknown option, one without its value, or ones that exclude each other.
     """
     options: dict[str, str] = {}
-    others = []
+    others: list[str] = []
     rest = list(words)
     while rest:
         word = rest.pop(0)
@@ -70,6 +71,9 @@ def apart(words: list[str], parts: Collection[str]) -> tuple[list[str], list[str
     for name in ("--resolve", "--package"):
         if name in options and "--cfg" not in options:
             raise UserError(f"{name} needs --cfg job, whose output it changes")
+    found = compose.use_config_dir(options.get("--config-dir"))
+    if found:
+        options["--config-dir"] = found
     package = options.get("--package", "_global_")
     if options.get("--cfg") == "job" and package not in {"_global_", *parts}:
         raise UserError(f"--package {package}: no part of the settings is called that{suggest(package, parts)}")

@@ -32,13 +32,16 @@ class Limit(NamedTuple):
     def kind(self) -> str:
         return "a whole number" if self.whole else "a number"
 
+    def span(self, value: float | None = None) -> str:
+        """The range in words: from its lower to its upper end, which is left out where no `value` comes near it."""
+        low, high = (f"{end:,.0f}" if abs(end) >= 100_000 else f"{end:g}" for end in (self.low, self.high))
+        if self.high < STEPS or (value is not None and value > self.high):
+            return f"above {low}, at most {high}" if self.above else f"from {low} to {high}"
+        return f"above {low}" if self.above else f"of at least {low}"
+
     def range(self, value: float) -> str:
         """What is expected in place of a value outside of it."""
-        low, high = (f"{end:,.0f}" if abs(end) >= 100_000 else f"{end:g}" for end in (self.low, self.high))
-        span = f"above {low}" if self.above else f"of at least {low}"
-        if self.high < STEPS or value > self.high:
-            span = f"above {low}, at most {high}" if self.above else f"from {low} to {high}"
-        return f"{self.kind} {span}, such as {self.example}"
+        return f"{self.kind} {self.span(value)}, such as {self.example}"
 
     def holds(self, value: float) -> bool:
         """Whether a value is in the range; nan is in none."""

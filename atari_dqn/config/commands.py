@@ -16,10 +16,10 @@ class Sweep:
 
     games: str = MISSING  # atari57 | atari26 | nature49, or names with commas between
     seeds: int = MISSING  # runs of each game, of seeds from `seed` on
-    storage: str | None = None  # a folder that all machines see, or a URL; null: runs/sweeps/<preset>
-    address: str | None = None  # of a Ray cluster
+    storage: str | None = MISSING  # a folder that all machines see, or a URL; null: runs/sweeps/<preset>
+    address: str | None = MISSING  # of a Ray cluster
     cpus: int = MISSING  # of a run
-    gpus: float | None = None  # of a run; null: a quarter where the cluster has GPUs, unless device=cpu
+    gpus: float | None = MISSING  # of a run; null: a quarter where the cluster has GPUs, unless device=cpu
     retries: int = MISSING  # of a run whose worker or machine was lost
 
 
@@ -32,8 +32,8 @@ class SweepConfig(TrainConfig):
 
 @dataclass
 class PlayEnv:
-    game: str | None = None
-    arguments: dict[str, Any] = field(default_factory=dict)  # to change of those that it was trained with
+    game: str | None = MISSING
+    arguments: dict[str, Any] = MISSING  # to change of those that it was trained with
 
 
 @dataclass
@@ -53,7 +53,7 @@ class PlayConfig:
     max_seconds: int = MISSING  # of video; 0 for the whole game
     seed: int = MISSING
     device: str = MISSING
-    output: str | None = None
+    output: str | None = MISSING
 
 
 @dataclass
@@ -67,7 +67,7 @@ class ViewConfig(PlayConfig):
 class HandConfig:
     """What `play` is asked: a game, or a checkpoint, or both."""
 
-    checkpoint: str | None = None
+    checkpoint: str | None = MISSING
     env: PlayEnv = field(default_factory=PlayEnv)
     seed: int = MISSING
     device: str = MISSING
@@ -79,8 +79,8 @@ class CompareConfig:
     """Which run to draw on which published curve."""
 
     run: str = MISSING
-    published: str | None = None
-    output: str | None = None
+    published: str | None = MISSING
+    output: str | None = MISSING
 
 
 @dataclass
@@ -88,8 +88,8 @@ class ReportConfig:
     """Which runs to report on."""
 
     run: str = MISSING
-    videos: int | None = None  # of each run, at most
-    output: str | None = None
+    videos: int | None = MISSING  # of each run, at most
+    output: str | None = MISSING
 
 
 @dataclass
@@ -111,11 +111,11 @@ class RunsConfig:
 class AggregateConfig:
     """Which runs to put together, and what to set them beside."""
 
-    runs: str | None = None
+    runs: str | None = MISSING
     score: str = MISSING  # last | best | training
     against: list[str] = MISSING  # published agents
     resamples: int = MISSING  # of the bootstrap
-    output: str | None = None
+    output: str | None = MISSING
 
 
 SCHEMAS: dict[str, type] = {

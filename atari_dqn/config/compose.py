@@ -6,6 +6,7 @@ import importlib
 import re
 from collections.abc import Iterator
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import hydra
@@ -23,13 +24,14 @@ from atari_dqn.config.schema import Env, Goal, PlayProtocol, Protocol, TrainConf
 from atari_dqn.data.games import atari_games, atari_name
 from atari_dqn.registry import environments, own_modules
 from atari_dqn.utils.errors import UserError
+from atari_dqn.utils.hints import hint
 from atari_dqn.utils.text import shown, suggest
 
 
 def to_train_config(composed: Any) -> TrainConfig:
     """A checked TrainConfig from what Hydra composed or a run's config.yaml holds."""
     try:
-        node = OmegaConf.merge(OmegaConf.structured(TrainConfig), composed)
+        node = completed(composed)
         keys, groups = known_keys("train")
         for key in leaves(node):  # what was added with a plus
             if not is_known(key, keys):
@@ -42,23 +44,52 @@ def to_train_config(composed: Any) -> TrainConfig:
     return config
 
 
+# What every stored config says. Other settings came later: where an older program left one out, it meant the default.
+ALWAYS_SAID = ("network.name", "optimizer.name", "optimizer.learning_rate", "preset", "seed", "total_steps", "num_envs")
+
+
+def completed(stored: Any) -> Any:
+    """A run's config with the defaults of the settings that it lacks, but for those that every config has."""
+    node = OmegaConf.merge(OmegaConf.structured(TrainConfig), stored)
+    for key in OmegaConf.missing_keys(node):
+        if key not in ALWAYS_SAID and (not key.startswith("env.") or key == "env.fire_reset"):
+            OmegaConf.update(node, key, OmegaConf.select(_defaults(), key))
+    return node
+
+
+@functools.cache
+def _defaults() -> omegaconf.DictConfig:
+    return compose("train", [])
+
+
 def game_name(kind: str, typed: str) -> str:
     """A game as the ALE or Gymnasium spells it. Raises UserError where it is none of that kind."""
     if kind == "atari":
         if re.fullmatch(r"cartpole(-v\d)?", typed, re.IGNORECASE):
-            raise UserError("CartPole is not an Atari game: use env=cartpole (`make train GAME=CartPole` does)")
+            raise UserError(f"CartPole is not an Atari game: use env=cartpole ({hint('train', GAME='CartPole')} does)")
         if environments.is_gymnasium(typed):
             raise UserError(f"{typed} is no Atari game but a Gymnasium environment: use env=gymnasium env.game={typed}")
         return atari_name(typed)
     if typed.lower() in {name.lower() for name in atari_games()}:
-        raise UserError(f"{typed} is an Atari game: use env=atari (`make train GAME={typed}` does)")
+        raise UserError(f"{typed} is an Atari game: use env=atari ({hint('train', GAME=typed)} does)")
     return environments.named(typed)
 
 
-def with_group(words: list[str]) -> list[str]:
-    """Typed settings with env=gymnasium where a game names its module, and so can be of no other kind."""
-    is_own = any(re.match(r"env\.game=[^:]+:|sweep\.games=[^:]+:", word) for word in words)
-    return [*words, "env=gymnasium"] if is_own and not any(word.startswith("env=") for word in words) else words
+def with_groups(command: str, words: list[str]) -> list[str]:
+    """Typed settings with the groups that they imply.
+
+    A game that names its module is one of Gymnasium's. CartPole has a preset of its own, unless another one is typed;
+    so has a run that is resumed.
+    """
+    if command not in ("train", "profile", "sweep"):
+        return words
+    typed = {word.partition("=")[0]: word.partition("=")[2] for word in words}
+    is_own = any(re.match(r"[^:]+:", typed.get(key, "")) for key in ("env.game", "sweep.games"))
+    if is_own and "env" not in typed:
+        return [*words, "env=gymnasium"]
+    if typed.get("env") == "cartpole" and "preset" not in typed and typed.get("resume", "auto") in ("auto", "null"):
+        return [*words, "preset=cartpole"]
+    return words
 
 
 def check_references(composed: Any) -> None:
@@ -143,9 +174,12 @@ def to_yaml(config: TrainConfig) -> str:
 def compose(command: str, overrides: list[str]) -> omegaconf.DictConfig:
     """The composed config of a command, as Hydra makes it; within one of hydra.main's jobs, too."""
     running = GlobalHydra().is_initialized()
+    words = [as_hydra_reads(word) for word in with_groups(command, overrides)]
+    if _own_dirs and not running:
+        words.append(f"hydra.searchpath=[{','.join(_quoted(folder) for folder in _own_dirs)}]")
     try:
         with nullcontext() if running else hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return hydra.compose(command, [as_hydra_reads(word) for word in overrides])
+            return hydra.compose(command, words)
     except (HydraException, omegaconf.errors.OmegaConfBaseException, ValueError) as error:  # Hydra's own checks, too
         raise explain(command, overrides, error) from None
 
@@ -188,12 +222,36 @@ def leaves(node: Any, prefix: str = "") -> Iterator[str]:
             yield from leaves(value, f"{path}.")
 
 
+_own_dirs: list[Path] = []  # a person's own folder of settings, if there is one
+
+
+def use_config_dir(typed: str | None) -> str:
+    """Find presets, and files of the other groups, in a folder besides conf/; its path. Raises UserError."""
+    _own_dirs.clear()
+    known_keys.cache_clear()
+    if typed is None:
+        return ""
+    folder = Path(typed).expanduser().resolve()
+    if not typed or not folder.is_dir():
+        raise UserError(f"--config-dir {typed}: there is no such folder" if typed else "--config-dir needs a folder")
+    for file in folder.glob("*/*.yaml"):
+        name = file.relative_to(folder)
+        if (conf_dir() / name).exists():
+            raise UserError(f"--config-dir {typed}: {name} has the name of one in conf/; rename it")
+    _own_dirs.append(folder)
+    return str(folder)
+
+
+def _quoted(folder: Path) -> str:
+    return "'file://" + str(folder).replace("'", "\\'") + "'"
+
+
 @functools.cache
 def known_keys(command: str) -> tuple[set[str], dict[str, list[str]]]:
     """All config keys of a command, and its groups with their options."""
-    keys = set(leaves(OmegaConf.structured(SCHEMAS[command])))
+    keys, roots = set(leaves(OmegaConf.structured(SCHEMAS[command]))), (conf_dir(), *_own_dirs)
     groups = {
-        folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
+        folder.name: sorted(path.stem for root in roots for path in root.glob(f"{folder.name}/*.yaml"))
         for folder in conf_dir().iterdir()
         if folder.is_dir()
     }
@@ -220,7 +278,8 @@ def explain_value(error: BaseException) -> str:
     if owner is Goal and "." not in key:
         key = f"env.goals.{key}"
     if isinstance(error, omegaconf.errors.MissingMandatoryValue):
-        return f"{key or text} must be given"
+        more = "; the file of a preset has a line with its name, preset: NAME" if (key or text) == "preset" else ""
+        return f"{key or text} must be given{more}"
     if isinstance(error, omegaconf.errors.ConfigKeyError) and owner is Goal:
         return f"{key}: a goal has score, games, note and stop"
     if "is not in struct" in text:

@@ -32,8 +32,17 @@ class Departure(NamedTuple):
     run: object
 
 
+def is_known(preset: str) -> bool:
+    """Whether a preset is in conf/, or in a folder that --config-dir names."""
+    return preset in compose.known_keys("train")[1]["preset"]
+
+
 def of(preset: str, config: TrainConfig) -> TrainConfig:
-    """What the preset alone sets, for the kind of game that `config` is of. It is kept: not to be changed."""
+    """What the preset alone sets, for the kind of game that `config` is of. It is kept: not to be changed.
+
+    A preset that is not there, of a person's own folder, counts as the default one.
+    """
+    preset = preset if is_known(preset) else "default"
     return _composed(preset, "cartpole" if config.env.game == "CartPole-v1" else config.env.kind, config.env.game)
 
 
@@ -44,8 +53,17 @@ def _composed(preset: str, env: str, game: str) -> TrainConfig:
 
 def departures(config: TrainConfig, preset: str | None = None) -> list[Departure]:
     """Where a run departs from its preset, or from the one that is named: in what it computes, not in how."""
+    if not is_known(preset or config.preset):
+        return []
+    found = _departures(config, preset or config.preset)
+    if found and config.env.game == "CartPole-v1" and (preset or config.preset) == "default":
+        return min(found, _departures(config, "cartpole"), key=len)  # as that was called before it had a name
+    return found
+
+
+def _departures(config: TrainConfig, preset: str) -> list[Departure]:
     here = OmegaConf.structured(config)
-    there = OmegaConf.structured(of(preset or config.preset, config))
+    there = OmegaConf.structured(of(preset, config))
     found = []
     for key in sorted({*compose.leaves(here), *compose.leaves(there)}):
         mine, own = OmegaConf.select(here, key), OmegaConf.select(there, key)

@@ -1,7 +1,8 @@
 """A training run's configuration. compose.py reads it, and validate.py checks it.
 
-The values, with their reasons, are in conf/. Units are in the names: _steps are agent steps, _frames environment frames
-(60 a second), seconds are wall-clock.
+The values, with their reasons, are in conf/. A default is here only where no file of conf/ sets one, or where a part is
+also made without conf/: Network, Head, AgentConfig. Units are in the names: _steps are agent steps, _frames environment
+frames (60 a second), seconds are wall-clock.
 """
 
 from dataclasses import dataclass, field
@@ -29,12 +30,12 @@ class Env:
     screen_size: int = MISSING  # pixels
     repeat_action_probability: float = MISSING  # stickiness
     noop_max: int = MISSING  # frames of no-ops at a game's start, at most
-    fire_reset: bool = False  # press FIRE at a game's start and after each lost life
+    fire_reset: bool = MISSING  # press FIRE at a game's start and after each lost life
     max_frames: int = MISSING  # a game is cut off after so many
     full_action_space: bool = MISSING
     terminal_on_life_loss: bool = MISSING
-    goals: list[Goal] = field(default_factory=list)
-    arguments: dict[str, Any] = field(default_factory=dict)  # that a Gymnasium environment is made with
+    goals: list[Goal] = field(default_factory=list)  # [{score: 18, games: 20, note: solved, stop: true}]
+    arguments: dict[str, Any] = field(default_factory=dict)  # of a Gymnasium environment, such as {continuous: false}
 
 
 @dataclass
@@ -43,7 +44,7 @@ class Network:
     padding: str = "valid"  # of convolutions: valid | same
     initialization: str = "torch"  # torch | xavier | he
     standardize: bool = False  # inputs, by the warm-up's mean picture and standard deviation
-    hidden: list[int] = field(default_factory=list)
+    hidden: list[int] = field(default_factory=list)  # of network=mlp: units in each hidden layer
 
 
 @dataclass
@@ -51,20 +52,20 @@ class Head:
     name: str = "scalar"  # scalar | c51 | qr | iqn; see dqn/heads.py
     atoms: int = 51  # of c51
     v_min: float = -10.0  # of c51, the least return, discounted and of clipped rewards
-    v_max: float = 10.0
+    v_max: float = 10.0  # of c51, the greatest return
     quantiles: int = 200  # of qr
     samples: int = 64  # of iqn: quantiles in an update, N
-    target_samples: int = 64  # in its target, N'
-    policy_samples: int = 32  # that an action is chosen by, K
-    cosines: int = 64  # that a quantile is shown as, n
+    target_samples: int = 64  # of iqn: quantiles in an update's target, N'
+    policy_samples: int = 32  # of iqn: quantiles that an action is chosen by, K
+    cosines: int = 64  # of iqn: cosines that embed a quantile, n
 
 
 @dataclass
 class Optimizer:
     name: str = MISSING
     learning_rate: float = MISSING
-    max_grad_norm: float | None = None
-    arguments: dict[str, Any] = field(default_factory=dict)
+    max_grad_norm: float | None = MISSING
+    arguments: dict[str, Any] = MISSING  # the optimizer's other arguments, such as {eps: 1e-5}
 
 
 @dataclass
@@ -88,13 +89,13 @@ class AgentConfig:
 @dataclass
 class ReplayConfig:
     capacity: int = MISSING  # agent steps
-    device: str = "auto"  # auto | cpu | cuda
+    device: str = MISSING  # auto | cpu | cuda
     warmup_steps: int = MISSING
-    prioritized: bool = False
-    priority_exponent: float = 0.6
-    importance_start: float = 0.4
-    importance_end: float = 1.0
-    importance_steps: int = 10_000_000  # agent steps from the one to the other
+    prioritized: bool = MISSING
+    priority_exponent: float = MISSING
+    importance_start: float = MISSING
+    importance_end: float = MISSING
+    importance_steps: int = MISSING  # agent steps from the one to the other
 
 
 @dataclass
@@ -102,7 +103,7 @@ class Update:
     period_steps: int = MISSING
     batch_size: int = MISSING
     target_period_steps: int = MISSING
-    tau: float = 1.0  # target += tau * (online - target); 1 is a hard copy
+    tau: float = MISSING  # target += tau * (online - target); 1 is a hard copy
 
 
 @dataclass
@@ -110,37 +111,35 @@ class Exploration:
     start: float = MISSING
     end: float = MISSING
     decay_steps: int = MISSING
-    begin_steps: int | None = None  # agent steps before epsilon begins to fall; null: replay.warmup_steps
-    temperature: float | None = None  # Boltzmann's; null: the best action
-    persistence: float | None = (
-        None  # a random action is repeated n times in proportion to n^-persistence while epsilon falls
-    )
+    begin_steps: int | None = MISSING  # agent steps before epsilon begins to fall; null: replay.warmup_steps
+    temperature: float | None = MISSING  # Boltzmann's; null: the best action
+    persistence: float | None = MISSING  # random actions are repeated n times, in proportion to n^-persistence
 
 
 @dataclass
 class PlayProtocol:
     """A protocol by name, or what to change of another; null changes nothing."""
 
-    name: str | None = None
-    epsilon: float | None = None
-    source: str | None = None  # games | training
-    repeat_action_probability: float | None = None
-    noop_max: int | None = None
-    fire_reset: bool | None = None
-    max_frames: int | None = None
-    full_action_space: bool | None = None
-    terminal_on_life_loss: bool | None = None
+    name: str | None = None  # under which results are stored
+    epsilon: float | None = None  # share of random actions
+    source: str | None = None  # games | training: games of its own, or the training games
+    repeat_action_probability: float | None = None  # sticky actions; null: as in training
+    noop_max: int | None = None  # frames of no-ops at a game's start, at most; null: as in training
+    fire_reset: bool | None = None  # true or false: press FIRE at a game's start; null: as in training
+    max_frames: int | None = None  # a game is cut off after so many; null: as in training
+    full_action_space: bool | None = None  # true or false: all 18 actions; null: as in training
+    terminal_on_life_loss: bool | None = None  # true or false; null: as in training
     window_frames: int | None = None  # of training games: those that ended in so many frames
-    window_games: int | None = None  # or the last so many
+    window_games: int | None = None  # of training games: the last so many
 
 
 @dataclass
 class Protocol(PlayProtocol):
     """How a network is scored: in games of its own, or by its training games. null keeps what it was trained with."""
 
-    name: str = MISSING
-    epsilon: float = MISSING
-    source: str = "games"
+    name: str = MISSING  # under which results are stored
+    epsilon: float = MISSING  # share of random actions
+    source: str = "games"  # games | training: games of its own, or the training games
 
 
 @dataclass
@@ -149,8 +148,8 @@ class Evaluation:
     episodes: int = MISSING
     num_envs: int = MISSING
     video_seconds: int = MISSING  # of a game recorded at an evaluation; 0 for none
-    video_share: float = 0.05  # of the time at most that films take
-    held_out_states: int = 500
+    video_share: float = MISSING  # of the time at most that films take
+    held_out_states: int = MISSING
 
 
 @dataclass
@@ -164,14 +163,14 @@ class Checkpoint:
 class Logger:
     every_steps: int | None = MISSING
     wandb: str = MISSING  # online | offline | off
-    project: str | None = None  # null, here and below: what the W&B client is set to
-    entity: str | None = None
-    name: str | None = None
-    group: str | None = None
-    tags: list[str] | None = None
-    notes: str | None = None
-    artifacts: bool = True  # upload the best and the last network
-    timeout_seconds: float | None = None
+    project: str | None = MISSING  # null, here and below: what the W&B client is set to
+    entity: str | None = MISSING
+    name: str | None = MISSING
+    group: str | None = MISSING
+    tags: list[str] | None = MISSING
+    notes: str | None = MISSING
+    artifacts: bool = MISSING  # upload the best and the last network
+    timeout_seconds: float | None = MISSING
     tensorboard: bool = MISSING
 
 
@@ -180,14 +179,14 @@ class Compute:
     graphs: bool = MISSING
     compile: bool | None = MISSING
     tf32: bool = MISSING
-    deterministic: bool = False
+    deterministic: bool = MISSING
 
 
 @dataclass
 class EmulatorsConfig:
-    kind: str = "local"  # local | ray
-    actors: int | None = None  # of ray: each steps its share of the games; null: one for each free CPU of the cluster
-    address: str | None = None  # of a Ray cluster
+    kind: str = MISSING  # local | ray
+    actors: int | None = MISSING  # of ray: each steps its share of the games; null: one for each free CPU
+    address: str | None = MISSING  # of a Ray cluster
 
 
 @dataclass
@@ -206,11 +205,11 @@ class TrainConfig:
     logger: Logger = field(default_factory=Logger)
     compute: Compute = field(default_factory=Compute)
     emulators: EmulatorsConfig = field(default_factory=EmulatorsConfig)
-    preset: str = MISSING
-    published: str | None = None  # the curve to compare with, an agent of data/agents.csv
+    preset: str = MISSING  # a file in conf/preset/, see above
+    published: str | None = MISSING  # the curve to compare with, an agent of data/agents.csv
     seed: int = MISSING
     total_steps: int = MISSING
     num_envs: int = MISSING
     device: str = MISSING
-    run_dir: str | None = None
-    resume: str | None = None
+    run_dir: str | None = MISSING
+    resume: str | None = MISSING

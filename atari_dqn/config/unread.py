@@ -4,7 +4,9 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from atari_dqn.config import presets, validate
+from omegaconf import OmegaConf
+
+from atari_dqn.config import compose, presets, validate
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.registry.environments import own_of
 from atari_dqn.utils.errors import UserError
@@ -75,12 +77,12 @@ def unread(config: TrainConfig, part: str = "") -> dict[str, Reader]:
     Args:
         part: what their names begin with.
     """
-    found, plain = {}, TrainConfig()
+    found, plain = {}, compose.completed({})
     for reader in READERS:
         for key in reader.keys.split():
-            value = _value(config, key)
+            value, default = _value(config, key), OmegaConf.select(plain, key)
             asks_nothing = key.startswith("protocol.") and not value  # no stickiness, no no-ops
-            if not key.startswith(part) or asks_nothing or value == _value(plain, key) or reader.reads(config):
+            if not key.startswith(part) or asks_nothing or value == default or reader.reads(config):
                 continue
             preset = "default" if reader.strict else config.preset
             if value != _value(presets.of(preset, config), key):

@@ -6,6 +6,7 @@ import re
 import ale_py
 import gymnasium
 
+from atari_dqn.utils import hints
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.text import suggest
 
@@ -40,4 +41,4 @@ def atari_name(typed: str) -> str:
         if name.lower() == key:
             return name
     hint = suggest(key, [*atari_games(), "CartPole"])
-    raise UserError(f"no Atari game is called {typed!r}{hint}; `make games` lists all {len(atari_games())}")
+    raise UserError(f"no Atari game is called {typed!r}{hint}; {hints.hint('games')} lists all {len(atari_games())}")

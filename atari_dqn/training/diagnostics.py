@@ -1,12 +1,12 @@
 """What a run measures of itself, and what it leaves behind when it fails."""
 
 import time
-from shlex import quote
 
 from atari_dqn.checkpoint import checkpoints
 from atari_dqn.dqn.loop import STAGES
 from atari_dqn.training.parts import Parts
 from atari_dqn.utils.errors import DIVERGED
+from atari_dqn.utils.hints import hint
 from atari_dqn.utils.text import one_line
 
 MOST_ROWS = 10_000  # of metrics.csv, where its interval is not given: about so many are seen in a picture
@@ -89,7 +89,7 @@ def failure(parts: Parts, error: Exception) -> str:
     """Why a run failed, and from where it can be resumed."""
     kept = "no checkpoint was written yet"
     if (parts.folder / "checkpoints" / "latest.pt").exists():
-        kept = f"go on from its last checkpoint with `make resume RUN={quote(str(parts.folder))}`"
+        kept = f"go on from its last checkpoint with {hint('resume', RUN=parts.folder)}"
     what = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.strerror else str(error)
     what = one_line(what, 400) or type(error).__name__
     return f"the run failed after {parts.progress.agent_steps:,} agent steps: {what}; {kept}"

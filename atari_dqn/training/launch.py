@@ -1,6 +1,7 @@
 """Starting a run, or going on with one: its folder, and the config that holds for it."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import omegaconf
@@ -9,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from atari_dqn.checkpoint import checkpoints, folders
 from atari_dqn.config import presets, unread
-from atari_dqn.config.compose import is_multirun, known_keys, plain, to_train_config, to_yaml
+from atari_dqn.config.compose import completed, is_multirun, known_keys, plain, to_train_config, to_yaml
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.tracking.display import Tracker
 from atari_dqn.training.run import Run
@@ -17,7 +18,6 @@ from atari_dqn.utils import devices, files
 from atari_dqn.utils.console import Console
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.files import replacing
-from atari_dqn.utils.text import one_line
 
 _select = omegaconf.OmegaConf.select
 MOST_EVENTS, DEEPEST = 20_000, 20  # parts of a config.yaml, of which a run writes some 300, 4 deep
@@ -56,7 +56,7 @@ def resumed_config(folder: Path, overrides: list[str], asked: TrainConfig) -> Tr
             return any(differs(f"{key}.{name}") for name in node)
         return bool(_select(saved, key) != _select(typed, key))
 
-    try:
+    with _readable(folder):
         for override in OverridesParser.create().parse_overrides(overrides):
             key = override.key_or_group
             if key in ("resume", "run_dir") or override.is_sweep_override():
@@ -71,12 +71,20 @@ def resumed_config(folder: Path, overrides: list[str], asked: TrainConfig) -> Tr
             elif key not in ("logger", "hydra", "preset") and differs(key):
                 allowed = ", ".join(f"{name}*" if name.endswith(".") else name for name in RESUMABLE)
                 raise UserError(f"{key} cannot be changed when a run goes on; only {allowed} can")
-    except omegaconf.errors.OmegaConfBaseException as error:
-        raise _unreadable(folder, error) from None
     for key in NEVER_STORED:
         if _select(saved, key) is not None:
             omegaconf.OmegaConf.update(saved, key, _select(typed, key))
     return _checked(folder, saved)
+
+
+@contextlib.contextmanager
+def _readable(folder: Path | str) -> Iterator[None]:
+    """Where a run's config.yaml is read: what goes wrong in it becomes a UserError."""
+    try:
+        yield
+    except (OSError, omegaconf.errors.OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError) as error:
+        why = getattr(error, "strerror", None) or " ".join(str(error).split())[:150]
+        raise UserError(f"cannot read {folder}/config.yaml: {why}") from None
 
 
 def forgotten(folder: Path, config: TrainConfig) -> list[str]:
@@ -99,39 +107,26 @@ def parsed_config(folder: Path | str, text: str) -> TrainConfig:
 
 
 def _written(folder: Path) -> omegaconf.DictConfig:
-    try:
+    with _readable(folder):
         text = files.text(folder / "config.yaml", 100_000)
-    except OSError as error:
-        raise _unreadable(folder, error) from None
     return _parsed(folder, text)
 
 
 def _parsed(folder: Path | str, text: str) -> omegaconf.DictConfig:
-    try:
+    with _readable(folder):
         return omegaconf.OmegaConf.create(_without_aliases(text))  # type: ignore[return-value]
-    except (omegaconf.errors.OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError) as error:
-        raise _unreadable(folder, error) from None
 
 
 def _whole(folder: Path | str, written: omegaconf.DictConfig) -> omegaconf.DictConfig:
     """What was written, and the defaults of settings that are newer."""
-    try:
-        whole = omegaconf.OmegaConf.merge(omegaconf.OmegaConf.structured(TrainConfig), plain(written))
-        return whole  # type: ignore[return-value]
-    except (omegaconf.errors.OmegaConfBaseException, ValueError) as error:
-        raise _unreadable(folder, error) from None
+    with _readable(folder):
+        whole: omegaconf.DictConfig = completed(plain(written))
+        return whole
 
 
 def _checked(folder: Path | str, saved: omegaconf.DictConfig) -> TrainConfig:
-    try:
+    with _readable(folder):
         return to_train_config(plain(saved))
-    except (omegaconf.errors.OmegaConfBaseException, ValueError) as error:
-        raise _unreadable(folder, error) from None
-
-
-def _unreadable(folder: Path | str, error: Exception) -> UserError:
-    why = getattr(error, "strerror", None) or one_line(error, 150)
-    return UserError(f"cannot read {folder}/config.yaml: {why}")
 
 
 def _without_aliases(text: str) -> str:

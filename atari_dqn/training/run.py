@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
-from shlex import quote
 
 from atari_dqn.checkpoint import folders
 from atari_dqn.checkpoint.checkpoints import Resumed
@@ -20,6 +19,7 @@ from atari_dqn.training.saving import Saver
 from atari_dqn.utils import devices
 from atari_dqn.utils.console import Console
 from atari_dqn.utils.errors import DIVERGED, RunFailed, UserError
+from atari_dqn.utils.hints import hint
 from atari_dqn.utils.signals import stop_signals
 from atari_dqn.utils.text import compact, hours, memory_size
 
@@ -107,12 +107,12 @@ class Run(Parts):
         seconds = self.progress.seconds
         steps = f"{self.agent_steps:,} agent steps in {hours(seconds)}"
         if self.stopped.is_set():
-            self.say(f"stopped on request after {steps}; go on with `make resume RUN={quote(str(self.folder))}`")
+            self.say(f"stopped on request after {steps}; go on with {hint('resume', RUN=self.folder)}")
             return
         share = self.progress.evaluation_seconds / max(seconds, 1e-9)
         self.say(f"done: {steps}, of which evaluation took {share:.1%}")
         self.say(f"{self.folder} takes {memory_size(folders.disk_use(self.folder))} on disk")
-        self.say(f"play it with `make evaluate CKPT={quote(str(self.folder))}`")
+        self.say(f"play it with {hint('evaluate', CKPT=self.folder)}")
 
     def _train(self) -> None:
         playing = self.saver.go_back()

@@ -17,13 +17,18 @@ from atari_dqn.envs.base import Game
 from atari_dqn.evaluation.player import Player
 from atari_dqn.utils import console
 from atari_dqn.utils.files import appending
+from atari_dqn.utils.hints import hint
 from atari_dqn.viewing import inspector, video
 from atari_dqn.viewing.screens import Around, Screen, Window, enlarge
 
 KEYS = "arrows or WASD: move    space: fire    P: pause    Esc: end"
 UNNAMED = tuple(f"ACTION{i}" for i in range(10))  # of environments that do not name them: the number keys
-REMEDY = "a person needs one to play; `make video CKPT=...` films a network"
 COLUMNS = ("when", "game", "score", "length_frames", "cut", "checkpoint")
+
+
+def remedy() -> str:
+    """What there is to do without a display."""
+    return f"a person needs one to play; {hint('video', CKPT='...')} films a network"
 
 
 def action(pressed: set[str], names: Sequence[str]) -> int:
@@ -122,7 +127,7 @@ def play(player: Player | None, env: Env, names: Sequence[str], seed: int, outpu
         names: of the game's actions.
     """
     keyboard = Keyboard()
-    window = Window(env.game, REMEDY, keyboard.hear)
+    window = Window(env.game, remedy(), keyboard.hear)
     meant = inspector.KNOWN.get(env.game, (names,))[0]
     keys = KEYS.replace("arrows or WASD: move    space: fire", f"number keys: actions 0 to {min(len(meant), 10) - 1}")
     best: Game | None = None

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from atari_dqn.utils import files
 from atari_dqn.utils.errors import UserError
+from atari_dqn.utils.hints import hint
 
 
 class Thought(NamedTuple):
@@ -139,9 +140,6 @@ def enlarge(picture: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2])
 
 
-WITHOUT_DISPLAY = "`make video CKPT=...` writes an mp4 instead"
-
-
 class Window(Screen):
     """A window on the desktop: P pauses, Esc ends. Raises UserError where there is no display.
 
@@ -151,17 +149,15 @@ class Window(Screen):
         hear: told of every event.
     """
 
-    def __init__(
-        self, title: str, remedy: str = WITHOUT_DISPLAY, hear: Callable[[Any], None] = lambda event: None
-    ) -> None:
+    def __init__(self, title: str, remedy: str = "", hear: Callable[[Any], None] = lambda event: None) -> None:
         os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
         import pygame  # slow to load, and wanted here only
 
         self._pygame, self._title, self._hear = pygame, title, hear
         self.closed = self._paused = False
         self._surface: Any = None
-        self._remedy = remedy
-        check_display(remedy)
+        self._remedy = remedy or f"{hint('video', CKPT='...')} writes an mp4 instead"
+        check_display(self._remedy)
         self._start()
         self._clock = pygame.time.Clock()
 

@@ -1,0 +1,225 @@
+"""What each command does with its settings. Each imports what it needs only when it runs: torch takes seconds."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from atari_dqn.utils import console
+from atari_dqn.utils.errors import Stopped, UserError
+
+if TYPE_CHECKING:
+    from atari_dqn.checkpoint.checkpoints import Checkpoint
+    from atari_dqn.config.commands import PlayConfig
+    from atari_dqn.config.schema import Protocol
+
+
+def train(composed: Any) -> float | None:
+    """Returns what a sweeper is to make large: the last evaluation's mean, or the last training games'."""
+    from atari_dqn.checkpoint import folders
+    from atari_dqn.config import compose
+    from atari_dqn.tracking import curves
+    from atari_dqn.training import launch
+    from atari_dqn.utils import signals
+
+    config = compose.to_train_config(composed)
+    run = launch.train(config, compose.task_overrides())
+    if run and run.outcome == "stopped":
+        signals.pass_on()
+        if compose.is_multirun():
+            raise Stopped
+    folder = run.folder if run else folders.find(config)
+    return curves.objective(folder) if folder and compose.is_multirun() else None
+
+
+def demo(composed: Any) -> None:
+    from atari_dqn.cli import demo
+    from atari_dqn.config import compose
+
+    demo.demo(compose.to_train_config(composed), compose.task_overrides())
+
+
+def profile(composed: Any) -> None:
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # before torch is loaded; its profiler talks
+    from atari_dqn.config import compose, unread
+    from atari_dqn.training import profiler
+
+    config = compose.to_train_config(composed)
+    unread.refuse(config, compose.task_overrides())
+    profiler.profile(config)
+
+
+def _asked(composed: Any) -> "tuple[PlayConfig, Checkpoint, Protocol]":
+    """What evaluate, video and watch share: the checked request, its checkpoint, its protocol.
+
+    Tells what the protocol asks for in vain, and what the environment does by itself.
+    """
+    from atari_dqn.checkpoint import checkpoints
+    from atari_dqn.config import compose, unread, validate
+    from atari_dqn.dqn import networks
+    from atari_dqn.evaluation.protocol import environment
+    from atari_dqn.utils import devices
+
+    asked = compose.to_object(composed)
+    device = devices.choose_device(asked.device)
+    checkpoint = checkpoints.Checkpoint(checkpoints.find(asked.checkpoint), device)
+    if asked.checkpoint == "latest":
+        console.say(f"checkpoint: {checkpoint.path}")
+    networks.set_threads(checkpoint.config.network.name, device)
+    protocol = compose.merge_protocol(asked.protocol, checkpoint.config.protocol)
+    env = environment(checkpoint.config.env, protocol, asked.env.game, asked.env.arguments)
+    env = dataclasses.replace(checkpoint.config.env, game=env.game, arguments=env.arguments)
+    played = dataclasses.replace(checkpoint.config, protocol=protocol, env=env)
+    unread.refuse(played, compose.task_overrides(), "protocol.")
+    for note in (*unread.notes(played, "protocol."), *validate.own_notes(played.env)):
+        console.say(f"note: {note}")
+    return asked, checkpoint, protocol
+
+
+def evaluate(composed: Any) -> None:
+    from atari_dqn.checkpoint import outputs
+    from atari_dqn.data import scores
+    from atari_dqn.evaluation import evaluate
+    from atari_dqn.evaluation.player import seat
+    from atari_dqn.registry import environments
+    from atari_dqn.tracking import display
+    from atari_dqn.utils import files
+    from atari_dqn.utils.text import plural
+
+    asked, checkpoint, protocol = _asked(composed)
+    env, player = seat(checkpoint, protocol, asked.env.game, asked.env.arguments)
+    name = f"{checkpoint.path.stem}-{environments.bare(env.game)}-{files.name(protocol.name)}.json"
+    output = outputs.choose(asked.output, checkpoint.path.parent / name, (".json",), is_kept=True)
+    view, episodes = console.Console(), asked.evaluation.episodes
+    seldom = display.Seldom(view)
+    with view.status(f"0 of {plural(episodes, 'game')} played") as status:
+
+        def tell(played: list[Any]) -> None:
+            text = f"{len(played)} of {plural(episodes, 'game')} played"
+            if played:
+                last = played[-1]
+                text += f", the last one {last.score:.10g}{scores.human(env.game, last.score, last.whole)}"
+            status.update(text)
+            if seldom.is_due():
+                view.print(text, soft_wrap=True)
+
+        result = evaluate.evaluate(
+            checkpoint, protocol, env, player, episodes, asked.evaluation.num_envs, asked.seed, tell
+        )
+    evaluate.report(result, output, view)
+
+
+def _dress(asked: Any, env: Any, player: Any) -> Any:
+    """What the view that is asked for puts around the pictures."""
+    from atari_dqn.viewing import inspector, video
+
+    return (lambda screen: inspector.Inspected(screen, player, env.game)) if asked.view == "inspect" else video.plain
+
+
+def video(composed: Any) -> None:
+    from atari_dqn.checkpoint import outputs
+    from atari_dqn.evaluation.player import seat
+    from atari_dqn.registry import environments
+    from atari_dqn.viewing import screens
+    from atari_dqn.viewing import video as videos
+
+    asked, checkpoint, protocol = _asked(composed)
+    env, player = seat(checkpoint, protocol, asked.env.game, asked.env.arguments)
+    folder = checkpoint.path.parent
+    folder = folder.parent / "videos" if folder.name == "checkpoints" else folder
+    name = f"{checkpoint.path.stem}-{environments.bare(env.game)}-seed{asked.seed}.mp4"
+    output = outputs.choose(asked.output, folder / name, screens.FILMS, is_kept=True)
+    dress = _dress(asked, env, player)
+    game, seconds = videos.film(player, env, protocol.epsilon, asked.seed, output, asked.max_seconds, dress=dress)
+    console.say(f"{env.game}: score {videos.score(env, game)} in {seconds:.1f} seconds of play; written: {output}")
+
+
+def watch(composed: Any) -> None:
+    from atari_dqn.evaluation.player import seat
+    from atari_dqn.viewing import video as videos
+
+    asked, checkpoint, protocol = _asked(composed)
+    env, player = seat(checkpoint, protocol, asked.env.game, asked.env.arguments)
+    videos.watch(player, env, protocol.epsilon, asked.seed, _dress(asked, env, player))
+
+
+def play(composed: Any) -> None:
+    from atari_dqn.checkpoint import checkpoints, outputs
+    from atari_dqn.config import compose
+    from atari_dqn.envs import factory
+    from atari_dqn.envs.atari import atari_actions
+    from atari_dqn.evaluation.player import Player, seat
+    from atari_dqn.utils import devices
+    from atari_dqn.viewing import play, screens
+
+    asked = compose.to_object(composed)
+    device = devices.choose_device(asked.device)
+    if asked.checkpoint is not None:
+        checkpoint = checkpoints.Checkpoint(checkpoints.find(asked.checkpoint), device)
+        env, player = seat(checkpoint, checkpoint.config.protocol, asked.env.game, asked.env.arguments)
+        name = str(checkpoint.path)
+    elif asked.env.game is not None:
+        env = compose.environment(asked.env.game, asked.env.arguments)
+        player, name = None, ""
+    else:
+        raise UserError("which game? set env.game (GAME=Pong), or checkpoint (CKPT=runs/...)")
+    if env.kind == "atari" and "NOOP" not in atari_actions(env.game, env.full_action_space):
+        env = dataclasses.replace(env, full_action_space=True)  # else no key would mean FIRE
+        if player:
+            names = atari_actions(env.game, True)
+            player = Player(player.network, player.learnt, names)
+    envs = factory.make(env, 1)
+    envs.close()
+    screens.check_display(play.remedy())
+    play.play(player, env, envs.actions, asked.seed, outputs.choose(asked.output, Path(), (".csv",)), name)
+
+
+def compare(composed: Any) -> None:
+    from atari_dqn.analysis import compare
+    from atari_dqn.config import compose
+
+    compare.compare(compose.to_object(composed), console.Console())
+
+
+def report(composed: Any) -> None:
+    from atari_dqn.analysis import report
+    from atari_dqn.config import compose
+
+    report.write(compose.to_object(composed), console.Console())
+
+
+def runs(composed: Any) -> None:
+    from atari_dqn.analysis import runs
+    from atari_dqn.config import compose
+
+    runs.show(compose.to_object(composed).runs, console.Console())
+
+
+def dashboard(composed: Any) -> None:
+    from atari_dqn.analysis import dashboard
+    from atari_dqn.config import compose
+
+    dashboard.serve(compose.to_object(composed), console.Console())
+
+
+def aggregate(composed: Any) -> None:
+    from atari_dqn.analysis import aggregate
+    from atari_dqn.config import compose
+
+    aggregate.aggregate(compose.to_object(composed), console.Console())
+
+
+def sweep(composed: Any) -> None:
+    from atari_dqn.config import compose
+    from atari_dqn.sweep import sweep
+
+    train_alone, asked = compose.apart(composed, "sweep")
+    sweep.sweep(compose.to_train_config(train_alone), asked, compose.task_overrides(), console.Console())
+
+
+COMMANDS: dict[str, Callable[[Any], Any]] = {
+    "train": train, "demo": demo, "evaluate": evaluate, "compare": compare, "video": video, "watch": watch,
+    "play": play, "report": report, "runs": runs, "dashboard": dashboard, "profile": profile, "sweep": sweep,
+    "aggregate": aggregate,
+}  # fmt: skip

@@ -1,0 +1,127 @@
+"""Running a command under Hydra, and errors as one line and an exit code."""
+
+import atexit
+import errno
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from atari_dqn.cli.commands import COMMANDS
+from atari_dqn.utils import console
+from atari_dqn.utils.errors import JobFailed, RunFailed, Stopped, UserError
+
+DONE, FAILED, WRONG_INPUT = 0, 1, 2  # exit codes
+
+# What other libraries say for "out of memory": the dynamic linker, torch, the system.
+NO_MEMORY = ("failed to map segment", "can't allocate memory", "Cannot allocate memory")
+
+# What the system says of a file or folder that a person named, or of the disk that it is on.
+FILE_TROUBLE = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ELOOP,
+    errno.ENAMETOOLONG,
+}  # fmt: skip
+
+
+def guarded(action: Callable[[], Any]) -> int:
+    """Run `action`; errors become a line for a person and an exit code."""
+    try:
+        action()
+    except UserError as error:
+        console.complain(str(error))
+        return WRONG_INPUT
+    except RunFailed as error:
+        if os.environ.get("ATARI_DQN_TRACEBACK"):
+            console.show_traceback()
+        console.complain(str(error))
+        return FAILED
+    except Stopped:
+        raise
+    except KeyboardInterrupt:
+        console.complain("interrupted")
+        return FAILED
+    except Exception as error:
+        if os.environ.get("ATARI_DQN_TRACEBACK"):
+            console.show_traceback()
+        text = " ".join(str(error).split())[:300]
+        if isinstance(error, MemoryError) or any(sign in text for sign in NO_MEMORY):
+            console.complain("out of memory; free some, or raise the limit that `ulimit -v` shows")
+            return FAILED
+        if isinstance(error, OSError) and error.errno in FILE_TROUBLE and error.filename is not None:
+            console.complain(f"cannot use {os.fsdecode(error.filename)}: {error.strerror}")
+            return WRONG_INPUT
+        console.complain(f"unforeseen {type(error).__name__}: {text} (ATARI_DQN_TRACEBACK=1 shows where)")
+        return FAILED
+    return DONE
+
+
+def run(command: str, words: list[str]) -> int:
+    """Run a command under Hydra; the exit code."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us, not the screen
+    from atari_dqn.cli import options, usage
+    from atari_dqn.config import compose, overrides
+
+    chosen, words = options.apart(words, compose.known_keys(command)[0])
+    words = compose.with_groups(command, words)
+    if "--help" in chosen:
+        console.say(usage.command(command, words))
+        return DONE
+    words = [compose.as_hydra_reads(word, "--multirun" in chosen) for word in words]
+    compose.check_plugins(words)
+    if "--multirun" in chosen:
+        options.check_values(command, words)
+    if {*words} & {*overrides.LAUNCHERS.values()}:
+        console.say("each run is a job that writes its output below runs/multirun/; Ctrl-C here does not stop the jobs")
+    sys.argv = [f"python -m atari_dqn {command}", *chosen, *words]
+    return _under_hydra(command, words)
+
+
+def _under_hydra(command: str, words: list[str]) -> int:
+    """Have Hydra compose the settings in sys.argv and start the job, or several; the exit code."""
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from atari_dqn.config import commands, compose
+
+    codes, failed = [DONE], []
+
+    def job(composed: Any) -> Any:
+        results: list[Any] = []
+
+        def action() -> None:
+            nonlocal composed
+            own = compose.task_overrides()
+            if compose.is_multirun() and compose.with_groups(command, own) != own:  # where env=... has several values
+                composed = compose.compose(command, own)
+            compose.check_references(composed)
+            compose.allow_typed(composed)
+            results.append(COMMANDS[command](composed))
+
+        codes.append(guarded(action))
+        if not results and compose.is_multirun():
+            typed = {word.lower() for word in words}  # what all have in common
+            own = [word for word in compose.task_overrides() if word.lower() not in typed]
+            failed.append(" ".join(own) or "the only one")
+            if "SUBMITIT_EXECUTOR" in os.environ:  # which would end well, and Slurm believe it
+                atexit.register(os._exit, codes[-1])
+            raise JobFailed(codes[-1])  # a sweeper, or the process that waits for this one, is to know
+        return results[0] if results else None
+
+    try:
+        hydra.main(config_path=str(commands.conf_dir()), config_name=command, version_base="1.3")(job)()
+    except Stopped:
+        return max(codes)
+    except (JobFailed, ValueError) as error:  # Optuna's, where no trial was left
+        if failed:
+            console.complain(f"{len(failed)} of {len(codes) - 1} runs failed: {'; '.join(failed)}")
+        elif isinstance(error, JobFailed):
+            console.complain("a run failed; its output is below runs/multirun/")
+        else:
+            raise compose.explain(command, words, error) from None
+        return max(*codes, getattr(error, "code", 0))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise compose.explain(command, words, error) from None
+    except SystemExit as exit_:  # argparse, for options that Hydra does not have
+        return WRONG_INPUT if exit_.code else DONE
+    return DONE if failed else max(codes)  # a sweeper that gets over a failure, as Optuna does
