@@ -258,7 +258,7 @@ def page() -> str:
     """The whole page."""
     _, train = read(CONF / "train.yaml")
     for group, choice in {
-        "agent": "dqn", "network": "nature_cnn", "head": "scalar", "optimizer": "adam", "logger": "default",
+        "network": "nature_cnn", "head": "scalar", "optimizer": "adam",
         "emulators": "local", "protocol": "nature",
     }.items():  # fmt: skip
         train |= under(read(CONF / group / f"{choice}.yaml")[1], f"{group}.")

@@ -6,6 +6,7 @@ import functools
 import itertools
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,6 @@ from atari_dqn.config import aliases, bounds, compose, validate
 from atari_dqn.config.commands import SCHEMAS, conf_dir
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.dqn.loop import training_loop
-from atari_dqn.envs.base import Emulators
 from atari_dqn.training import footprint
 from atari_dqn.training.optimizers import make_optimizer
 from atari_dqn.training.run import Run
@@ -260,8 +260,7 @@ def test_names_of_other_libraries_are_understood(command, typed, line):
 )
 def test_memory_is_refused_before_it_is_taken(words, most, monkeypatch):
     config = compose.to_train_config(compose.compose("train", [*SMALL, *words]))
-    envs = Emulators()
-    envs.frame_shape, envs.frame_dtype, envs.actions = (4,), np.dtype(np.float32), ("LEFT", "RIGHT")
+    envs = SimpleNamespace(frame_shape=(4,), frame_dtype=np.dtype(np.float32), actions=("LEFT", "RIGHT"))
     monkeypatch.setattr(machine, "available_memory", lambda device: 100_000_000)
     with pytest.raises(UserError, match=r"needs [\d.]+ GB of memory, but 100.0 MB is available on cpu") as error:
         footprint.check(config, envs, torch.device("cpu"))

@@ -528,7 +528,7 @@ def test_help_describes_every_setting_of_a_command(name, inside):
 def test_help_shows_defaults_choices_and_ranges(inside):
     said = re.sub(r"\s+", " ", inside("train", "-h").stdout)
     for text in (
-        "preset=default c51 | cleanrl | default", "replay.capacity=1_000_000 agent steps; 7.06 GB of frames",
+        "preset=default c51 | cartpole | cleanrl | default", "replay.capacity=1_000_000 agent steps; 7.06 GB of frames",
         "num_envs=16 games played side by side (from 1 to 4096)", "replay.device=auto auto | cpu | cuda:",
         "agent.munchausen=false targets of a softmax policy", "head.v_max=10.0 of c51",
     ):  # fmt: skip
