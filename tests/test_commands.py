@@ -25,7 +25,7 @@ from atari_dqn import __main__
 from atari_dqn.checkpoint import checkpoints
 from atari_dqn.cli import usage
 from atari_dqn.cli.commands import COMMANDS
-from atari_dqn.config import compose, presets, unread, validate
+from atari_dqn.config import compose, messages, presets, unread, validate
 from atari_dqn.config.schema import PlayProtocol, Protocol
 from atari_dqn.utils.errors import RunFailed, UserError
 
@@ -517,7 +517,7 @@ def test_help_describes_every_setting_of_a_command(name, inside):
     assert lines[0].endswith(f"{name} key=value ...") and "--cfg job" in done.stdout
     assert all(line.split()[1] == name for line in lines[-2:])  # atari-dqn NAME ..., two examples
     shown = {match[1]: match[2] for match in re.finditer(r"^  ([a-z_.0-9]+)=(.+)\n?", done.stdout, re.MULTILINE)}
-    keys = {key for key in compose.known_keys(name)[0] if key not in compose.sections(compose.known_keys(name)[0])}
+    keys = {key for key in compose.known_keys(name)[0] if key not in messages.sections(compose.known_keys(name)[0])}
     own = {"sweep": "sweep.games", "profile": "total_steps", "demo": "env.goals"}
     assert own[name] in shown if name in own else keys <= shown.keys()
     own_files = usage._sources(f"{name}.yaml")
@@ -528,7 +528,7 @@ def test_help_describes_every_setting_of_a_command(name, inside):
 def test_help_shows_defaults_choices_and_ranges(inside):
     said = re.sub(r"\s+", " ", inside("train", "-h").stdout)
     for text in (
-        "preset=default c51 | cleanrl | default", "replay.capacity=1_000_000 agent steps; 7.06 GB of frames",
+        "preset=default c51 | cartpole | cleanrl | default", "replay.capacity=1_000_000 agent steps; 7.06 GB of frames",
         "num_envs=16 games played side by side (from 1 to 4096)", "replay.device=auto auto | cpu | cuda:",
         "agent.munchausen=false targets of a softmax policy", "head.v_max=10.0 of c51",
     ):  # fmt: skip
