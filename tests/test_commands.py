@@ -25,7 +25,7 @@ from atari_dqn import __main__
 from atari_dqn.checkpoint import checkpoints
 from atari_dqn.cli import usage
 from atari_dqn.cli.commands import COMMANDS
-from atari_dqn.config import compose, presets, unread, validate
+from atari_dqn.config import compose, messages, presets, unread, validate
 from atari_dqn.config.schema import PlayProtocol, Protocol
 from atari_dqn.utils.errors import RunFailed, UserError
 
@@ -517,7 +517,7 @@ def test_help_describes_every_setting_of_a_command(name, inside):
     assert lines[0].endswith(f"{name} key=value ...") and "--cfg job" in done.stdout
     assert all(line.split()[1] == name for line in lines[-2:])  # atari-dqn NAME ..., two examples
     shown = {match[1]: match[2] for match in re.finditer(r"^  ([a-z_.0-9]+)=(.+)\n?", done.stdout, re.MULTILINE)}
-    keys = {key for key in compose.known_keys(name)[0] if key not in compose.sections(compose.known_keys(name)[0])}
+    keys = {key for key in compose.known_keys(name)[0] if key not in messages.sections(compose.known_keys(name)[0])}
     own = {"sweep": "sweep.games", "profile": "total_steps", "demo": "env.goals"}
     assert own[name] in shown if name in own else keys <= shown.keys()
     own_files = usage._sources(f"{name}.yaml")

@@ -46,7 +46,7 @@ def query(line: str) -> list[str]:
 
 def _settings(command: str, last: str) -> Iterable[str]:
     from atari_dqn.cli import usage
-    from atari_dqn.config import bounds, commands, compose
+    from atari_dqn.config import bounds, commands, compose, messages
     from atari_dqn.data import games
 
     if command not in commands.SCHEMAS:
@@ -57,7 +57,7 @@ def _settings(command: str, last: str) -> Iterable[str]:
     key, equals, _ = last.partition("=")
     mine = usage.choices(command)
     if not equals:
-        return [f"{name}=" for name in {*keys, *mine} - ({*compose.sections(keys)} - {*mine})]
+        return [f"{name}=" for name in {*keys, *mine} - ({*messages.sections(keys)} - {*mine})]
     kinds = {name: kind for name, kind, _ in usage.fields(commands.SCHEMAS[command], "")}
     values: Iterable[str] = bounds.CHOICES.get(key, ())
     if key in mine:

@@ -91,10 +91,9 @@ def _under_hydra(command: str, words: list[str]) -> int:
 
         def action() -> None:
             nonlocal composed
-            own = compose.task_overrides()
-            if compose.is_multirun() and compose.with_groups(command, own) != own:  # where env=... has several values
-                composed = compose.compose(command, own)
             compose.check_references(composed)
+            if compose.is_multirun() and compose.with_groups(command, own := compose.task_overrides()) != own:
+                composed = compose.compose(command, own)  # env=... has several values, and only some imply a preset
             compose.allow_typed(composed)
             results.append(COMMANDS[command](composed))
 

@@ -6,7 +6,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ValueType
 from hydra.errors import HydraException
 
-from atari_dqn.config import aliases, compose
+from atari_dqn.config import aliases, compose, keys
 from atari_dqn.registry import environments
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.text import suggest
@@ -71,7 +71,7 @@ def apart(words: list[str], parts: Collection[str]) -> tuple[list[str], list[str
     for name in ("--resolve", "--package"):
         if name in options and "--cfg" not in options:
             raise UserError(f"{name} needs --cfg job, whose output it changes")
-    found = compose.use_config_dir(options.get("--config-dir"))
+    found = keys.use_config_dir(options.get("--config-dir"))
     if found:
         options["--config-dir"] = found
     package = options.get("--package", "_global_")

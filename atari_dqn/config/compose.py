@@ -4,28 +4,27 @@ import dataclasses
 import functools
 import importlib
 import re
-from collections.abc import Iterator
 from contextlib import nullcontext
-from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import hydra
 import omegaconf
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from atari_dqn.config import aliases, bounds, validate
-from atari_dqn.config.commands import SCHEMAS, conf_dir
+from atari_dqn.config.commands import conf_dir
+from atari_dqn.config.keys import is_known, known_keys, leaves, search_path
+from atari_dqn.config.messages import explain, explain_value
 from atari_dqn.config.overrides import as_hydra_reads
-from atari_dqn.config.schema import Env, Goal, PlayProtocol, Protocol, TrainConfig
+from atari_dqn.config.schema import Env, PlayProtocol, Protocol, TrainConfig
 from atari_dqn.data.games import atari_games, atari_name
 from atari_dqn.registry import environments, own_modules
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.hints import hint
-from atari_dqn.utils.text import shown, suggest
 
 
 def to_train_config(composed: Any) -> TrainConfig:
@@ -175,8 +174,8 @@ def compose(command: str, overrides: list[str]) -> omegaconf.DictConfig:
     """The composed config of a command, as Hydra makes it; within one of hydra.main's jobs, too."""
     running = GlobalHydra().is_initialized()
     words = [as_hydra_reads(word) for word in with_groups(command, overrides)]
-    if _own_dirs and not running:
-        words.append(f"hydra.searchpath=[{','.join(_quoted(folder) for folder in _own_dirs)}]")
+    if not running:
+        words += search_path()
     try:
         with nullcontext() if running else hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
             return hydra.compose(command, words)
@@ -211,142 +210,3 @@ def check_plugins(words: list[str]) -> None:
 def is_multirun() -> bool:
     """Whether the running Hydra job is one of several (-m)."""
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-
-
-def leaves(node: Any, prefix: str = "") -> Iterator[str]:
-    for key in node:
-        path = f"{prefix}{key}"
-        yield path
-        value = None if OmegaConf.is_missing(node, key) else node._get_node(key)
-        if isinstance(value, omegaconf.DictConfig) and not value._is_none():
-            yield from leaves(value, f"{path}.")
-
-
-_own_dirs: list[Path] = []  # a person's own folder of settings, if there is one
-
-
-def use_config_dir(typed: str | None) -> str:
-    """Find presets, and files of the other groups, in a folder besides conf/; its path. Raises UserError."""
-    _own_dirs.clear()
-    known_keys.cache_clear()
-    if typed is None:
-        return ""
-    folder = Path(typed).expanduser().resolve()
-    if not typed or not folder.is_dir():
-        raise UserError(f"--config-dir {typed}: there is no such folder" if typed else "--config-dir needs a folder")
-    for file in folder.glob("*/*.yaml"):
-        name = file.relative_to(folder)
-        if (conf_dir() / name).exists():
-            raise UserError(f"--config-dir {typed}: {name} has the name of one in conf/; rename it")
-    _own_dirs.append(folder)
-    return str(folder)
-
-
-def _quoted(folder: Path) -> str:
-    return "'file://" + str(folder).replace("'", "\\'") + "'"
-
-
-@functools.cache
-def known_keys(command: str) -> tuple[set[str], dict[str, list[str]]]:
-    """All config keys of a command, and its groups with their options."""
-    keys, roots = set(leaves(OmegaConf.structured(SCHEMAS[command]))), (conf_dir(), *_own_dirs)
-    groups = {
-        folder.name: sorted(path.stem for root in roots for path in root.glob(f"{folder.name}/*.yaml"))
-        for folder in conf_dir().iterdir()
-        if folder.is_dir()
-    }
-    return keys, groups
-
-
-def is_known(key: str, keys: set[str]) -> bool:
-    """Whether `key` is one of `keys`, or below one that holds anything."""
-    return key in keys or key.startswith(("optimizer.arguments.", "env.arguments.", "env.goals."))
-
-
-# What OmegaConf says of a value that is of another kind altogether.
-ANOTHER_KIND = (
-    "Value '|Invalid value assigned|Cannot (merge|convert|assign)|Invalid type assigned|.* is not a subclass of|"
-    ".* is not Optional|Incompatible value 'None'"
-)
-KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-
-
-def explain_value(error: BaseException) -> str:
-    """One line for OmegaConf's errors about a value."""
-    text = str(getattr(error, "msg", None) or error).split("\n")[0]
-    key, owner = getattr(error, "full_key", None) or "", getattr(error, "object_type", None)
-    if owner is Goal and "." not in key:
-        key = f"env.goals.{key}"
-    if isinstance(error, omegaconf.errors.MissingMandatoryValue):
-        more = "; the file of a preset has a line with its name, preset: NAME" if (key or text) == "preset" else ""
-        return f"{key or text} must be given{more}"
-    if isinstance(error, omegaconf.errors.ConfigKeyError) and owner is Goal:
-        return f"{key}: a goal has score, games, note and stop"
-    if "is not in struct" in text:
-        return f"no setting is called {key!r}; a new one is written with a plus, +{key}=..."
-    if key and re.match(ANOTHER_KIND, text):
-        typed = re.match(r"Value '(.*?)' (?:of type|could not|is not)", text)
-        value = "=null" if "None" in text or "Optional" in text else f"={shown(typed[1])}" if typed else ""
-        hints = get_type_hints(owner) if dataclasses.is_dataclass(owner) else {}
-        kinds = {KINDS[kind] for kind in KINDS if hints.get(key.rpartition(".")[2]) in (kind, kind | None)}
-        return f"{key}{value}: expected {bounds.expected(key, *kinds)}"
-    return f"{key}: {text}" if key and key not in text else text
-
-
-def sections(keys: set[str]) -> dict[str, str]:
-    """Settings that hold others, each with the first of them."""
-    return {key.rpartition(".")[0]: key for key in sorted(keys, reverse=True) if "." in key}
-
-
-GROUP_REMEDIES = {
-    "env": "name a game with env.game=Breakout",
-    "optimizer": "any of torch.optim is optimizer.name=AdamW",
-}
-
-
-def explain(command: str, overrides: list[str], error: BaseException) -> UserError:
-    """The one line that a person should read instead of Hydra's exception."""
-    keys, groups = known_keys(command)
-    for override in overrides:
-        match = re.match(r"[+~]*([^=@]+)(?:@[^=]*)?=?(.*)", override)
-        if not match or ("=" not in override and not override.startswith("~")):
-            return UserError(f"cannot read {override!r}; settings are written key=value, e.g. seed=2")
-        key, value = match.groups()
-        if key.startswith("hydra"):
-            continue
-        if key in groups:
-            options = groups[key]
-            wrong = next((one for one in value.split(",") if one not in (*options, "null")), None)
-            wrong = wrong if value != "null" else value
-            if wrong is not None and not re.search(r"[/(]", value) and key not in keys - {*groups}:
-                more = f"; {GROUP_REMEDIES[key]}" if key in GROUP_REMEDIES else ""
-                return UserError(
-                    f"{key}={wrong}: no such {key}{suggest(wrong, options)}; known: {', '.join(options)}{more}"
-                )
-        elif override.startswith("~") and key in keys:
-            return UserError(f"~{key}: a setting cannot be removed; leave it out for its default")
-        elif key in sections(keys):
-            more = "; to go on with a run, resume=PATH" if key == "checkpoint" else ""
-            return UserError(f"{key}={value}: {key} holds settings, such as {sections(keys)[key]}=...{more}")
-        elif not is_known(key, keys):
-            return UserError(f"no setting is called {key!r}{aliases.meant(key, keys | {*groups})}")
-    if match := re.match(r"Could not append to config. An item is already at '(.*)'", str(error)):
-        return UserError(f"+{match[1]}: this setting is there already; write it without the plus")
-    if match := re.match(r"Ambiguous value for argument '(.*)'", str(error)):
-        return UserError(f"{match[1]}: several values make several runs, with -m before them")
-    if isinstance(error, OverrideParseException):
-        key, _, value = error.override.partition("=")
-        expected = bounds.expected(key, "")
-        if expected and not re.search(r"""[][(){}'"]""", value):
-            return UserError(f"{key}={shown(value)}: expected {expected}")
-        return UserError(f"cannot read {error.override!r}; is a bracket or a quote missing?")
-    chain: BaseException | None = error
-    while chain is not None:
-        if isinstance(chain, omegaconf.errors.OmegaConfBaseException):
-            return UserError(explain_value(chain))
-        chain = chain.__cause__ or chain.__context__
-    text = " ".join(str(error).split("\n")[0].split())
-    if match := re.match(r"Could not override '(\w+)'", text):  # a group, but of other commands
-        remedy = "; name the game, env.game=CartPole" if match[1] == "env" else ""
-        return UserError(f"{command} takes no {match[1]}=...{remedy}")
-    return UserError(text)
