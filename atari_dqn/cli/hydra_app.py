@@ -10,6 +10,7 @@ from typing import Any
 from atari_dqn.cli.commands import COMMANDS
 from atari_dqn.utils import console
 from atari_dqn.utils.errors import JobFailed, RunFailed, Stopped, UserError
+from atari_dqn.utils.text import one_line
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2  # exit codes
 
@@ -43,7 +44,7 @@ def guarded(action: Callable[[], Any]) -> int:
     except Exception as error:
         if os.environ.get("ATARI_DQN_TRACEBACK"):
             console.show_traceback()
-        text = " ".join(str(error).split())[:300]
+        text = one_line(error, 300)
         if isinstance(error, MemoryError) or any(sign in text for sign in NO_MEMORY):
             console.complain("out of memory; free some, or raise the limit that `ulimit -v` shows")
             return FAILED

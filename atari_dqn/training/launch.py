@@ -18,6 +18,7 @@ from atari_dqn.utils import devices, files
 from atari_dqn.utils.console import Console
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.files import replacing
+from atari_dqn.utils.text import one_line
 
 _select = omegaconf.OmegaConf.select
 MOST_EVENTS, DEEPEST = 20_000, 20  # parts of a config.yaml, of which a run writes some 300, 4 deep
@@ -83,7 +84,7 @@ def _readable(folder: Path | str) -> Iterator[None]:
     try:
         yield
     except (OSError, omegaconf.errors.OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError) as error:
-        why = getattr(error, "strerror", None) or " ".join(str(error).split())[:150]
+        why = getattr(error, "strerror", None) or one_line(error, 150)
         raise UserError(f"cannot read {folder}/config.yaml: {why}") from None
 
 
