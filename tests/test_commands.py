@@ -79,7 +79,7 @@ def test_a_run_leaves_all_its_files(breakout):
     ]  # fmt: skip
     assert evaluations[0]["episodes"] == "2" and float(evaluations[0]["held_out_q"]) != 0
     said = (breakout.parent / "output.txt").read_text()
-    assert "no login on this machine" in said and "wandb sync" in said and "done: 600 agent steps" in said
+    assert "W&B: not logged in" in said and "wandb sync" in said and "done: 600 agent steps" in said
     assert "replay: 612 agent steps take" in said and "Traceback" not in said
 
 

@@ -225,7 +225,7 @@ def test_a_damaged_row_costs_no_other(run):
     told = logbook.entry(run, 100)
     assert f"{len(bad)} rows of metrics.csv cannot be read" in told["detail"] and len(told["measured"]["loss"]) > 1
     said = resume(run, "total_steps=400")
-    assert f"metrics.csv: {len(bad)} rows cannot be read; going on with the other {len(sound)} rows" in said
+    assert f"metrics.csv: {len(bad)} rows cannot be read; kept the other {len(sound)} rows" in said
     assert (run / "metrics.csv.damaged").stat().st_size > 5000
     with open(path, newline="") as file:
         rows = [int(row["agent_steps"]) for row in csv.DictReader(file)]
