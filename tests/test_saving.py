@@ -370,7 +370,7 @@ def test_replay_files_promise_nothing_that_is_believed(tmp_path):
     for packed in cases.values():
         segment = Segment(0, 60, len(packed), replay_files.hashlib.sha256(packed).hexdigest())
         (tmp_path / segment.name).write_bytes(packed)
-        with pytest.raises(UserError, match="does not fit its checkpoint"):
+        with pytest.raises(UserError, match="does not match its checkpoint"):
             ReplayFiles(tmp_path, [segment]).load(Replay(100, 3, (5, 4), stack=2), 60, 4)
     good = "0" * 64
     for listing in (
@@ -587,7 +587,7 @@ def test_sealed_files_of_others_run_nothing_and_take_nothing(stopped, tmp_path, 
             checkpoints.Checkpoint(sealed(content, bad, pickled=pickled))
     # torch's reader takes DATA.PKL for data.pkl.
     hidden = {"archive/DATA.PKL": b"\x80\x02cbuiltins\nbytearray\nK\x01\x85R."}
-    with pytest.raises(UserError, match="other entries than it should"):
+    with pytest.raises(UserError, match="unexpected entries"):
         checkpoints.Checkpoint(sealed(content, bad, more=hidden))
     assert not (tmp_path / "owned").exists()
 
@@ -617,7 +617,7 @@ def test_nothing_outside_its_folder_is_touched(stopped, tmp_path):
     assert (stopped / "replay" / "backup.tar.zst").exists()
     (stopped / "replay").rename(tmp_path / "elsewhere")
     (stopped / "replay").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match="replay is a link to elsewhere"):
+    with pytest.raises(UserError, match="replay is a symbolic link"):
         go_on(stopped, "total_steps=4_000")
 
 

@@ -210,7 +210,7 @@ def test_the_client_knows_who_is_logged_in(where, machine, found, tmp_path, monk
     said = wandb_client.standing()
     if found is None:  # its own server's name is the client's business
         found = wandb_client.load().login(prompt=False, verify=False)
-    assert ("logged in" in said) == found and (where in said or not found) and KEY not in said
+    assert ("runs are uploaded" in said) == found and (where in said or not found) and KEY not in said
 
 
 def test_a_home_folder_that_hangs_holds_up_no_run(tmp_path, monkeypatch):

@@ -106,7 +106,7 @@ def standing() -> str:
     if not found:
         return f"{wandb.__version__}, not logged in: runs are recorded offline (log in with `wandb login`)"
     return (
-        f"{wandb.__version__}, logged in: runs are uploaded to {settings.base_url} (or set WANDB=offline, off)"
+        f"{wandb.__version__}, logged in: runs are uploaded to {settings.base_url} (unless WANDB=offline or WANDB=off)"
     )
 
 
