@@ -425,7 +425,7 @@ def test_damaged_replay_files_are_named_and_cost_what_they_hold(stopped, cartpol
     shutil.copytree(stopped, tmp_path / "both")
     flip(newest, 0.5)
     said = go_on(stopped)
-    assert newest.name in said and "going back" in said
+    assert newest.name in said and "falling back" in said
     assert_equal_runs(cartpole, stopped)
     # An older file belongs to both: the latest goes on without its rows.
     flip(tmp_path / "both" / "replay" / older.name, 0.5, 3)

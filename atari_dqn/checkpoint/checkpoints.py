@@ -206,7 +206,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not a file")
     try:
         if _is_damaged(path):
-            raise UserError(f"{path} is damaged: its checksum does not match; use another checkpoint")
+            raise UserError(f"{path} is damaged: its checksum does not match")
         _check_archive(path)
         with warnings.catch_warnings():  # torch warns about files that it cannot read, too
             warnings.simplefilter("ignore")
@@ -267,7 +267,7 @@ def newest(run: Path, say: Callable[[str], None]) -> Resumed | None:
     else:
         if not lacking:
             if broken:
-                raise UserError("; ".join(broken) + "; no usable checkpoint to resume from")
+                raise UserError("; ".join(broken) + "; neither can be resumed from")
             return None
         checkpoint, files = lacking[0]
     for text in broken:

@@ -1,4 +1,4 @@
-"""Settings as people type them: composed by Hydra, checked, and what is wrong with them in one line."""
+"""Compose a command's config with Hydra, check it, and explain errors in one line."""
 
 import dataclasses
 import functools
@@ -25,11 +25,11 @@ from atari_dqn.utils.errors import UserError
 
 
 def to_train_config(composed: Any) -> TrainConfig:
-    """A checked TrainConfig from what Hydra composed or a run's config.yaml holds."""
+    """A checked TrainConfig from a config that Hydra composed or a run's config.yaml. Raises UserError."""
     try:
         node = OmegaConf.merge(OmegaConf.structured(TrainConfig), composed)
         keys, groups = known_keys("train")
-        for key in leaves(node):  # what was added with a plus
+        for key in leaves(node):  # keys added with a plus, too
             if not is_known(key, keys):
                 raise UserError(f"no setting is called {key!r}{aliases.meant(key, keys | {*groups})}")
         config: TrainConfig = OmegaConf.to_object(node)  # type: ignore[assignment]
@@ -41,12 +41,14 @@ def to_train_config(composed: Any) -> TrainConfig:
 
 
 def game_name(kind: str, typed: str) -> str:
-    """A game as the ALE or Gymnasium spells it. Raises UserError where it is none of that kind."""
+    """A game's name as the ALE or Gymnasium spells it. Raises UserError if there is no such game of that kind."""
     if kind == "atari":
         if re.fullmatch(r"cartpole(-v\d)?", typed, re.IGNORECASE):
             raise UserError("CartPole is not an Atari game: use env=cartpole (`make train GAME=CartPole` does)")
         if environments.is_gymnasium(typed):
-            raise UserError(f"{typed} is no Atari game but a Gymnasium environment: use env=gymnasium env.game={typed}")
+            raise UserError(
+                f"{typed} is not an Atari game but a Gymnasium environment: use env=gymnasium env.game={typed}"
+            )
         return atari_name(typed)
     if typed.lower() in {name.lower() for name in atari_games()}:
         raise UserError(f"{typed} is an Atari game: use env=atari (`make train GAME={typed}` does)")
@@ -54,13 +56,13 @@ def game_name(kind: str, typed: str) -> str:
 
 
 def with_group(words: list[str]) -> list[str]:
-    """Typed settings with env=gymnasium where a game names its module, and so can be of no other kind."""
+    """Add env=gymnasium to typed settings if a game names its module: only Gymnasium environments do."""
     is_own = any(re.match(r"env\.game=[^:]+:|sweep\.games=[^:]+:", word) for word in words)
     return [*words, "env=gymnasium"] if is_own and not any(word.startswith("env=") for word in words) else words
 
 
 def check_references(composed: Any) -> None:
-    """Raise UserError where a setting refers to what is not there, as ${HOME} does; a shell's $HOME has no braces."""
+    """Raise UserError for an interpolation that cannot be resolved, such as ${HOME} (in a shell, type $HOME)."""
     try:
         OmegaConf.to_container(composed, resolve=True)
     except omegaconf.errors.OmegaConfBaseException as error:
@@ -68,7 +70,7 @@ def check_references(composed: Any) -> None:
 
 
 def allow_typed(composed: Any) -> None:
-    """Import the modules of environments that were typed for the running job. Raises UserError."""
+    """Import the modules of environments that were typed on the command line. Raises UserError."""
     typed = {word.lstrip("+").partition("=")[0] for word in task_overrides()}
     names = [str(composed.env.game)] if "env.game" in typed else []
     names += str(composed.sweep.games).split(",") if "sweep.games" in typed else []
@@ -78,7 +80,7 @@ def allow_typed(composed: Any) -> None:
 
 
 def environment(typed: str, arguments: dict[str, Any]) -> Env:
-    """A game that is played without having been learned, with the settings of its kind. Raises UserError."""
+    """The default Env settings of a game, for playing it without a checkpoint. Raises UserError."""
     kind = "gymnasium" if environments.is_gymnasium(typed) else "atari"
     kind = "cartpole" if environments.named(typed) == "CartPole-v1" else kind
     env = to_train_config(compose("train", [f"env={kind}"])).env
@@ -88,26 +90,26 @@ def environment(typed: str, arguments: dict[str, Any]) -> Env:
 
 
 def plain_arguments(composed: Any) -> Any:
-    """env.arguments as they were typed."""
+    """env.arguments as plain Python values."""
     return OmegaConf.to_container(composed.env.arguments, resolve=True)
 
 
 def plain(node: Any) -> Any:
-    """`node`, from a file, unless it asks for more than it says, as ${oc.env:SECRET} does. Raises ValueError."""
+    """Return `node`, read from a file, if it has no interpolations such as ${oc.env:SECRET}. Raises ValueError."""
     container = OmegaConf.to_container(node) if OmegaConf.is_config(node) else node
     text = str(container)
     if len(text) > 100_000:
         raise ValueError("its settings are too long")
     if "${" in text:
-        raise ValueError("its settings have ${...} in them")
+        raise ValueError("its settings contain ${...}")
     return node
 
 
 def to_object(composed: Any, prefix: str = "") -> Any:
-    """What Hydra composed, as its own dataclass, each value within its bounds.
+    """Convert a composed config to its dataclass and check bounds. Raises UserError.
 
     Args:
-        prefix: what its keys begin with, where it is a part of a command's config.
+        prefix: the prefix of its keys, if it is a section of a command's config.
     """
     try:
         config = OmegaConf.to_object(composed)
@@ -118,14 +120,14 @@ def to_object(composed: Any, prefix: str = "") -> Any:
 
 
 def apart(composed: Any, name: str) -> tuple[Any, Any]:
-    """What Hydra composed without a part that is not a run's own, and that part as its own dataclass."""
+    """Split a section that is not part of a run's config off; return the rest, and the section as its dataclass."""
     rest: Any = OmegaConf.to_container(composed)
     del rest[name]
     return OmegaConf.create(rest), to_object(composed[name], f"{name}.")
 
 
 def merge_protocol(asked: PlayProtocol, trained: Protocol) -> Protocol:
-    """The protocol to play under: one asked for by name, whole; or the run's own with changes, and then renamed."""
+    """The protocol to play under: the one asked for by name, or the run's own with changes and a changed name."""
     if asked.name is not None and asked.epsilon is not None:
         return Protocol(**{key: value for key, value in dataclasses.asdict(asked).items() if value is not None})
     changes = {key: value for key, value in dataclasses.asdict(asked).items() if value is not None}
@@ -139,21 +141,21 @@ def to_yaml(config: TrainConfig) -> str:
 
 
 def compose(command: str, overrides: list[str]) -> omegaconf.DictConfig:
-    """The composed config of a command, as Hydra makes it; within one of hydra.main's jobs, too."""
+    """Compose a command's config with Hydra; also works within a hydra.main job. Raises UserError."""
     running = GlobalHydra().is_initialized()
     try:
         with nullcontext() if running else hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
             return hydra.compose(command, [as_hydra_reads(word) for word in overrides])
-    except (HydraException, omegaconf.errors.OmegaConfBaseException, ValueError) as error:  # Hydra's own checks, too
+    except (HydraException, omegaconf.errors.OmegaConfBaseException, ValueError) as error:  # or Hydra's own checks
         raise explain(command, overrides, error) from None
 
 
 def task_overrides() -> list[str]:
-    """What was typed for the running Hydra job."""
+    """The overrides typed for the running Hydra job."""
     return list(HydraConfig.get().overrides.task)
 
 
-# Choices that need a plugin of Hydra's, and the extra that brings it.
+# Choices that need a Hydra plugin, and the extra that installs it.
 PLUGINS = {
     "hydra/launcher=slurm": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
     "hydra/launcher=local": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
@@ -163,13 +165,13 @@ PLUGINS = {
 
 
 def check_plugins(words: list[str]) -> None:
-    """Raise UserError where a choice needs a plugin that is not installed."""
+    """Raise UserError if a choice needs a plugin that is not installed."""
     for choice, (plugin, extra) in PLUGINS.items():
         if choice in words:
             try:
                 importlib.import_module(plugin)
             except ImportError:
-                raise UserError(f"{choice} needs a package more: pip install 'atari-dqn[{extra}]'") from None
+                raise UserError(f"{choice} needs another package: pip install 'atari-dqn[{extra}]'") from None
 
 
 def is_multirun() -> bool:
@@ -188,7 +190,7 @@ def leaves(node: Any, prefix: str = "") -> Iterator[str]:
 
 @functools.cache
 def known_keys(command: str) -> tuple[set[str], dict[str, list[str]]]:
-    """All config keys of a command, and its groups with their options."""
+    """All config keys of a command, and its config groups with their options."""
     keys = set(leaves(OmegaConf.structured(SCHEMAS[command])))
     groups = {
         folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
@@ -199,11 +201,11 @@ def known_keys(command: str) -> tuple[set[str], dict[str, list[str]]]:
 
 
 def is_known(key: str, keys: set[str]) -> bool:
-    """Whether `key` is one of `keys`, or below one that holds anything."""
+    """Whether `key` is one of `keys`, or below an open-ended one."""
     return key in keys or key.startswith(("optimizer.arguments.", "env.arguments.", "env.goals."))
 
 
-# What OmegaConf says of a value that is of another kind altogether.
+# OmegaConf's messages for a value of the wrong type.
 ANOTHER_KIND = (
     "Value '|Invalid value assigned|Cannot (merge|convert|assign)|Invalid type assigned|.* is not a subclass of|"
     ".* is not Optional|Incompatible value 'None'"
@@ -212,7 +214,7 @@ KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "
 
 
 def explain_value(error: BaseException) -> str:
-    """One line for OmegaConf's errors about a value."""
+    """A one-line message for an OmegaConf error about a value."""
     text = str(getattr(error, "msg", None) or error).split("\n")[0]
     key, owner = getattr(error, "full_key", None) or "", getattr(error, "object_type", None)
     if owner is Goal and "." not in key:
@@ -222,7 +224,7 @@ def explain_value(error: BaseException) -> str:
     if isinstance(error, omegaconf.errors.ConfigKeyError) and owner is Goal:
         return f"{key}: a goal has score, games, note and stop"
     if "is not in struct" in text:
-        return f"no setting is called {key!r}; a new one is written with a plus, +{key}=..."
+        return f"no setting is called {key!r}; add a new one with a plus, +{key}=..."
     if key and re.match(ANOTHER_KIND, text):
         typed = re.match(r"Value '(.*?)' (?:of type|could not|is not)", text)
         value = "=null" if "None" in text or "Optional" in text else f"={bounds.shown(typed[1])}" if typed else ""
@@ -233,18 +235,18 @@ def explain_value(error: BaseException) -> str:
 
 
 def sections(keys: set[str]) -> dict[str, str]:
-    """Settings that hold others, each with the first of them."""
+    """Config sections, each with its first setting."""
     return {key.rpartition(".")[0]: key for key in sorted(keys, reverse=True) if "." in key}
 
 
 GROUP_REMEDIES = {
     "env": "name a game with env.game=Breakout",
-    "optimizer": "any of torch.optim is optimizer.name=AdamW",
+    "optimizer": "choose any of torch.optim with optimizer.name=AdamW",
 }
 
 
 def explain(command: str, overrides: list[str], error: BaseException) -> UserError:
-    """The one line that a person should read instead of Hydra's exception."""
+    """A one-line message that replaces Hydra's exception."""
     keys, groups = known_keys(command)
     for override in overrides:
         match = re.match(r"[+~]*([^=@]+)(?:@[^=]*)?=?(.*)", override)
@@ -265,14 +267,14 @@ def explain(command: str, overrides: list[str], error: BaseException) -> UserErr
         elif override.startswith("~") and key in keys:
             return UserError(f"~{key}: a setting cannot be removed; leave it out for its default")
         elif key in sections(keys):
-            more = "; to go on with a run, resume=PATH" if key == "checkpoint" else ""
-            return UserError(f"{key}={value}: {key} holds settings, such as {sections(keys)[key]}=...{more}")
+            more = "; to resume a run, set resume=PATH" if key == "checkpoint" else ""
+            return UserError(f"{key}={value}: {key} is a section with settings such as {sections(keys)[key]}=...{more}")
         elif not is_known(key, keys):
             return UserError(f"no setting is called {key!r}{aliases.meant(key, keys | {*groups})}")
     if match := re.match(r"Could not append to config. An item is already at '(.*)'", str(error)):
-        return UserError(f"+{match[1]}: this setting is there already; write it without the plus")
+        return UserError(f"+{match[1]}: this setting already exists; write it without the plus")
     if match := re.match(r"Ambiguous value for argument '(.*)'", str(error)):
-        return UserError(f"{match[1]}: several values make several runs, with -m before them")
+        return UserError(f"{match[1]}: several values make several runs; put -m before them")
     if isinstance(error, OverrideParseException):
         key, _, value = error.override.partition("=")
         expected = bounds.expected(key, "")
@@ -285,7 +287,7 @@ def explain(command: str, overrides: list[str], error: BaseException) -> UserErr
             return UserError(explain_value(chain))
         chain = chain.__cause__ or chain.__context__
     text = " ".join(str(error).split("\n")[0].split())
-    if match := re.match(r"Could not override '(\w+)'", text):  # a group, but of other commands
+    if match := re.match(r"Could not override '(\w+)'", text):  # a group of other commands
         remedy = "; name the game, env.game=CartPole" if match[1] == "env" else ""
         return UserError(f"{command} takes no {match[1]}=...{remedy}")
     return UserError(text)
