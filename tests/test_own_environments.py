@@ -117,9 +117,9 @@ def test_no_file_alone_imports_a_module_or_names_a_path(inside, forget, tmp_path
     path = tmp_path / "run" / "checkpoints" / "best.pt"
     content = checkpoints.Checkpoint(path).content
     for changes, line in (
-        ({"game": "own_evil:Walk-v0"}, "imported only where you name it"),
-        ({"game": "GymV26Environment-v0", "arguments": {"env_id": "own_evil:Walk-v0"}}, "only where you type it"),
-        ({"arguments": {"xml": ["/etc/passwd"]}}, "only where you type it"),
+        ({"game": "own_evil:Walk-v0"}, "only imported if you name it"),
+        ({"game": "GymV26Environment-v0", "arguments": {"env_id": "own_evil:Walk-v0"}}, "only used if you type it"),
+        ({"arguments": {"xml": ["/etc/passwd"]}}, "only used if you type it"),
         ({"arguments": {"render_mode": "human"}}, "set by the program"),
     ):
         hostile = content["config"] | {"env": content["config"]["env"] | changes}

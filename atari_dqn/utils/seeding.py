@@ -1,4 +1,4 @@
-"""Independent random streams from one seed, so that no part of a run can disturb another's draws."""
+"""Independent random streams from one seed, so that no part of a run affects another's random numbers."""
 
 import zlib
 
@@ -7,7 +7,7 @@ import torch
 
 
 def derive(seed: int, *names: object, count: int = 1) -> list[int]:
-    """`count` seeds below 2**31 for the stream called `names`; the same call gives the same seeds on any machine."""
+    """`count` seeds below 2**31 for the stream called `names`; reproducible on any machine."""
     key = zlib.crc32("/".join(map(str, names)).encode())
     return [int(word) >> 1 for word in np.random.SeedSequence([seed, key]).generate_state(count)]
 
