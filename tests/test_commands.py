@@ -393,17 +393,18 @@ def notes(*words: str) -> str:
 
 
 def test_a_note_names_what_nothing_reads():
-    dopamine = (
-        "env.repeat_action_probability=0.25 (for env=atari); network.padding=same (for a network with convolutions)"
-    )
-    per = "replay.priority_exponent=0.5, replay.importance_steps=50,000,000 (for replay.prioritized=true)"
+    dopamine = "env.repeat_action_probability=0.25 (only for env=atari); network.padding=same (only for a network with convolutions)"
+    per = "replay.priority_exponent=0.5, replay.importance_steps=50,000,000 (only for replay.prioritized=true)"
     for words, said in (
         (["env=cartpole", "preset=dopamine"], dopamine),
         (["env=gymnasium", "env.game=Acrobot-v1", "preset=dopamine"], dopamine),
-        (["preset=keras_rl_cartpole"], "network.hidden=[16] (for network=mlp)"),
+        (["preset=keras_rl_cartpole"], "network.hidden=[16] (only for network=mlp)"),
         (["preset=rainbow", "replay.prioritized=false"], per),
-        (["preset=dueling", "agent.dueling=false"], "agent.dueling_gradient_scale=0.70710678 (for agent.dueling=true)"),
-        (["env=cartpole", "protocol=nature"], "protocol.noop_max=30 (for env=atari)"),
+        (
+            ["preset=dueling", "agent.dueling=false"],
+            "agent.dueling_gradient_scale=0.70710678 (only for agent.dueling=true)",
+        ),
+        (["env=cartpole", "protocol=nature"], "protocol.noop_max=30 (only for env=atari)"),
         (["env=cartpole", "protocol=machado"], "protocol.repeat_action_probability=0.25"),
         (["env=cartpole", "head.v_max=7"], "head.v_max=7.0 (only for head=c51)"),
         (["agent.noisy=true", "exploration.start=0", "exploration.end=0", "exploration.persistence=2"], "persistence"),
