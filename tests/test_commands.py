@@ -393,24 +393,26 @@ def notes(*words: str) -> str:
 
 
 def test_a_note_names_what_nothing_reads():
-    dopamine = "env.repeat_action_probability=0.25 (only for env=atari); network.padding=same (only for a network with convolutions)"
-    per = "replay.priority_exponent=0.5, replay.importance_steps=50,000,000 (only for replay.prioritized=true)"
+    dopamine = (
+        "env.repeat_action_probability=0.25 (needs env=atari); network.padding=same (needs a network with convolutions)"
+    )
+    per = "replay.priority_exponent=0.5, replay.importance_steps=50,000,000 (needs replay.prioritized=true)"
     for words, said in (
         (["env=cartpole", "preset=dopamine"], dopamine),
         (["env=gymnasium", "env.game=Acrobot-v1", "preset=dopamine"], dopamine),
-        (["preset=keras_rl_cartpole"], "network.hidden=[16] (only for network=mlp)"),
+        (["preset=keras_rl_cartpole"], "network.hidden=[16] (needs network=mlp)"),
         (["preset=rainbow", "replay.prioritized=false"], per),
         (
             ["preset=dueling", "agent.dueling=false"],
-            "agent.dueling_gradient_scale=0.70710678 (only for agent.dueling=true)",
+            "agent.dueling_gradient_scale=0.70710678 (needs agent.dueling=true)",
         ),
-        (["env=cartpole", "protocol=nature"], "protocol.noop_max=30 (only for env=atari)"),
+        (["env=cartpole", "protocol=nature"], "protocol.noop_max=30 (needs env=atari)"),
         (["env=cartpole", "protocol=machado"], "protocol.repeat_action_probability=0.25"),
-        (["env=cartpole", "head.v_max=7"], "head.v_max=7.0 (only for head=c51)"),
+        (["env=cartpole", "head.v_max=7"], "head.v_max=7.0 (needs head=c51)"),
         (["agent.noisy=true", "exploration.start=0", "exploration.end=0", "exploration.persistence=2"], "persistence"),
         (
             ["exploration.end=1", "exploration.decay_steps=5"],
-            "exploration.decay_steps=5 (only for exploration.start different",
+            "exploration.decay_steps=5 (needs exploration.start different",
         ),
     ):
         assert said in notes(*words), notes(*words)
@@ -436,7 +438,7 @@ def test_in_a_multirun_words_are_for_all_runs(command, tmp_path):
     short = ["env=cartpole", "total_steps=80", "num_envs=2", "evaluation.episodes=1", "logger.wandb=off"]
     done = command("train", "-m", "head=scalar,c51", "head.v_max=50", "evaluation.video_seconds=0", *short)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("no effect in this run: head.v_max=50.0 (only for head=c51)") == 1
+    assert done.stdout.count("no effect in this run: head.v_max=50.0 (needs head=c51)") == 1
 
 
 def test_an_evaluation_says_what_its_environment_does_not_read(tmp_path, capsys):
@@ -444,7 +446,7 @@ def test_an_evaluation_says_what_its_environment_does_not_read(tmp_path, capsys)
     words = [f"checkpoint={tmp_path}/run", "evaluation.episodes=2", f"output={tmp_path}/e.json"]
     assert __main__.main(["evaluate", *words, "protocol=dopamine"]) == 0
     said, result = capsys.readouterr().out, json.loads((tmp_path / "e.json").read_text())
-    assert "note: no effect in this run: protocol.repeat_action_probability=0.25 (only for env=atari)" in said
+    assert "note: no effect in this run: protocol.repeat_action_probability=0.25 (needs env=atari)" in said
     played = result["protocol"]
     assert (played["repeat_action_probability"], played["own_frame_skip"], played["noop_max"]) == (0, [1, 1], None)
     assert __main__.main(["evaluate", *words]) == 0 and "note" not in capsys.readouterr().out

@@ -97,7 +97,7 @@ def notes(config: TrainConfig, part: str = "") -> list[str]:
         told.setdefault(reader.when, []).append(f"{key}={presets.text(_value(config, key))}")
     if not told:
         return []
-    return ["no effect in this run: " + "; ".join(f"{', '.join(s)} (only for {when})" for when, s in told.items())]
+    return ["no effect in this run: " + "; ".join(f"{', '.join(s)} (needs {when})" for when, s in told.items())]
 
 
 def refuse(config: TrainConfig, words: Iterable[str], part: str = "") -> None:
