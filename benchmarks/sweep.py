@@ -53,7 +53,7 @@ def timed(words: list[str]) -> float:
 
 def went_on(storage: Path) -> int:
     """How many times a run of the sweep went on from a checkpoint."""
-    return sum(path.read_text().count("going on in ") for path in storage.glob("*.log"))
+    return sum(path.read_text().count("resuming ") for path in storage.glob("*.log"))
 
 
 def main() -> None:
@@ -88,7 +88,7 @@ def prove(asked: argparse.Namespace) -> list[dict[str, Any]]:
                 "run": folder.name,
                 "agent_steps": asked.steps,
                 "steps_when_the_node_was_killed": running.get(folder.name, ""),
-                "went_on_from_a_checkpoint": log.count("going on in "),
+                "went_on_from_a_checkpoint": log.count("resuming "),
                 "weights_sha256": found["online"][:16],
                 "equal": not differ,
             }

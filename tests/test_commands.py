@@ -242,7 +242,7 @@ def test_resume_goes_on_where_it_stopped(breakout, command, inside, tmp_path):
         file.write("9999,9999,9,9,0,0,0,0,0,0,0\n")
     done = command("train", f"resume={run}", "total_steps=800", "logger.wandb=off")
     assert done.returncode == 0, done.stderr
-    assert "going on in" in done.stdout and "after 600 agent steps" in done.stdout
+    assert "resuming" in done.stdout and "after 600 agent steps" in done.stdout
     steps = [int(row["agent_steps"]) for row in rows(run / "metrics.csv")]
     assert steps == [100, 200, 300, 400, 500, 600, 700, 800]
     seconds = [float(row["seconds"]) for row in rows(run / "metrics.csv")]

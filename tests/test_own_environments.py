@@ -98,7 +98,7 @@ def test_a_trip_with_an_environment_of_ones_own(inside, forget, tmp_path):
     done = inside("train", "resume=run", "total_steps=80", GAME, "env.arguments={size: 3, level: maps/b.txt}")
     assert done.returncode == 2 and "env.arguments cannot be changed" in done.stderr
     done = inside("train", "resume=run", "total_steps=80", GAME, "env.arguments={size: 3, level: maps/a.txt}")
-    assert done.returncode == 0 and "going on in run after 60 agent steps" in done.stdout, done.stderr
+    assert done.returncode == 0 and "resuming run after 60 agent steps" in done.stdout, done.stderr
     assert {row.split(",")[4] for row in (run / "episodes.csv").read_text().splitlines()[1:]} == {"3"}
     for size, mean, name in (("3", '"mean": 3.0', "greedy"), ("5", '"mean": 5.0', "greedy-2")):
         done = inside("evaluate", "checkpoint=run", *typed, f"env.arguments.size={size}", "evaluation.episodes=2")

@@ -521,7 +521,7 @@ def test_a_really_full_disk(tmp_path):
         assert all(line.startswith("atari_dqn: ") for line in full.stderr.splitlines())
         subprocess.run(["mount", "-o", "remount,size=60m", str(disk)], check=True)
         again = subprocess.run(words, **where, timeout=200)
-        assert again.returncode == 0 and "going on in run after" in again.stdout, again.stderr
+        assert again.returncode == 0 and "resuming run after" in again.stdout, again.stderr
     finally:
         subprocess.run(["umount", "-l", str(disk)])
 
@@ -926,16 +926,16 @@ def test_rotate_is_never_without_a_latest(tmp_path, monkeypatch):
 
 
 def test_an_edited_config_or_a_typed_group_is_not_taken_in_silence(stopped):
-    with pytest.raises(UserError, match="optimizer cannot be changed when a run goes on"):
+    with pytest.raises(UserError, match="optimizer cannot be changed when resuming"):
         go_on(stopped, "optimizer=nature_rmsprop")
     text = (stopped / "config.yaml").read_text()
     (stopped / "config.yaml").write_text(text.replace("learning_rate: 0.0005", "learning_rate: 0.5"))
-    with pytest.raises(UserError, match=r"config\.yaml was changed since its checkpoint, in optimizer\.learning_rate"):
+    with pytest.raises(UserError, match=r"config\.yaml differs from its checkpoint in optimizer\.learning_rate"):
         go_on(stopped)
     (stopped / "config.yaml").write_text(
         re.sub(r"(optimizer:.*?)arguments: {}", r"\1arguments: {eps: 0.1}", text, flags=re.S)
     )
-    with pytest.raises(UserError, match=r"in optimizer\.arguments; put it back"):
+    with pytest.raises(UserError, match=r"in optimizer\.arguments; restore it"):
         go_on(stopped)
 
 

@@ -24,6 +24,7 @@ from atari_dqn.checkpoint.replay_files import ReplayFiles, segments
 from atari_dqn.config import compose
 from atari_dqn.dqn import networks
 from atari_dqn.utils import files
+from atari_dqn.utils.console import counted
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.files import replacing, set_aside, sync_folder
 
@@ -262,7 +263,7 @@ def newest(run: Path, say: Callable[[str], None]) -> Resumed | None:
         if not damaged:
             break
         names = ", ".join(segment.name for segment in damaged[:3]) + (" ..." if len(damaged) > 3 else "")
-        say(f"{run / 'replay'}: {len(damaged)} replay files of {path.name} are damaged or missing: {names}")
+        say(f"{run / 'replay'}: {counted(len(damaged), 'replay file')} of {path.name} damaged or missing: {names}")
         lacking.append(Resumed(checkpoint, files))
     else:
         if not lacking:

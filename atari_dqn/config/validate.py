@@ -5,6 +5,7 @@ from atari_dqn.config.bounds import one_of
 from atari_dqn.config.schema import Env, Head, Logger, Protocol, TrainConfig
 from atari_dqn.data import scores
 from atari_dqn.registry.environments import check_arguments, own_of
+from atari_dqn.utils.console import counted
 from atari_dqn.utils.errors import UserError
 
 # Environment settings that a protocol may fix.
@@ -63,7 +64,7 @@ def check(config: TrainConfig) -> None:
 def check_replay(config: TrainConfig) -> None:
     """Raise UserError if the replay is too small for any update, or the warm-up too short for the first one."""
     replay, n_step, games = config.replay, config.agent.n_step, config.num_envs
-    for_games = f"for {games:,} {'game' if games == 1 else 'games'} (num_envs)"
+    for_games = f"for {counted(games, 'game')} (num_envs)"
     least = games * (config.env.frame_stack + n_step + 1)
     if replay.capacity < least:
         raise UserError(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from atari_dqn.utils import files
+from atari_dqn.utils.console import counted
 from atari_dqn.utils.files import replacing
 
 # Column types in a run's files; other columns are text.
@@ -78,7 +79,7 @@ def damage(folder: Path) -> str:
 
 
 def _rows(count: int) -> str:
-    return f"{count:,} {'row' if count == 1 else 'rows'}"
+    return counted(count, "row")
 
 
 def _fields(line: str) -> list[str] | None:

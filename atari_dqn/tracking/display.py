@@ -14,7 +14,7 @@ from rich.text import Text
 from atari_dqn.data import scores
 from atari_dqn.dqn.loop import Record
 from atari_dqn.tracking.curves import Pace
-from atari_dqn.utils.console import Console
+from atari_dqn.utils.console import Console, counted
 from atari_dqn.utils.machine import CpuShare
 
 Row = dict[str, Any]
@@ -174,7 +174,7 @@ class Display(Tracker):
 
 
 def games(count: int) -> str:
-    return f"{count} game" if count == 1 else f"{count} games"
+    return counted(count, "game")
 
 
 def compact(number: float) -> str:

@@ -179,6 +179,11 @@ def _environment() -> dict[str, str]:
     return found
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 game`, `1,234 games`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def say(text: str) -> None:
     """Print a line on standard output."""
     _line(Stream(lambda: sys.stdout), visible(text))
