@@ -179,9 +179,10 @@ def _environment() -> dict[str, str]:
     return found
 
 
-def counted(number: int, noun: str) -> str:
-    """`1 game`, `1,234 games`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+def counted(number: float, noun: str) -> str:
+    """`1 game`, `1,234 games`, `0.25 GPUs`."""
+    shown = f"{number:,}" if isinstance(number, int) else f"{number:g}"
+    return f"{shown} {noun}" if number == 1 else f"{shown} {noun}s"
 
 
 def say(text: str) -> None:
