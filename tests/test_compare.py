@@ -109,7 +109,7 @@ def test_compare_prints_draws_and_writes(breakout, command, tmp_path):
         assert [(float(r["ours"]), r["verdict"]) for r in csv.DictReader(file)] == [(1.5, "inside"), (30.0, "above")]
     (breakout / "episodes.csv").write_text((breakout / "episodes.csv").read_text() + "many,0,0,0,0,0,0\n")
     spoilt = command("compare", f"run={breakout}")
-    assert spoilt.returncode == 2 and "are not as a run writes them" in spoilt.stderr
+    assert spoilt.returncode == 2 and "damaged CSV files in" in spoilt.stderr
     assert 'Overrides of preset "nature"' in other.stdout and (tmp_path / "new" / "other.png").stat().st_size > 10_000
 
 

@@ -1,4 +1,4 @@
-"""`make aggregate`: runs of many games and seeds beside published agents, as tables, CSV files and a picture."""
+"""`make aggregate`: statistics of runs over games and seeds, with published agents: tables, CSV files, a plot."""
 
 import csv
 import itertools
@@ -23,7 +23,7 @@ from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.files import replacing
 
 GRID = 20  # points of a sample-efficiency curve
-MARKS = (10, 40, 50, 100, 199, 200)  # million frames at which published curves are told
+MARKS = (10, 40, 50, 100, 199, 200)  # million frames at which published curves are reported
 
 
 class Told(NamedTuple):
@@ -38,7 +38,7 @@ class Told(NamedTuple):
 
 
 def told(shown: Iterable[tuple[Experiment, Sequence[str]]], resamples: int) -> list[Told]:
-    """The four statistics of experiments, each over its games."""
+    """The four statistics of each experiment over the given games."""
     rows = []
     for experiment, games in shown:
         if games:
@@ -48,14 +48,14 @@ def told(shown: Iterable[tuple[Experiment, Sequence[str]]], resamples: int) -> l
 
 
 def _value(point: float, low: float, high: float) -> str:
-    """Two lines: a number, and its interval without the noughts before its points."""
+    """Two lines: a number, and its interval without leading zeros."""
     ends = [f"{end:.2f}".replace("0.", ".", 1) if abs(end) < 1 else f"{end:.2f}" for end in (low, high)]
     return f"{point:.2f}" if np.isnan(low) else f"{point:.2f}\n{ends[0]} {ends[1]}"
 
 
 def table(title: str, rows: Sequence[Told]) -> Table:
-    """For a person, 80 columns wide at most."""
-    caption = "of human-normalised scores, and 95% intervals; runs x games"
+    """A printable table, at most 80 columns wide."""
+    caption = "human-normalized scores with 95% intervals; runs x games"
     view = Table(title=title, title_justify="left", caption=caption, caption_justify="left", box=box.SIMPLE_HEAD)
     for column in ("", "runs", "frames", "IQM", "median", "mean", "gap"):
         view.add_column(column, justify="right" if column else "left", overflow="fold", no_wrap=bool(column))
@@ -66,10 +66,10 @@ def table(title: str, rows: Sequence[Told]) -> Table:
 
 
 def improvement_table(better: Sequence[tuple[str, str, int, float, Matrix]]) -> Table:
-    """For a person, 80 columns wide at most."""
-    view = Table(title="probability that a run of the one scores higher than one of the other", title_justify="left")
-    for column in ("the one", "the other", "games", "probability"):
-        view.add_column(column, justify="left" if column.startswith("the") else "right", overflow="fold")
+    """A printable table, at most 80 columns wide."""
+    view = Table(title="probability of improvement: a run of A scores higher than a run of B", title_justify="left")
+    for column in ("A", "B", "games", "probability"):
+        view.add_column(column, justify="left" if len(column) == 1 else "right", overflow="fold")
     for name, other, count, point, around in better:
         if count:
             view.add_row(name, other, str(count), _value(point, *around).replace("\n", "  "))
@@ -77,7 +77,7 @@ def improvement_table(better: Sequence[tuple[str, str, int, float, Matrix]]) -> 
 
 
 def games_table(own: Sequence[Experiment], against: Sequence[Experiment]) -> tuple[list[str], list[list[str]]]:
-    """Mean raw scores of each game; for each of ours its human-normalised one as well."""
+    """Mean raw scores per game; for our experiments also the human-normalized score."""
     columns = ["game", *(f"{e.name}{more}" for e in own for more in ("", ", seeds", ", human-normalised"))]
     columns += [e.name for e in against]
     rows = []
@@ -108,7 +108,7 @@ def _file_name(name: str) -> str:
 
 
 def aggregate(asked: AggregateConfig, console: Console) -> None:
-    """Put runs together: print tables, write CSV files and a picture."""
+    """Aggregate runs: print tables, write CSV files and a plot."""
     intervals.rliable()
 
     def say(text: str) -> None:
@@ -116,32 +116,32 @@ def aggregate(asked: AggregateConfig, console: Console) -> None:
 
     own = experiments.gather(logbook.name_runs("runs", asked.runs).values() if asked.runs else [], asked.score, say)
     if asked.runs and not own:
-        raise UserError(f"runs={asked.runs}: no run there has a score={asked.score}; train longer, or choose another")
+        raise UserError(f"runs={asked.runs}: no run has a score={asked.score} yet; train longer, or choose another")
     for experiment in own:
         if few := sorted({*experiment.runs} - {*experiment.games}):
-            say(f"note: left out of {experiment.name}'s statistics, for seeds or a human's score are missing: {few}")
+            say(f"note: excluded from {experiment.name}, because seeds or human scores are missing: {', '.join(few)}")
     own = [experiment for experiment in own if experiment.games]
     if asked.runs and not own:
-        raise UserError(f"runs={asked.runs}: no game there has a human's score; {scores.SOURCE} has 57")
+        raise UserError(f"runs={asked.runs}: no game has a human score; {scores.SOURCE} lists those that do")
     games = sorted({game for experiment in own for game in experiment.games})
     frames = max((experiment.frames for experiment in own), default=None)
     others = [experiments.published(agent, frames) for agent in asked.against]
     if own:
         rows = told([(e, e.games) for e in own], asked.resamples)
         rows += told([(e, [game for game in e.games if game in games]) for e in others], asked.resamples)
-        console.print(table(f"score={asked.score}; published agents on the same games, means of their seeds", rows))
+        console.print(table(f"score={asked.score}; published agents: means over seeds, same games", rows))
     else:
         marks = [
             experiments.published(agent, million * MILLION) for agent in asked.against for million in _marks(agent)
         ]
         rows = told([(e, e.games) for e in marks], asked.resamples)
-        console.print(table("published agents, each on all its games; means of their seeds", rows))
-    say(f"human: by {scores.SOURCE}; gap: optimality gap, how far below a human's on average")
+        console.print(table("published agents: means over seeds, all games of each", rows))
+    say(f"human scores: {scores.SOURCE}; gap: optimality gap, the mean shortfall from human level")
     if "nature_2015" in asked.against and not own:
         paper = np.array(scores.by_its_own_human())
         say(
-            f"{others[asked.against.index('nature_2015')].name} by its own paper's human, {len(paper)} games: median "
-            f"{np.median(paper):.1%}, mean {paper.mean():.1%}, as van Hasselt et al. 2016, Table 1"
+            f"{others[asked.against.index('nature_2015')].name} with its own paper's human scores, {len(paper)} games: "
+            f"median {np.median(paper):.1%}, mean {paper.mean():.1%}, as in van Hasselt et al. 2016, Table 1"
         )
     for agent in asked.against:
         by = scores.agents()[agent]
@@ -154,17 +154,17 @@ def aggregate(asked: AggregateConfig, console: Console) -> None:
         console.print(improvement_table(better))
     output = Path(asked.output or logbook.roots("runs", asked.runs or "runs")[0] / "aggregate")
     if not asked.output and output.is_symlink():
-        raise UserError(f"{output} is a link to elsewhere; set output=PATH")
+        raise UserError(f"{output} is a symbolic link; set output=PATH")
     try:
         output.mkdir(parents=True, exist_ok=True)
         _write_all(output, own, others, rows, better, games, asked.resamples)
     except OSError as error:
         raise UserError(f"cannot write {output}: {error.strerror or error}; set output=PATH") from None
-    say(f"written: {output}/ (aggregates, games, profiles, efficiency, improvement, scores of runs x games; a picture)")
+    say(f"written: {output}/ (CSV files: aggregates, games, profiles, efficiency, improvement, scores; a plot)")
 
 
 def _marks(agent: str) -> list[int]:
-    """Million frames at which a published agent is told; its end alone where it has no curve."""
+    """Million frames at which a published agent is reported; only the end if it has no curve."""
     curve = next((c for game in scores.random_and_human() if (c := scores.curve(agent, game))), None)
     length = len(curve.means) * curve.every_frames // MILLION if curve else MARKS[-1]
     return [m for m in MARKS if m <= length and (m != 199 or length == 199)] if curve else [length]

@@ -1,4 +1,4 @@
-"""A table of runs: how far each is, how it stands, how good it was, how much room it takes. The newest comes first."""
+"""Print a table of runs with their progress, state, scores and disk usage, newest first."""
 
 import os
 from pathlib import Path
@@ -9,20 +9,20 @@ from rich.text import Text
 from atari_dqn.analysis import logbook
 from atari_dqn.checkpoint.folders import disk_use
 from atari_dqn.tracking.display import compact
-from atari_dqn.utils.console import Console
+from atari_dqn.utils.console import Console, counted
 
 COLORS = {"running": "green", "failed": "red", "died": "red", "stopped": "yellow"}
-WIDE = 110  # columns of text from which on what most names tell has columns of its own
+WIDE = 110  # terminal width from which game, preset and seed, usually part of the name, have their own columns
 ANY_WIDTH = 100_000
 
 
 def show(asked: str, console: Console) -> None:
-    """Print the table of what was asked for, folders with blanks between. Raises UserError for a folder without runs.
+    """Print the table for directories separated by spaces. Raises UserError for a directory without runs.
 
-    It fits a terminal. Where nobody looks, in a pipe, names are whole, and each run is one line.
+    On a terminal it fits the width. In a pipe, each run is one line with its full name.
     """
     if asked == "runs" and not (Path(asked).is_dir() and logbook.find(Path(asked))):
-        console.print("no runs in runs/ yet; `make train GAME=CartPole` makes one in a minute", soft_wrap=True)
+        console.print("no runs in runs/ yet; `make train GAME=CartPole` creates one within a minute", soft_wrap=True)
         return
     folders = logbook.name_runs("runs", asked)
     lines = [(name, folder, logbook.line(folder)) for name, folder in folders.items()]
@@ -47,8 +47,8 @@ def show(asked: str, console: Console) -> None:
         row = [printable(text) for text in (name, *values)]
         table.add_row(*(Text(text, style=COLORS.get(text, "") if text == line.get("state") else "") for text in row))
     console.print(table)
-    count = f"{len(lines)} run{'s' if len(lines) > 1 else ''}"
-    hint = "; CKPT=latest and RUN=latest mean the newest" if asked == "runs" else ""
+    count = counted(len(lines), "run")
+    hint = "; CKPT=latest and RUN=latest select the newest" if asked == "runs" else ""
     console.print(f"{count}, {compact(total)}B on disk{hint}", soft_wrap=True)
 
 
@@ -61,7 +61,7 @@ def age(seconds: float) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` on one line, without what a terminal would obey; names come from other people's files."""
+    """`text` on one line, without control characters; names may come from untrusted files."""
     return "".join(sign if sign.isprintable() else "?" for sign in text)
 
 
