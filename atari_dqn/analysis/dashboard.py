@@ -269,9 +269,7 @@ def serve(asked: DashboardConfig, console: Console) -> None:
         raise UserError(f"runs={root}: no such directory; `make train GAME=CartPole` creates runs/ within a minute")
     with make(root, asked.port) as server:
         address = f"http://localhost:{server.server_address[1]}/"
-        console.print(
-            f"dashboard of {root}: {address} (Ctrl-C stops it)", soft_wrap=True, highlight=False, markup=False
-        )
+        console.print(f"dashboard of {root}: {address} (stop: Ctrl-C)", soft_wrap=True, highlight=False, markup=False)
         # Not by KeyboardInterrupt, which is lost if raised in a callback whose exceptions Python ignores.
         stopped = threading.Event()
 
