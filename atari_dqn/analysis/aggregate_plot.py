@@ -32,7 +32,7 @@ def draw(folder: Path, own: Sequence[str]) -> None:
     import matplotlib  # slow to load
 
     matplotlib.use("Agg")
-    matplotlib.rcParams["text.parse_math"] = False  # a $ in a name is a $
+    matplotlib.rcParams["text.parse_math"] = False  # names may contain a literal $
     from matplotlib import pyplot
 
     last = {row["name"]: row for row in _rows(folder / "aggregates.csv")}  # for a published curve, its end

@@ -62,7 +62,7 @@ def number(value: float) -> str:
 def table(title: str, found: list[dict[str, Any]]) -> Table:
     """A printable table of the rows, at most 80 columns wide."""
     view = Table(title=title, title_justify="left")
-    for column in ("M frames", "ours", "games", "human", "published", "sd", "allowed", ""):
+    for column in ("M frames", "ours", "games", "human", "published", "sd", "tolerance", ""):
         view.add_column(column, justify="right")
     for row in found:
         human, known = row["human_normalised"], row["published"] is not None
@@ -84,7 +84,7 @@ def draw(path: Path, title: str, curve: Curve, fine: list[Point], found: list[di
     import matplotlib  # slow to load
 
     matplotlib.use("Agg")
-    matplotlib.rcParams["text.parse_math"] = False  # a $ in a name is a $
+    matplotlib.rcParams["text.parse_math"] = False  # names may contain a literal $
     from matplotlib import pyplot
 
     last = max([3, *(p.frames / curve.every_frames for p in fine)])
@@ -94,7 +94,7 @@ def draw(path: Path, title: str, curve: Curve, fine: list[Point], found: list[di
     figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=120, layout="constrained")
     axes.fill_between(
         millions, [b[0] for b in bands], [b[1] for b in bands], color="#0072b2", alpha=0.12, linewidth=0,
-        label="allowed: mean ± max(3 sd, 20%)",
+        label="tolerance: mean ± max(3 sd, 20%)",
     )  # fmt: skip
     axes.errorbar(
         millions, curve.means[:shown], curve.sds[:shown], color="#0072b2", marker="s", markersize=4, capsize=3,
@@ -171,7 +171,7 @@ def compare(asked: CompareConfig, console: Console) -> None:
 
     console.print(table(f"{title}, against {curve.by.title}", found))
     say(f"published: {curve.by.protocol}; {curve.by.seeds} seeds; {curve.by.source}")
-    say("allowed: mean +- max(3 sd, 20% of the mean)")
+    say("tolerance: mean +- max(3 sd, 20% of the mean)")
     if found[0]["human_normalised"] is not None:
         say(f"human scores: {scores.SOURCE}")
     for score in scores.published(config.env.game):

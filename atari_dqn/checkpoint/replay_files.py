@@ -34,7 +34,7 @@ class Segment(NamedTuple):
 
     first: int  # row, counted since the run's start
     last: int  # exclusive
-    size: int  # bytes on the disk
+    size: int  # bytes on disk
     sha256: str
 
     @property

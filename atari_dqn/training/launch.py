@@ -203,7 +203,7 @@ def resume(
         if typed and now != then:
             raise UserError(f"{folder} is a run of {key}={then}, not {now}; choose another folder")
     for setting in forgotten(folder, config):
-        say(f"note: {setting} in config.yaml is not used; type it to use it")
+        say(f"note: {setting} in config.yaml is ignored; to use it, type it on the command line")
     machine.choose_device(config.device)  # before process.json is written
     with folders.held(folder) as process:
         resumed = checkpoints.newest(folder, say)
