@@ -89,7 +89,7 @@ def test_a_stored_run_chooses_no_cluster(run):
         asked = compose.to_train_config(compose.compose("train", words))
         taken = launch.resumed_config(run, words, asked)
         assert taken.emulators.address == ("mine:1" if "emulators.address=mine:1" in words else None)
-    assert "note: emulators.address=evil.example:6379 in config.yaml is not used" in resume(run)
+    assert "note: emulators.address=evil.example:6379 in config.yaml is ignored" in resume(run)
 
 
 # --------------------------------------------------------------------------------------------------------------- links
