@@ -220,7 +220,7 @@ def draw() -> None:
         minutes = [float(row["seconds"]) / 60 for row in played]
         means = [statistics.fmean(returns[max(0, i - GAMES_TO_SOLVE) : i]) for i in range(1, len(returns) + 1)]
         axes.plot(minutes, means, label=run.name.removeprefix("Pong-laptop-").replace("seed", "seed "))
-    axes.axhline(SOLVED, color="grey", linestyle="--", linewidth=1)
+    axes.axhline(SOLVED, color="gray", linestyle="--", linewidth=1)
     axes.set_xlabel("minutes on two CPU cores")
     axes.set_ylabel("Pong: mean raw return of the last 20 games")
     axes.set_title("make train GAME=Pong PRESET=laptop, until solved")
