@@ -520,7 +520,7 @@ def test_profile_says_where_the_time_goes_and_leaves_nothing(inside, tmp_path):
     assert "torch operator" in result.stdout and max(map(len, result.stdout.splitlines())) <= 80
     assert not list(tmp_path.glob("runs*"))
     short = inside("profile", "env=cartpole", "total_steps=1_010")
-    assert short.returncode == 2 and "too short to measure" in short.stderr and len(short.stderr.splitlines()) == 1
+    assert short.returncode == 2 and "too short to profile" in short.stderr and len(short.stderr.splitlines()) == 1
 
 
 def test_the_demo_stops_when_it_is_solved_and_says_where_all_is(command, tmp_path):

@@ -229,7 +229,7 @@ def raises(error: BaseException):
         (body(UNIT, FINE, **answers(FINE, 0.0, np.zeros(2, bool), False, {})), r"terminated is array\(\[False, False"),
         (body(UNIT, FINE, step=raises(type("Panic", (BaseException,), {})("in Rust"))), "Panic: in Rust"),
         (body(UNIT, FINE, step=lambda env, action: {}["key"]), r"failed in step.*KeyError: 'key' \(test_own_env.*line"),
-        (body(UNIT, FINE, __init__=lambda env, size: None), "missing 1 required.*'size'; env.arguments="),
+        (body(UNIT, FINE, __init__=lambda env, size: None), "missing 1 required.*'size'; set it with env.arguments="),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
@@ -269,7 +269,7 @@ def test_a_mistake_while_it_is_played(forget, monkeypatch):
         (["env.game=own_broken:X-v0"], "importing own_broken failed: ValueError: broken (own_broken.py, line 1)"),
         (["env.game=own_absent:X-v0"], "there is no module own_absent"),
         (["env.game=own_panic:X-v0"], "importing own_panic failed: Panic: in Rust (own_panic.py, line 2)"),
-        (["env.game=own_hole:Hole-v0"], "cannot create own_hole:Hole-v0: AttributeError: module 'own_hole' has no"),
+        (["env.game=own_hole:Hole-v0"], "own_hole:Hole-v0 cannot be created: AttributeError: module 'own_hole' has no"),
         (["env.game=own-walk:X-v0"], "a module's name stands before the colon"),
         ([GAME, "env.arguments={sise: 3}"], "takes no env.arguments.sise (did you mean size?); it takes size, level"),
         (["env=cartpole", "env.arguments={gravity: 3}"], "takes no env.arguments.gravity"),

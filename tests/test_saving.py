@@ -116,7 +116,7 @@ def test_a_run_stopped_on_request_ends_as_an_untouched_one(words, tmp_path):
     total = compose.to_train_config(compose.compose("train", words)).total_steps
     run = small_run(folder, *words)
     run.go(Stop(run, 30))
-    assert "going on" in go_on(folder)  # this one goes to its end
+    assert "resuming" in go_on(folder)  # this one goes to its end
     assert_equal_runs(untouched, folder)
     shutil.rmtree(folder)
     run = small_run(folder, *words)
@@ -648,7 +648,7 @@ def test_a_config_that_asks_for_secrets_is_refused(stopped, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "secret")
     text = (stopped / "config.yaml").read_text()
     (stopped / "config.yaml").write_text(text.replace("project: null", "project: ${oc.env:WANDB_API_KEY}"))
-    with pytest.raises(UserError, match=r"settings have \$\{") as refusal:
+    with pytest.raises(UserError, match=r"settings contain \$\{") as refusal:
         go_on(stopped)
     assert "secret" not in str(refusal.value)
 

@@ -116,7 +116,7 @@ def make(name: str, arguments: Mapping[str, Any] | None = None, **kwargs: Any) -
         text = re.sub(r" was raised from the environment creator .*\)(?= \(|$)", "", where(error))
         given = f" with env.arguments={json.dumps(arguments)}" if arguments else ""
         remedy = "; set it with env.arguments={...}" if "missing" in text else ""
-        raise UserError(f"cannot create {name}{given}: {text}{remedy}") from None
+        raise UserError(f"{name} cannot be created{given}: {text}{remedy}") from None
     _try_out(watched, name, arguments)
     return watched
 
@@ -142,7 +142,7 @@ def _lacking(name: str, error: Exception) -> str:
         )
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"{name} needs the module {error.name}, which is not installed"
-    return f"cannot create {name}: {text[:300]}"
+    return f"{name} cannot be created: {text[:300]}"
 
 
 def _try_out(env: gymnasium.Env, name: str, arguments: Mapping[str, Any]) -> None:
