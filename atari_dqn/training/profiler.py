@@ -113,7 +113,7 @@ def report(profiler: Profiler, config: TrainConfig, run: Run, console: Console) 
         )
     console.print(operators)
     console.print(
-        "emulators: the time that the loop waits for them; they run in parallel to learning."
+        "emulators: time that the loop waits for them; they run while it learns."
         + (" With graphs, sampling counts as updating." if run.replay.frames.is_cuda and config.compute.graphs else ""),
         soft_wrap=True,
     )
