@@ -108,7 +108,7 @@ def test_published_aggregates_come_out_of_the_data(tmp_path):
         assert len(found) == 1 and int(found[0]["games"]) == games and not found[0]["median_low"]
         assert abs(float(found[0]["median"]) - median) < 0.0053, (agent, million)
     assert "median 93.5%, mean 241.1%, as in van Hasselt et al. 2016, Table 1" in said.getvalue()  # as published there
-    assert max(map(len, said.getvalue().split("human: by")[0].splitlines())) <= 80
+    assert max(map(len, said.getvalue().split("human scores:")[0].splitlines())) <= 80
     assert Image.open(tmp_path / "aggregate.png").size == (1320, 880)
 
 

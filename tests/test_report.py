@@ -474,7 +474,7 @@ def test_the_dashboard_follows_a_run_until_it_dies(runs, tmp_path):
             assert "finished" in tab.page.locator("#list tr", has_text="cart2").inner_text()
             assert not tab.complaints and all(url.startswith((address, "blob:", "data:")) for url in tab.asked)
         server.send_signal(signal.SIGINT)
-        assert server.wait(timeout=20) == 0 and "ended" in server.stdout.read()
+        assert server.wait(timeout=20) == 0 and "stopped" in server.stdout.read()
     finally:
         for process in (run, server):
             process.kill()
