@@ -83,7 +83,7 @@ def test_improvement_profile_and_efficiency_equal_slow_ones():
     assert middle == pytest.approx(expected)
 
 
-# Medians of human-normalised scores, 57 games' baselines, computed from the sources apart from this program.
+# Medians of human-normalized scores, 57 games' baselines, computed from the sources apart from this program.
 PUBLISHED = {
     ("nature_2015", None): (49, 0.79), ("pfrl", None): (55, 0.70),
     ("nnabla", 40): (49, 0.32), ("nnabla", 50): (49, 0.40), ("nnabla", 100): (49, 0.47), ("nnabla", 200): (49, 0.46),

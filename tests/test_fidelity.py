@@ -579,7 +579,7 @@ def test_a_damaged_best_network_does_not_stop_a_run_at_its_end(tmp_path, monkeyp
     confirm = type(run)._confirm
     monkeypatch.setattr(type(run), "_confirm", lambda self: (best.write_bytes(b"?"), confirm(self)))
     run.go()
-    assert any("cannot be played again" in text for text in said)
+    assert any("cannot evaluate the best network again" in text for text in said)
     assert Checkpoint(tmp_path / "run" / "checkpoints" / "latest.pt").content["finished"]
 
 

@@ -432,16 +432,16 @@ def test_damaged_replay_files_are_named_and_cost_what_they_hold(stopped, cartpol
     # An older file belongs to both: the latest goes on without its rows.
     flip(tmp_path / "both" / "replay" / older.name, 0.5, 3)
     said = go_on(tmp_path / "both")
-    assert older.name in said and "agent steps of the replay, so not to the bit" in said
+    assert older.name in said and "agent steps of the replay are missing, so results will not be" in said
     assert checkpoints.Checkpoint(tmp_path / "both" / "checkpoints" / "latest.pt").agent_steps == 4_000
     # That was told once: what goes on from there loses nothing more.
-    assert "not to the bit" not in go_on(tmp_path / "both", "total_steps=4_400")
+    assert "not be bit-identical" not in go_on(tmp_path / "both", "total_steps=4_400")
 
 
 def test_without_its_replay_a_run_fills_it_again(stopped):
     shutil.rmtree(stopped / "replay")
     said = go_on(stopped)
-    assert "most of the replay is lost; it fills again" in said
+    assert "most of the replay is missing; it is refilled" in said
     content = checkpoints.Checkpoint(stopped / "checkpoints" / "latest.pt").content
     assert content["agent_steps"] == 4_000 and content["replay"]["written"] < 300
 
@@ -873,7 +873,7 @@ def test_another_machine_is_told_of(stopped, monkeypatch):
     own = devices.numerics(torch.device("cpu"))
     monkeypatch.setattr(devices, "numerics", lambda device: own | {"threads": "99", "GPU": "another"})
     said = go_on(stopped)
-    assert "not to the bit as it would have gone on before: threads 99 instead of" in said
+    assert "results will not be bit-identical to an uninterrupted run: threads 99 instead of" in said
     assert "GPU another instead of none" in said
 
 

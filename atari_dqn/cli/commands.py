@@ -53,7 +53,7 @@ def profile(composed: Any) -> None:
 def _asked(composed: Any) -> "tuple[PlayConfig, Checkpoint, Protocol]":
     """What evaluate, video and watch share: the checked request, its checkpoint, its protocol.
 
-    Tells what the protocol asks for in vain, and what the environment does by itself.
+    Reports what of the protocol has no effect, and what the environment does by itself.
     """
     from atari_dqn.checkpoint import checkpoints
     from atari_dqn.config import compose, unread, validate

@@ -1,4 +1,4 @@
-"""What `make doctor` looks at, GPUs apart. Each check returns one finding or several."""
+"""The checks of `make doctor`, except those of GPUs. Each returns one or more findings."""
 
 import functools
 import importlib.metadata
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from atari_dqn.utils.hints import hint, in_checkout, reinstall
 
-if TYPE_CHECKING:  # each check imports what it needs, so that the broken package is told by name
+if TYPE_CHECKING:  # each check imports what it needs, so that a broken package is reported by name
     from atari_dqn.config.schema import TrainConfig
 
 GOOD, WARN, BAD = "ok", "note", "BAD"

@@ -28,7 +28,7 @@ def atari_actions(name: str, full: bool) -> tuple[str, ...]:
 
 
 class AtariEmulators(Emulators):
-    """Games in the ALE's own C++ threads, which run while Python goes on."""
+    """Games in the ALE's own C++ threads, which run while Python continues."""
 
     def __init__(self, env: schema.Env, num_envs: int) -> None:
         self.actions = atari_actions(env.game, env.full_action_space)
@@ -73,7 +73,7 @@ class AtariEmulators(Emulators):
 
     def recv(self) -> Turn:
         frames, rewards, terminated, _, info = self._envs.recv()
-        if self._cut.any():  # by us, at the step before; the emulator has gone on
+        if self._cut.any():  # by us, at the previous step; the emulator kept running
             frames, info = self._envs.reset(options={"reset_mask": self._cut})
             rewards, terminated = np.where(self._cut, 0, rewards), terminated & ~self._cut
         lives = info["lives"]

@@ -17,8 +17,8 @@ class Game(NamedTuple):
     env: int
     score: float
     length_frames: int  # agent steps * frame skip; the no-op start not counted
-    cut: bool  # by env.max_frames, and not by a limit of its own
-    stopped: bool = False  # by a person, or where a film ends
+    cut: bool  # by env.max_frames, not by the environment's own limit
+    stopped: bool = False  # by the user, or at the end of a video
 
     @property
     def whole(self) -> bool:

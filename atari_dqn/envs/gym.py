@@ -19,7 +19,7 @@ from atari_dqn.utils.errors import UserError
 def make_single(env: schema.Env, on_frame: Callable[[], None] | None = None, **kwargs: Any) -> gymnasium.Env:
     """One Gymnasium environment whose frames a network can see.
 
-    Raises UserError where it has none, or no actions, or skips frames by itself and is to skip them once more.
+    Raises UserError if it has none, has no discrete actions, or would skip frames twice.
     """
     single = environments.make(env.game, env.arguments, **kwargs)
     space, actions = single.observation_space, single.action_space

@@ -22,7 +22,7 @@ RETURN_SECONDS = 5.0  # within which the CPUs of an ended actor are free again
 
 
 class Player:
-    """A share of the games, in a process of its own."""
+    """A share of the games, in its own process."""
 
     def __init__(self, env: schema.Env, num_envs: int) -> None:
         self._env, self._num_envs = env, num_envs
@@ -41,7 +41,7 @@ class Player:
 
 
 class RemoteEmulators(Emulators):
-    """The same games as the local ones, equal to the bit for the same seeds and actions.
+    """The same games as the local ones, bit-identical for the same seeds and actions.
 
     Where an actor is lost its games are cut off at the frame that they last showed, for what came after is not known,
     and another actor begins new ones.
@@ -131,7 +131,7 @@ class RemoteEmulators(Emulators):
         if turn is not None:
             return Turn(*turn)
         self._losses += 1
-        self._say(f"an actor of Ray was lost: {count} games are cut off, and new ones begun")
+        self._say(f"a Ray actor was lost: {count} games are truncated and new ones started")
         self._fresh[i] = self._again(i, seeding.derive(self._seeds[share.start], "lost", self._losses, count=count))
         return Turn(self._frames[share], nothing, np.full(count, CUT, np.uint8), [])
 

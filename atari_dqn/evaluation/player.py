@@ -20,8 +20,8 @@ class Player:
 
     Attributes:
         learnt: the names of the actions that the network knows.
-        unmatched: actions that the network knows and the game has not; they are never chosen.
-        unknown: actions that the game has and the network never learnt; they are never played.
+        unmatched: actions that the network knows but the game lacks; never selected.
+        unknown: actions of the game that the network does not know; never played.
     """
 
     def __init__(self, network: QNetwork, learnt: Sequence[str], game: Sequence[str]) -> None:
@@ -35,7 +35,7 @@ class Player:
 
     @torch.no_grad()
     def q_values(self, states: Tensor) -> Tensor:
-        """Q-values [N, A] of the learnt actions; -inf for those that the game has not."""
+        """Q-values [N, A] of the network's actions; -inf for those that the game lacks."""
         return self.network.q_values(states).masked_fill(self._index < 0, -torch.inf)
 
     def act(self, states: Tensor, epsilon: float, generator: torch.Generator) -> Tensor:
@@ -43,11 +43,11 @@ class Player:
         return self.in_game(epsilon_greedy(self.q_values(states), epsilon, generator))
 
     def in_game(self, learnt: Tensor) -> Tensor:
-        """Learnt actions by the game's numbers."""
+        """Convert the network's actions to the game's numbers."""
         return self._index[learnt]
 
     def learnt_as(self, action: int) -> int | None:
-        """The learnt action that one of the game's is; None where it was never learnt."""
+        """The network's number for one of the game's actions; None if the network does not know it."""
         return next((i for i, number in enumerate(self._index.tolist()) if number == action), None)
 
 
@@ -64,6 +64,6 @@ def seat(
     envs.close()
     if (envs.frame_shape, envs.frame_dtype.name) != (checkpoint.frame_shape, checkpoint.frame_dtype):
         raise UserError(
-            f"{checkpoint.path} learnt from frames {checkpoint.frame_shape}, not {env.game}'s {envs.frame_shape}"
+            f"{checkpoint.path} was trained on frames {checkpoint.frame_shape}, not {env.game}'s {envs.frame_shape}"
         )
     return env, Player(checkpoint.network, checkpoint.actions, envs.actions)

@@ -20,7 +20,7 @@ from atari_dqn.utils.machine import cpus
 
 
 class Games:
-    """Games side by side, each on emulators of its own, so that some can go on when the others have stopped.
+    """Games side by side, each on its own emulators, so that some can continue when others have stopped.
 
     Making one takes longer than many of its steps, so they can begin again.
 
@@ -92,7 +92,7 @@ def play(
     by itself or at env.max_frames, so this returns.
 
     Args:
-        on_step: told the games that are over, at each step: a game can take minutes.
+        on_step: called at each step with the finished games; one game can take minutes.
     """
     num_envs = len(games.all)
     quota = [episodes // num_envs + (i < episodes % num_envs) for i in games.all]

@@ -12,7 +12,7 @@ def make(config: TrainConfig, say: Callable[[str], None]) -> Emulators:
     """The emulators that a run's config asks for.
 
     Args:
-        say: what tells a person of games that were lost.
+        say: prints a line when games are lost.
     """
     if config.emulators.kind == "ray":
         return RemoteEmulators(config.env, config.num_envs, config.emulators, say)

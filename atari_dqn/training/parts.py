@@ -56,7 +56,7 @@ class Parts:
 
     @functools.cached_property
     def replay(self) -> Replay:
-        """The memory, taken at first use: after all that could be wrong was found to be right."""
+        """The replay memory, allocated at first use, after every check."""
         envs, stack = self.emulators, self.config.env.frame_stack
         dtype = torch_dtype(envs.frame_dtype)
         return prioritized.make_replay(
@@ -65,7 +65,7 @@ class Parts:
         )  # fmt: skip
 
     def say(self, text: str) -> None:
-        """Print a line for a person."""
+        """Print a line on the terminal."""
         self.console.print(text, soft_wrap=True, highlight=False, markup=False)
 
     def row(self, **more: Any) -> Row:

@@ -8,7 +8,7 @@ LONG = 60  # characters of a value that an error repeats
 
 
 def shown(value: object) -> str:
-    """A value as a person types it, shortened where it is long."""
+    """A value as typed, shortened if long."""
     text = f"{value:g}" if isinstance(value, float) else str(value)
     text = {"None": "null", "True": "true", "False": "false"}.get(text, text)
     return text if len(text) <= LONG else f"{text[:LONG]}..."
