@@ -8,6 +8,7 @@ Where to look:
   `Agent.loss` in `agent` compares them with the predictions; `Agent.learn` makes the gradient step.
 - The target network is copied by `Agent.copy_target`, which `loop` calls every `update.target_period_steps`.
 - What a lost life means is decided in `envs/atari.py`, `AtariEmulators._lives_and_games`: the new state is flagged as
-  terminal, and the game continues. `Replay` in `replay` starts no transition at a flagged state and bootstraps from no terminal one.
+  terminal, and the game continues. `Replay` in `replay` starts no transition at a flagged state and bootstraps from no
+  terminal one.
 - Epsilon follows `epsilon_at`. `Replay.stack` stacks frames; `Replay.sample` draws n-step transitions.
 """
