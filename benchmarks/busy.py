@@ -1,7 +1,7 @@
-"""What a training run keeps of its speed on a busy machine, and what letting idle threads sleep costs on an idle one.
+"""Measure training speed on a busy machine, and the cost of letting idle threads sleep on an idle one.
 
-Each round times every setting, by turns: a run alone, two side by side, and one beside a process that keeps a core
-busy. A run is Pong with Nature's network and 16 games; agent steps are counted over the same seconds in all processes.
+Each round times every setting in turn: a single run, two parallel runs, and a run next to a process that keeps a core
+busy. A run is Pong with the Nature network and 16 games; agent steps are counted over the same period in all processes.
 
     python benchmarks/busy.py --rounds 3
     python benchmarks/busy.py --settings spin sleep 1000 --csv benchmarks/results/busy.csv
@@ -19,8 +19,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 COLUMNS = ("network", "threads", "setting", "situation", "round", "steps_per_second")
-START_SECONDS = 14.0  # that a process has to start and fill its replay
-LINGER_SECONDS = 2.0  # that it goes on afterwards, so that it still is in its neighbor's way
+START_SECONDS = 14.0  # for a process to start and fill its replay
+LINGER_SECONDS = 2.0  # that a process continues afterwards, to keep competing with the other
 RUN = """
 import sys, time
 from atari_dqn.config import compose
@@ -50,16 +50,16 @@ SITUATIONS = ("alone", "two side by side", "beside a busy process")
 
 
 def environment(setting: str) -> dict[str, str]:
-    """How long OpenMP's idle threads spin: `spin` as its libraries do by themselves, `ours`, or a count for GOMP."""
+    """How long OpenMP's idle threads spin: `spin` (library default), `ours`, or a spin count for GOMP."""
     clean = {key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "KMP_BLOCKTIME")}
     if setting == "ours":
         return clean
-    # GOMP spins 300,000 times by itself where there are as many threads as CPUs; KMP for 200 ms.
+    # By default, GOMP spins 300,000 times if there are as many threads as CPUs, and KMP spins for 200 ms.
     return clean | {"GOMP_SPINCOUNT": "300000" if setting == "spin" else setting, "KMP_BLOCKTIME": "200"}
 
 
 def measure(setting: str, situation: str, network: str, seconds: float) -> list[float]:
-    """Agent steps a second of each run."""
+    """Agent steps per second of each run."""
     with tempfile.TemporaryDirectory() as folder:
         begin = time.time() + START_SECONDS
         words = [
@@ -114,7 +114,7 @@ def main() -> None:
         for setting in args.settings
         for situation in args.situations
     }
-    print("\nagent steps a second of each run: median, range, share of the same setting alone")
+    print("\nagent steps per second of each run: median, range, share of the same setting alone")
     for (setting, situation), values in rates.items():
         alone = statistics.median(rates.get((setting, "alone"), [float("nan")]))
         middle = statistics.median(values)

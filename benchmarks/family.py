@@ -1,11 +1,11 @@
-"""The family side by side: what each variant learns, what it costs, how many lines it takes.
+"""Compare the DQN variants: learning curves, speed, lines of code.
 
     make -C benchmarks family                                  # all three, about 2 hours
-    benchmarks/family.py learn --games Assault Breakout --steps 300000 --seed 1   # 6 variants, one after the other
+    benchmarks/family.py learn --games Assault Breakout --steps 300000 --seed 1   # 6 variants, sequentially
     benchmarks/family.py speed                   # 5 minutes
-    benchmarks/family.py draw                    # from the runs that `learn` left in runs/family
+    benchmarks/family.py draw                    # from the runs of `learn` in runs/family
 
-All variants share conf/train.yaml with the changes in COMMON; each adds its own switches and nothing else.
+All variants share conf/train.yaml with the changes in COMMON; each only adds its own settings.
 Writes benchmarks/results/family-<game>.csv, family.png and family-speed.csv.
 """
 
@@ -49,12 +49,12 @@ COMMON = [
 class Variant(NamedTuple):
     switches: list[str]
     adds: str
-    parts: Sequence[Any] = ()  # functions, classes and files of the program that nothing else needs
+    parts: Sequence[Any] = ()  # functions, classes and files used by this variant only
     also: str = "(?!)"  # and lines with this pattern
 
 
 def code(source: str) -> list[str]:
-    """Lines of a source that are neither blank nor comments nor docstrings."""
+    """Source lines, without blank lines, comments and docstrings."""
     kept: set[int] = set()
     after, source = tokenize.NEWLINE, inspect.cleandoc(source) + "\n"
     blank = (tokenize.COMMENT, tokenize.NL, tokenize.INDENT, tokenize.DEDENT, tokenize.NEWLINE, tokenize.ENDMARKER)
@@ -72,30 +72,30 @@ NOISY = ["agent.noisy=true", "exploration.start=0", "exploration.end=0"]
 QUANTILES = [heads.Quantiles, targets.quantile_huber]
 VARIANTS = {
     "DQN": Variant([], "the baseline: hard target copies, uniform replay"),
-    "Double": Variant(["agent.double=true"], "the online network chooses a target's action", [bootstrap.Double]),
+    "Double": Variant(["agent.double=true"], "the online network selects the target's action", [bootstrap.Double]),
     "Dueling": Variant(
-        ["agent.dueling=true"], "a stream for the state's value, one for advantages",
+        ["agent.dueling=true"], "separate streams for value and advantages",
         also=r"self\.value\b|dueling|branch_scale|v\.unsqueeze",
     ),
-    "Prioritized": Variant(PRIORITIZED, "surprising transitions more often, weighed", [prioritized]),
+    "Prioritized": Variant(PRIORITIZED, "samples by TD error, with importance weights", [prioritized]),
     "3-step": Variant(
         ["agent.n_step=3"], "three rewards before bootstrapping", also=r"\balive\b|\btaken\b|torch.arange\(n_step"
     ),
     "Noisy": Variant(
-        NOISY, "uncertain weights explore", [layers.NoisyDense, networks.QNetwork.draw_noise],
+        NOISY, "noisy weights for exploration", [layers.NoisyDense, networks.QNetwork.draw_noise],
         also=r"noise_size|noise is None|layer\.sizes|draw_noise\(|agent\.noisy",
     ),
     "C51": Variant(
-        ["head=c51"], "the return's distribution on 51 values",
+        ["head=c51"], "return distribution over 51 atoms",
         [heads.Categorical, targets.categorical, targets.divergence],
     ),
     "QR-DQN": Variant(["head=qr"], "200 quantiles of the return", QUANTILES),
     "IQN": Variant(
-        ["head=iqn"], "any quantile, drawn each time",
+        ["head=iqn"], "randomly sampled quantiles",
         [*QUANTILES, heads.ImplicitQuantiles, networks.QNetwork._asked], also=r"embedding|values\.draw",
     ),
     "Munchausen": Variant(
-        ["agent.munchausen=true"], "a softmax policy, its log-probability as reward",
+        ["agent.munchausen=true"], "softmax policy, its log-probability added to rewards",
         [bootstrap.Munchausen, targets.munchausen],
     ),
     "Rainbow": Variant(
@@ -109,7 +109,7 @@ COLOURS = dict(zip(LEARNT, ("#000000", "#0072b2", "#56b4e9", "#009e73", "#e69f00
 
 
 def lines(name: str) -> int:
-    """Lines of code that a variant adds."""
+    """Lines of code added by a variant."""
     variant = VARIANTS[name]
     kept = {(part.__name__, line) for part in variant.parts for line in code(inspect.getsource(part))}
     own = {line for _, line in kept}
@@ -128,7 +128,7 @@ def folder(game: str, name: str, seed: int) -> Path:
 
 
 def learn(games: list[str], steps: int, seed: int) -> None:
-    """Train the six in every game, or go on with those that were begun."""
+    """Train all variants on every game; interrupted runs are resumed."""
     for game in games:
         for name in LEARNT:
             run = folder(game, name, seed)
@@ -141,7 +141,7 @@ def learn(games: list[str], steps: int, seed: int) -> None:
 
 
 class Contestant:
-    """A run that can be driven for a while and then left alone."""
+    """A run that can be advanced for some seconds at a time."""
 
     def __init__(self, name: str, network: str, at: Path) -> None:
         words = [*overrides(name, 10**6), f"network={network}", "env.game=Breakout", "total_steps=1_000_000_000",
@@ -160,7 +160,7 @@ class Contestant:
         raise AssertionError
 
     def drive(self, seconds: float) -> None:
-        """Agent steps a second, added to `rates`."""
+        """Measure agent steps per second and append them to `rates`."""
         before, start = next(self._loop).agent_steps, time.perf_counter()
         after = self._until(lambda record: time.perf_counter() - start >= seconds)
         wait(self.run.device)
@@ -168,7 +168,7 @@ class Contestant:
 
 
 def speed(rounds: int, seconds: float, network_names: list[str]) -> None:
-    """All variants in one process, by turns; medians."""
+    """Measure all variants in one process, alternating; prints medians."""
     measured: dict[str, dict[str, float]] = {name: {} for name in VARIANTS}
     for network in network_names:
         with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as stack:
@@ -202,7 +202,7 @@ BIN_FRAMES = 80_000  # 20,000 agent steps
 
 
 def draw(games: list[str], seeds: list[int], steps: int) -> None:
-    """CSV of every run's training returns and held-out Q-values up to `steps`; a picture of all."""
+    """Write all runs' training returns and held-out Q-values up to `steps` as CSV, and a plot."""
     figure = Figure(figsize=(11, 7.5), layout="constrained")
     axes = figure.subplots(2, len(games), squeeze=False)
     for column, game in enumerate(games):
@@ -232,7 +232,7 @@ def draw(games: list[str], seeds: list[int], steps: int) -> None:
             )
             writer.writerows(rows)
         axes[0][column].set_title(game)
-        axes[0][column].set_ylabel("mean raw return of the training games\nthat ended in each 20,000 steps")
+        axes[0][column].set_ylabel("mean raw return of training games\nper 20,000 steps")
         axes[1][column].set_ylabel("mean max Q-value on held-out states")
         for row in axes:
             row[column].set_xlabel("thousand agent steps (of 4 frames)")

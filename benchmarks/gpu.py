@@ -1,18 +1,19 @@
-"""All figures of a CUDA machine, the first of them what bounds the rest.
+"""Benchmark a CUDA machine.
 
     make bench-gpu
     make bench-gpu ARGS="--seconds 2 --loop-seconds 15 --loop 80 160"
     make bench-gpu ARGS="--parts updates --presets rainbow"
 
-emulators  alone: frames per second with random actions, by the number of games and of threads.
-updates    of a minibatch, in microseconds: eager, as a CUDA graph, and compiled as a whole in a graph; with TF32 and
-           without; the kernels of one, and the longest of them.
-acting     for all games, from the replay to numbers on the host; and writing a turn to the replay.
-repeat     a short run again and again, eager and by graphs: how many different weights it ends with; 1 is right.
-loop       end to end with the first preset's schedule: frames and updates per second, by the number of games.
+emulators  frames per second of the emulators alone with random actions, by number of games and threads: an upper bound
+           for training.
+updates    microseconds per minibatch: eager, as a CUDA graph, and compiled in a graph; with and without TF32; number
+           of kernels, and the slowest ones.
+acting     for all games, from the replay to action indices on the host; and writing a vector step to the replay.
+repeat     repeats a short run, eager and with graphs, and counts distinct final weights; 1 is correct.
+loop       end to end with the first preset's schedule: frames and updates per second, by number of games.
 
-Each figure is printed, and appended to --csv. `--device cpu` runs the same on a CPU, where a graph is the plain
-function: to try this script, not to quote.
+Results are printed and appended to --csv. `--device cpu` runs the same on a CPU, where graphs are plain functions, to
+test this script.
 """
 
 import argparse
@@ -52,7 +53,7 @@ from atari_dqn.utils.graphs import graphed
 
 ACTIONS = 4  # Breakout's
 COLUMNS = ("part", "preset", "kind", "games", "value", "unit", "machine", "versions")
-KINDS = {  # name: (graph, compile, tf32, cudnn.benchmark, networks whose convolutions are products)
+KINDS = {  # name: (graph, compile, tf32, cudnn.benchmark, networks with convolutions as matrix products)
     "graph": (True, False, True, False, ""),
     "graph, compiled": (True, True, True, False, "online target"),
     "graph, compiled, online products": (True, True, True, False, "online"),
@@ -72,7 +73,7 @@ def composed(preset: str, num_envs: int, *words: str) -> TrainConfig:
 
 
 class Figures:
-    """Prints figures, and appends them to a CSV file where one is named."""
+    """Prints results, and appends them to a CSV file if one is given."""
 
     def __init__(self, path: Path | None, device: torch.device) -> None:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "no GPU"
@@ -94,7 +95,7 @@ def emulator_rate(num_envs: int, threads: int, seconds: float, alone: Any) -> fl
     """Environment frames per second of the emulators alone."""
     config = composed("nature", num_envs)
     if threads:
-        os.environ["OMP_NUM_THREADS"] = str(threads)  # which counts as this process' share of the cores
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # taken as this process' share of the cores
     games = factory.make(config.env, num_envs)
     os.environ.pop("OMP_NUM_THREADS", None)
     games.reset(list(range(num_envs)))
@@ -110,7 +111,7 @@ def emulator_rate(num_envs: int, threads: int, seconds: float, alone: Any) -> fl
 
 
 def a_turn(num_envs: int) -> tuple[torch.Tensor, ...]:
-    """What the emulators say: actions, rewards, frames, flags."""
+    """Actions, rewards, frames and flags from the emulators."""
     return (
         torch.randint(0, ACTIONS, (num_envs,)), torch.rand(num_envs),
         torch.randint(0, 256, (num_envs, 84, 84), dtype=torch.uint8), torch.zeros(num_envs, dtype=torch.uint8),
@@ -128,7 +129,7 @@ def filled_replay(config: TrainConfig, device: torch.device, steps: int) -> Repl
 
 
 def timed(function: Callable[[], object], device: torch.device, seconds: float) -> float:
-    """Median seconds of a call, over five shares of `seconds`."""
+    """Median seconds per call, over five fifths of `seconds`."""
     for _ in range(10):
         function()
     wait(device)
@@ -144,7 +145,7 @@ def timed(function: Callable[[], object], device: torch.device, seconds: float) 
 
 
 def kernels(function: Callable[[], object], count: int, device: torch.device) -> tuple[float, float]:
-    """Kernels of a call and their microseconds, by `count` updates; prints the longest of them."""
+    """Kernels of a call and their microseconds, per update; prints the slowest ones."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         function()
         wait(device)
@@ -226,7 +227,7 @@ def time_loop(num_envs: int, args: argparse.Namespace, figures: Figures) -> None
 
 
 def repeat(args: argparse.Namespace, figures: Figures) -> None:
-    """A race between the device and the host shows as a run that ends otherwise, now and then."""
+    """Detect races between device and host: they occasionally change a run's final weights."""
     for words in (["compute.graphs=false"], [], ["replay.device=cpu"]):
         ends = set()
         for _ in range(args.repeats):
@@ -251,18 +252,20 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--parts", nargs="+", default=["emulators", "updates", "acting", "loop"])
     parser.add_argument("--presets", nargs="+", default=["nature"])
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, help="of updates; all where none is named")
-    parser.add_argument("--num-envs", type=int, default=80, help="of updates and acting; a turn has a quarter as many")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, help="kinds of updates; default: all")
+    parser.add_argument(
+        "--num-envs", type=int, default=80, help="games, for updates and acting; a quarter as many updates"
+    )
     parser.add_argument("--games", type=int, nargs="+", default=[16, 64, 128, 256], help="of emulators")
-    parser.add_argument("--threads", type=int, nargs="+", default=[0], help="of emulators; 0 for one a core")
-    parser.add_argument("--loop", type=int, nargs="+", default=[80, 160], help="games of the loop")
-    parser.add_argument("--seconds", type=float, default=3, help="of each part but the loop")
-    parser.add_argument("--loop-seconds", type=float, default=60, help="for each number of games")
-    parser.add_argument("--repeats", type=int, default=8, help="of a short run")
-    parser.add_argument("--replay", type=int, default=1_000_000, help="capacity in agent steps")
-    parser.add_argument("--words", nargs="*", default=[], help="settings of the loop, e.g. compute.compile=true")
-    parser.add_argument("--csv", type=Path, help="append the figures to this file")
-    parser.add_argument("--lock", type=Path, help="what is timed waits for this file's lock: starts may overlap")
+    parser.add_argument("--threads", type=int, nargs="+", default=[0], help="emulator threads; 0 for one per core")
+    parser.add_argument("--loop", type=int, nargs="+", default=[80, 160], help="numbers of games for the loop")
+    parser.add_argument("--seconds", type=float, default=3, help="seconds for each part except the loop")
+    parser.add_argument("--loop-seconds", type=float, default=60, help="seconds of the loop for each number of games")
+    parser.add_argument("--repeats", type=int, default=8, help="repetitions of a short run")
+    parser.add_argument("--replay", type=int, default=1_000_000, help="replay capacity in agent steps")
+    parser.add_argument("--words", nargs="*", default=[], help="settings for the loop, e.g. compute.compile=true")
+    parser.add_argument("--csv", type=Path, help="append the results to this file")
+    parser.add_argument("--lock", type=Path, help="lock file held while timing; starts may overlap")
     args = parser.parse_args()
     args.alone = FileLock(args.lock) if args.lock else contextlib.nullcontext()
     try:

@@ -1,9 +1,9 @@
-"""The experiment that this project grew from, keras-rl's agent on CartPole, beside ours in the same 5,000 steps.
+"""Compare our agent with keras-rl's on CartPole, the experiment that this project started from, over 5,000 steps.
 
     benchmarks/keras_rl.py --seeds 10
 
-Both play games of at most 200 steps, as CartPole-v0 does, learn for 5,000 steps and then play 5 test games, greedily.
-The first is PRESET=keras_rl_cartpole. Writes benchmarks/results/keras-rl-cartpole.csv.
+Both play games of at most 200 steps, as in CartPole-v0, learn for 5,000 steps and then play 5 greedy test games. The
+first is PRESET=keras_rl_cartpole. Writes benchmarks/results/keras-rl-cartpole.csv.
 """
 
 import argparse
@@ -32,7 +32,7 @@ AGENTS = {
 
 
 def play(agent: str, seed: int) -> tuple[float, float]:
-    """Mean return of the last 10 training games, and of the 5 test games."""
+    """Mean returns of the last 10 training games and of the 5 test games."""
     with tempfile.TemporaryDirectory() as temporary:
         words = [*SAME, *AGENTS[agent], f"seed={seed}", f"run_dir={temporary}/run"]
         run = launch.prepare(compose.to_train_config(compose.compose("train", words)), Console(file=io.StringIO()))

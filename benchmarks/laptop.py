@@ -1,15 +1,15 @@
-"""The laptop preset: minutes until Pong is solved, and what it and Nature's preset have learnt of other games in 15.
+"""Benchmark the laptop preset: minutes until Pong is solved, and its scores in other games, with Nature's, after 15.
 
     make -C benchmarks laptop                                    # pong, games and draw: up to 100 minutes
-    benchmarks/laptop.py pong --seeds 1 2 3        # one after the other, on two cores each
+    benchmarks/laptop.py pong --seeds 1 2 3        # sequentially, on two cores each
     benchmarks/laptop.py games                     # Breakout, Boxing, Freeway: laptop and nature at the same time, on
                                                    # a core each, for 15 minutes; then 30 games each
     benchmarks/laptop.py cleanrl --cleanrl PATH --cleanrl-python PYTHON --minutes 15
     benchmarks/laptop.py draw                      # from the runs in runs/laptop
 
-Minutes are of the clock on the wall, from the command on: loading, warming up and logging count. Solved is a mean raw
-return of 18 over 20 consecutive training games. Writes benchmarks/results/laptop*.csv and laptop.png, and the
-curves that a run of the preset is compared with into atari_dqn/data/curves.csv.
+Minutes are wall-clock time of the whole command, including loading, warm-up and logging. Solved means a mean raw return
+of 18 over 20 consecutive training games. Writes benchmarks/results/laptop*.csv and laptop.png, and the preset's
+reference curves to atari_dqn/data/curves.csv.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def folder(game: str, preset: str, seed: int) -> Path:
 
 
 def start(words: Sequence[str], cores: Iterable[int], log: Path, **variables: str) -> subprocess.Popen[str]:
-    """A command on some cores, its output in `log`."""
+    """Run a command on the given cores, with its output in `log`."""
     cores = set(cores)
     with open(log, "w", encoding="utf-8") as file:
         return subprocess.Popen(
@@ -65,7 +65,7 @@ def train(game: str, preset: str, seed: int, cores: Iterable[int], *more: str) -
 
 
 def add(path: Path, keys: Sequence[str], row: dict[str, object]) -> None:
-    """Put a row into a CSV file, in place of one with the same `keys`; and print it."""
+    """Write a row to a CSV file, replacing one with the same `keys`, and print it."""
     print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
     kept = [old for old in rows(path) if any(old[key] != str(row[key]) for key in keys)]
     with open(path, "w", encoding="utf-8", newline="") as file:
@@ -107,7 +107,7 @@ def pong(seeds: Sequence[int], minutes: float) -> None:
 def games(
     names: Sequence[str], presets: Sequence[str], more: Sequence[str], seed: int, minutes: float, episodes: int
 ) -> None:
-    """Two runs side by side, on a core each; then their games. `more` are settings besides."""
+    """Train two runs in parallel, on a core each, then evaluate them. `more`: additional settings."""
     jobs = [(game, preset) for game in names for preset in presets]
     for pair in (jobs[i : i + 2] for i in range(0, len(jobs), 2)):
         cores = dict(zip(pair, ([core] for core in CORES), strict=False))
@@ -150,10 +150,10 @@ def games(
 
 
 def cleanrl(source: Path, python: Path, minutes: float) -> None:
-    """CleanRL's dqn_atari.py with its defaults, for so many minutes.
+    """Run CleanRL's dqn_atari.py with its defaults for the given minutes.
 
-    Its replay of 1M transitions wants 26.3 GiB at once, more than a laptop has. It gets half: at 138 steps a second
-    an hour fills no more, so it learns the same.
+    Its replay of 1M transitions allocates 26.3 GiB at once, more than a laptop has. It gets half: at 138 steps per
+    second an hour fills no more, so the result is the same.
     """
     log = RUNS / "cleanrl.log"
     RUNS.mkdir(parents=True, exist_ok=True)
@@ -169,7 +169,7 @@ def cleanrl(source: Path, python: Path, minutes: float) -> None:
         r"global_step=(\d+), episodic_return=\[?(-?[\d.]+)", log.read_text()
     )]  # fmt: skip
     if not found:
-        raise SystemExit(f"CleanRL finished no game; what it said is in {log}")
+        raise SystemExit(f"CleanRL finished no game; see its output in {log}")
     last = [score for _, score in found[-GAMES_TO_SOLVE:]]
     add(
         RESULTS / "laptop-cleanrl.csv",
@@ -184,10 +184,10 @@ def cleanrl(source: Path, python: Path, minutes: float) -> None:
 
 
 def expect() -> None:
-    """Write the runs' mean training returns of each 100,000 frames where the progress line looks for them.
+    """Write the runs' mean training returns per 100,000 frames as the preset's published curve.
 
-    A run that is solved ends; from there on it counts with its last value. Fewer runs of a game than data/agents.csv
-    speaks of are no curve.
+    A solved run ends and is extended with its last value. Games with fewer runs than data/agents.csv states are left
+    out.
     """
     data, every_frames = ROOT / "atari_dqn" / "data" / "curves.csv", int(scores.agents()["laptop"].every_frames)
     runs_of = collections.Counter(run.name.split("-")[0] for run in RUNS.glob("*-laptop-seed*/"))
@@ -195,7 +195,7 @@ def expect() -> None:
     known = [row for row in rows(data) if row["agent"] != "laptop" or row["game"] not in played]
     for game in played:
         runs = [curves.training(rows(run / "episodes.csv"), every_frames) for run in RUNS.glob(f"{game}-laptop-seed*/")]
-        whole = [[point.mean for point in points[:-1]] for points in runs]  # the last part is not over
+        whole = [[point.mean for point in points[:-1]] for points in runs]  # the last interval is incomplete
         longest = max(map(len, whole))
         parts = list(zip(*(means + means[-1:] * (longest - len(means)) for means in whole), strict=True))
         spreads = [statistics.stdev(part) if len(part) > 1 else 0.0 for part in parts]
@@ -208,10 +208,10 @@ def expect() -> None:
 
 
 def draw() -> None:
-    """Every seed's mean return of its last 20 games, against minutes."""
+    """Plot each seed's mean return of the last 20 games against minutes."""
     runs = sorted(RUNS.glob("Pong-laptop-seed*/"))
     if not runs:
-        raise SystemExit(f"there is no run of Pong in {RUNS}; make some with `make -C benchmarks laptop ARGS=pong`")
+        raise SystemExit(f"no run of Pong in {RUNS}; create some with `make -C benchmarks laptop ARGS=pong`")
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     axes = figure.subplots()
     for run in runs:
@@ -220,7 +220,7 @@ def draw() -> None:
         minutes = [float(row["seconds"]) / 60 for row in played]
         means = [statistics.fmean(returns[max(0, i - GAMES_TO_SOLVE) : i]) for i in range(1, len(returns) + 1)]
         axes.plot(minutes, means, label=run.name.removeprefix("Pong-laptop-").replace("seed", "seed "))
-    axes.axhline(SOLVED, color="grey", linestyle="--", linewidth=1)
+    axes.axhline(SOLVED, color="gray", linestyle="--", linewidth=1)
     axes.set_xlabel("minutes on two CPU cores")
     axes.set_ylabel("Pong: mean raw return of the last 20 games")
     axes.set_title("make train GAME=Pong PRESET=laptop, until solved")

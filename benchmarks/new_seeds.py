@@ -1,7 +1,7 @@
-"""Whether giving games new seeds changes which games are counted: the mean in episodes.csv against the truth.
+"""Check that reseeding games does not bias which games are counted: compare the mean in episodes.csv with the truth.
 
-Games of 20 or 225 steps, as likely, which pay 1 a step: the true mean is 122.5. New seeds every 312 turns, 4 games side
-by side, 200,000 agent steps, no learning.
+Games last 20 or 225 steps with equal probability and pay 1 per step, so the true mean is 122.5. New seeds every 312
+vector steps, 4 parallel games, 200,000 agent steps, no learning.
 
     python benchmarks/new_seeds.py --csv benchmarks/results/new-seeds.csv
     python benchmarks/new_seeds.py --code PATH --name before    (another checkout of this project)
@@ -41,7 +41,7 @@ launch.prepare(compose.to_train_config(compose.compose("train", sys.argv[1:])), 
 
 
 def returns(code: Path, seed: int, every: str) -> list[float]:
-    """What episodes.csv says of a run."""
+    """The returns in a run's episodes.csv."""
     with tempfile.TemporaryDirectory() as folder:
         words = [
             "env=gymnasium", "env.game=Uneven-v0", "network=mlp", f"seed={seed}", "num_envs=4", "total_steps=200_000",
@@ -63,8 +63,8 @@ def main() -> None:
     parser.add_argument("--code", type=Path, default=ROOT)
     parser.add_argument("--name", default="after")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--every", default="312", help="turns, or null")
-    parser.add_argument("--csv", type=Path, help="append the figures to this file")
+    parser.add_argument("--every", default="312", help="vector steps, or null")
+    parser.add_argument("--csv", type=Path, help="append the results to this file")
     args = parser.parse_args()
     rows = []
     for seed in range(1, args.seeds + 1):

@@ -1,16 +1,16 @@
-"""Operators of a turn of training, for each variant: how much a GPU is asked for, counted without one.
+"""Count the operators of a training step for each variant: an estimate of GPU launches that needs no GPU.
 
     python benchmarks/operators.py --csv benchmarks/results/operators.csv
     git worktree add /tmp/before COMMIT
     PYTHONPATH=/tmp/before python benchmarks/operators.py --csv benchmarks/results/operators.csv --code before
 
-Of 80 games and 20 minibatches, as they stand: not compiled. Views do not count. An operator is a kernel or a few (a
-convolution's gradients, a sum); one of a list of tensors is as many as the list needs.
+For 80 games and 20 minibatches, without compilation. Views do not count. An operator is one or a few kernels (a
+convolution's gradients, a sum), or as many as a list of tensors needs.
 
-act                looking, for all games
-sample, learn,     of the 20 minibatches together, by 20; total is their sum
+act                acting, for all games
+sample, learn,     for all 20 minibatches, divided by 20; total is their sum
 learnt
-copy               of the target network
+copy               copying the target network
 """
 
 import argparse
@@ -29,7 +29,7 @@ COLUMNS = (
 
 
 def count(variant: str, code: str) -> dict[str, str]:
-    """A row of the table."""
+    """Return a row of the table."""
     kernels, _ = audited_turn(VARIANTS[variant], GAMES, MINIBATCHES)
     total = {part: counts.total() for part, counts in kernels.items()}
     update = {part: total[part] / MINIBATCHES for part in ("sample", "learn", "update_priorities")}
@@ -39,8 +39,8 @@ def count(variant: str, code: str) -> dict[str, str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--csv", type=Path, help="write the table here, in place of the rows of the same --code")
-    parser.add_argument("--code", default="after", help="what to call the code that is counted")
+    parser.add_argument("--csv", type=Path, help="write the table to this file, replacing the rows of the same --code")
+    parser.add_argument("--code", default="after", help="name of the code version")
     args = parser.parse_args()
     rows: list[dict[str, str]] = []
     print("  ".join(f"{name:>17}" for name in COLUMNS))

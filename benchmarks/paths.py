@@ -1,4 +1,4 @@
-"""Each fast path beside its plain twin: milliseconds, medians of alternating calls.
+"""Compare each fast path with its plain equivalent: milliseconds, medians of alternating calls.
 
 .venv/bin/python benchmarks/paths.py
 """
@@ -59,7 +59,7 @@ def main() -> None:
     machines.keep_freed_memory()
     page_faults(agent, replay, draw)
     kept = page_faults(agent, replay, draw)
-    print(f"{'page faults an update: memory given back / kept':<62} {given_back:7.0f} {kept:7.0f}")
+    print(f"{'page faults per update: memory returned / kept':<62} {given_back:7.0f} {kept:7.0f}")
 
     x, g = torch.randn(32, 3136, requires_grad=True), torch.randn(32, 512)
     dense, linear = layers.Dense(3136, 512), nn.Linear(3136, 512)

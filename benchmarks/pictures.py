@@ -1,7 +1,7 @@
-"""The README's pictures of the report, the inspector and the terminal, from runs that are there.
+"""Create the README's pictures of the report, the inspector and the terminal from existing runs.
 
 benchmarks/pictures.py report RUN [RUN ...]      # results/report.png; needs Chromium
-benchmarks/pictures.py inspector RUN --frame 900 # results/inspector.png, a frame of a film of its best network
+benchmarks/pictures.py inspector RUN --frame 900 # results/inspector.png, a video frame of its best network
 benchmarks/pictures.py terminal -- make train GAME=Pong PRESET=laptop   # results/terminal.png after --seconds
 """
 
@@ -24,7 +24,7 @@ CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 
 
 def shoot(page: Path, output: Path, width: int, height: int, switch: str = "") -> None:
-    """A screenshot of a page in a real browser, in few colours."""
+    """A screenshot of a page in a real browser, with a reduced palette."""
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         tab = browser.new_page(viewport={"width": width, "height": height})
@@ -56,12 +56,12 @@ def inspector(run: str, frame: int, folder: Path) -> None:
 
 
 def terminal(words: list[str], seconds: float, folder: Path) -> None:
-    """A command's last screen in a terminal of 80 columns, as rich draws what it wrote there."""
+    """The last screen of a command in a terminal of 80 columns, rendered by rich."""
     screen = subprocess.run(
         ["tmux", "new-session", "-d", "-s", "picture", "-x", "80", "-y", "24", *words], cwd=ROOT, check=False
     )
     if screen.returncode:
-        raise SystemExit("tmux cannot be started; on Debian: apt install tmux")
+        raise SystemExit("cannot start tmux; on Debian: apt install tmux")
     time.sleep(seconds)
     text = subprocess.run(
         ["tmux", "capture-pane", "-p", "-e", "-t", "picture"], capture_output=True, text=True, check=True

@@ -1,11 +1,11 @@
-"""Agent steps per second while learning, side by side with peers on the same machine, in one run, by turns.
+"""Compare learning speed, in agent steps per second, with other implementations on the same machine, alternating.
 
     make bench CLEANRL=a/clone/of/vwxyzjn/cleanrl
 
-Settings are equal: the Nature network, batches of 32, one update per 4 agent steps, hard copies every 1,000, epsilon
-0.01, a replay of 50,000. All contestants are started and brought to where they learn; then they take turns of
---seconds, the others being stopped (SIGSTOP), so that a noisy machine is noisy for all. Prints a table, and adds a line
-for each contestant to --output. --memory measures our own resident memory with a replay of 1,000,000 instead.
+Equal settings: the Nature network, batches of 32, one update per 4 agent steps, hard target copies every 1,000, epsilon
+0.01, a replay of 50,000. All contestants run until they learn; then they take turns of --seconds while the others are
+stopped (SIGSTOP), so that noise on the machine affects all equally. Prints a table and appends a row per contestant to
+--output. With --memory, measures our resident memory with a replay of 1,000,000 instead.
 """
 
 import argparse
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parent.parent
 COLUMNS = (
     "game", "contestant", "steps_per_second", "least", "most", "ours_is_times", "rounds", "machine", "versions",
 )  # fmt: skip
-SETTLE_SECONDS = 1.0  # after a contestant goes on
+SETTLE_SECONDS = 1.0  # after a contestant resumes
 
 SB3 = """
 import sys
@@ -80,10 +80,10 @@ def our_words(game: str, folder: str, capacity: str) -> list[str]:
 
 
 class Contestant:
-    """A training process, stopped but for its turns.
+    """A training process that is stopped except during its turns.
 
     Args:
-        pattern: of the lines that it prints while learning; a group holds the agent steps, else each means `stride`.
+        pattern: regex of its progress lines; a group contains the agent steps, else each line means `stride` steps.
     """
 
     def __init__(self, name: str, command: list[str], pattern: str, stride: int = 0, path: str = "") -> None:
@@ -119,7 +119,7 @@ class Contestant:
         os.killpg(self._process.pid, number)
 
     def turn(self, seconds: float) -> float:
-        """Go on for a while; agent steps per second between the first and the last line of that time."""
+        """Run for `seconds`; returns agent steps per second between the first and the last line in that time."""
         self._signal(signal.SIGCONT)
         time.sleep(SETTLE_SECONDS)
         first = len(self._ticks)
@@ -140,7 +140,7 @@ class Contestant:
 
 
 def line_up(args: argparse.Namespace, contestants: list[Contestant]) -> None:
-    """Start every contestant that is at hand, one after another."""
+    """Start all available contestants, one after another."""
     ours = [sys.executable, "-c", OURS, *our_words(args.game, "FOLDER", "50k")]
     contestants.append(Contestant("atari_dqn", ours, r"STEPS (\d+)", path=str(ROOT)))
     more = [*ours, "num_envs=64"]
@@ -161,7 +161,7 @@ def line_up(args: argparse.Namespace, contestants: list[Contestant]) -> None:
 
 
 def python(path: str) -> str:
-    """As it is seen from another folder; not resolved, for an environment's python is a link."""
+    """The absolute path; links are not resolved, because a virtual environment's python is a link."""
     return str(Path(path).absolute())
 
 
@@ -202,13 +202,13 @@ def race(args: argparse.Namespace) -> None:
         for one in contestants:
             times = statistics.median(a / b for a, b in zip(ours.speeds, one.speeds, strict=True))
             median, least, most = statistics.median(one.speeds), min(one.speeds), max(one.speeds)
-            print(f"{one.name:<24} {median:6.1f}  ({least:.1f} to {most:.1f})   ours is {times:.2f} times")
+            print(f"{one.name:<24} {median:6.1f}  ({least:.1f} to {most:.1f})   ours: {times:.2f}x as fast")
             row = [args.game, one.name, *(f"{x:.1f}" for x in (median, least, most)), f"{times:.2f}"]
             writer.writerow([*row, args.rounds, machine(), versions()])
 
 
 def memory(args: argparse.Namespace) -> None:
-    """Resident memory of our own run with 1,000,000 transitions, while it learns."""
+    """Resident memory of our own run with 1,000,000 transitions while learning."""
     command = [sys.executable, "-c", OURS, *our_words(args.game, "FOLDER", "1M")]
     contestant = Contestant("atari_dqn", command, r"STEPS (\d+)", path=str(ROOT))
     contestant.turn(args.seconds)

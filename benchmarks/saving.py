@@ -1,7 +1,7 @@
-"""What saving and loading a full replay of a real game costs: seconds, bytes on the disk, memory.
+"""Measure the cost of saving and loading a full replay of a real game: seconds, bytes on disk, memory.
 
-The replay is filled by playing at random, which takes a few minutes, saved as a run saves it, whole and then as a
-checkpoint later, and loaded in a process of its own.
+The replay is filled by random play, which takes a few minutes, saved as in a run (first in full, then incrementally at
+the next checkpoint), and loaded in a separate process.
 
     python benchmarks/saving.py --game Pong --capacity 1_000_000
 """
@@ -37,7 +37,7 @@ LATER = 50_000  # agent steps between two checkpoints, as in conf/train.yaml
 
 
 class Peak(threading.Thread):
-    """The most that this process has been resident with, while the block runs; in bytes above its beginning."""
+    """Peak resident memory of this process while the block runs, in bytes above its start."""
 
     def __enter__(self) -> "Peak":
         self._process, self._ended = psutil.Process(), threading.Event()
@@ -79,7 +79,7 @@ def empty(capacity: int, num_envs: int) -> Replay:
 
 
 def load(folder: Path, num_envs: int, capacity: int) -> None:
-    """In a process of its own: print what loading took."""
+    """Print the cost of loading; called in a separate process."""
     known = json.loads((folder / "listing.json").read_text())
     start = time.perf_counter()
     replay = empty(capacity, num_envs)

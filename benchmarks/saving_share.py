@@ -1,7 +1,7 @@
-"""What share of a fast loop's time saving takes: of the loop's own thread, and of the whole.
+"""Measure the share of time that saving takes in a fast training loop: in the loop's own thread, and in total.
 
 The small network on Breakout with an update per 16 agent steps, 20,000 steps after the warm-up, a checkpoint every
-5,000, by turns with saving and without; each in a process of its own.
+5,000 steps, alternately with and without saving, each in a separate process.
 
     python benchmarks/saving_share.py --rounds 3
     python benchmarks/saving_share.py --code PATH --name before    (another checkout of this project)
@@ -51,7 +51,7 @@ print(clock.ended - clock.began, spent)
 
 
 def measure(code: Path, saving: bool) -> tuple[float, float]:
-    """Seconds of the loop, and those of them in calls of the saver."""
+    """Seconds of the loop, and the part of them spent in the saver's calls."""
     with tempfile.TemporaryDirectory() as folder:
         words = [
             "env.game=Breakout", "network=small_cnn", "num_envs=16", "total_steps=22_000", "update.period_steps=16",
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--code", type=Path, default=ROOT)
     parser.add_argument("--name", default="after")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--csv", type=Path, help="append the figures to this file")
+    parser.add_argument("--csv", type=Path, help="append the results to this file")
     args = parser.parse_args()
     without, with_saving, spent = [], [], []
     for number in range(args.rounds):

@@ -1,10 +1,9 @@
-"""How the cost of learning grows with the games side by side, the replay and the batch; one row for each.
+"""Measure how the cost of learning grows with the number of games, the replay capacity and the batch size.
 
     make -C benchmarks scaling
 
-Each is measured in a process of its own, on Pong, with everything else as in conf/train.yaml but a replay of 100,000, a
-short warm-up, the final epsilon from the start, and no no-ops.
-Writes benchmarks/results/scaling.csv.
+Each setting is measured in a separate process on Pong, with conf/train.yaml except for a replay of 100,000, a short
+warm-up, the final epsilon from the start, and no no-ops. Writes benchmarks/results/scaling.csv.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the training loop without logs, timed."""
+"""Shared by the benchmarks: time the training loop without logging."""
 
 import tempfile
 import time
@@ -21,10 +21,10 @@ class Speed(NamedTuple):
 
 
 def measure(seconds: float, *overrides: str, settle_updates: int = 100) -> Speed:
-    """Train with the network acting and learning, and time it once `settle_updates` are done.
+    """Train with the network acting and learning, timed after `settle_updates` updates.
 
     Args:
-        overrides: settings as they are typed, e.g. "env.game=Pong".
+        overrides: settings, e.g. "env.game=Pong".
     """
     with tempfile.TemporaryDirectory() as folder:
         words = [

@@ -1,10 +1,10 @@
-"""A sweep of 3 games x 2 seeds on a Ray cluster of several raylets on this machine, one of which is killed.
+"""Benchmark a sweep of 3 games x 2 seeds on a local Ray cluster of several raylets, one of which is killed.
 
-    python benchmarks/sweep.py kill     # the weights of an undisturbed sweep and of one that lost a node: equal or not
-    python benchmarks/sweep.py time     # six runs in two shares of the machine against one after another
-    python benchmarks/sweep.py actors   # emulators in Ray's actors against local ones
+    python benchmarks/sweep.py kill     # compare the weights of an undisturbed sweep and of one that lost a node
+    python benchmarks/sweep.py time     # six runs, two at a time against sequentially
+    python benchmarks/sweep.py actors   # emulators in Ray actors against local ones
 
-Of the killed node every process dies by SIGKILL, as in a power cut; its runs go on elsewhere from their checkpoints.
+All processes of the killed node get SIGKILL, as in a power failure; its runs resume elsewhere from their checkpoints.
 """
 
 import argparse
@@ -53,14 +53,14 @@ def timed(words: list[str]) -> float:
 
 
 def went_on(storage: Path) -> int:
-    """How many times a run of the sweep went on from a checkpoint."""
-    return sum(path.read_text().count("going on in ") for path in storage.glob("*.log"))
+    """How often runs of the sweep resumed from a checkpoint."""
+    return sum(path.read_text().count("resuming ") for path in storage.glob("*.log"))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("kill", "time", "actors"))
-    parser.add_argument("--steps", type=int, default=4000, help="agent steps of a run")
+    parser.add_argument("--steps", type=int, default=4000, help="agent steps per run")
     parser.add_argument("--folder", type=Path, default=Path("runs/sweep-proof"))
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--csv", type=Path)
@@ -78,7 +78,7 @@ def prove(asked: argparse.Namespace) -> list[dict[str, Any]]:
     print(f"undisturbed: {timed(sweep(whole, asked.steps)):.1f} s")
     began = time.perf_counter()
     running = lose_a_node(broken, sweep(broken, asked.steps), asked.steps)
-    print(f"with a node killed: {time.perf_counter() - began:.1f} s; {went_on(broken)} runs went on from a checkpoint")
+    print(f"with a node killed: {time.perf_counter() - began:.1f} s; {went_on(broken)} resumed from a checkpoint")
     rows = []
     for folder in sorted(whole.glob("*-seed?")):
         expected, found = torture.left_behind(folder), torture.left_behind(broken / folder.name)
@@ -89,19 +89,19 @@ def prove(asked: argparse.Namespace) -> list[dict[str, Any]]:
                 "run": folder.name,
                 "agent_steps": asked.steps,
                 "steps_when_the_node_was_killed": running.get(folder.name, ""),
-                "went_on_from_a_checkpoint": log.count("going on in "),
+                "went_on_from_a_checkpoint": log.count("resuming "),
                 "weights_sha256": found["online"][:16],
                 "equal": not differ,
             }
         )
-        print(f"{folder.name}: {'equal, to the bit' if not differ else f'DIFFERS in {differ}'}")
+        print(f"{folder.name}: {'bit-identical' if not differ else f'DIFFERS in {differ}'}")
     if not all(row["equal"] for row in rows) or not went_on(broken):
-        raise SystemExit("a run differs, or none was begun again")
+        raise SystemExit("a run differs, or none was restarted")
     return rows
 
 
 def measure(asked: argparse.Namespace) -> list[dict[str, Any]]:
-    """Six runs by turns: commands one after another with the whole machine each; so by Ray; two at once by Ray."""
+    """Six runs, alternating: sequential commands on the whole machine; sequential in Ray; two at a time in Ray."""
     rows = []
     for round_ in range(asked.rounds):
         parent = asked.folder.absolute() / f"round{round_}"
@@ -133,7 +133,7 @@ def measure(asked: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def race_actors(asked: argparse.Namespace) -> list[dict[str, Any]]:
-    """Agent steps a second of 16 games of Pong alone, and while a network learns from them; by turns."""
+    """Agent steps per second of 16 games of Pong, emulators only and while learning, alternating."""
     rows = []
     config = compose.to_train_config(compose.compose("train", ["env.game=Pong", "emulators=ray"]))
     games = {
@@ -171,7 +171,7 @@ def race_actors(asked: argparse.Namespace) -> list[dict[str, Any]]:
             )
             for name in games
         }
-        print(f"{what}, agent steps a second, medians: {medians}", flush=True)
+        print(f"{what}, agent steps per second, medians: {medians}", flush=True)
     return rows
 
 

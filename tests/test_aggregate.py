@@ -108,8 +108,8 @@ def test_published_aggregates_come_out_of_the_data(tmp_path):
         found = [row for row in rows if row["name"] == title and million in (None, int(row["frames"]) // MILLION)]
         assert len(found) == 1 and int(found[0]["games"]) == games and not found[0]["median_low"]
         assert abs(float(found[0]["median"]) - median) < 0.0053, (agent, million)
-    assert "median 93.5%, mean 241.1%, as van Hasselt et al. 2016, Table 1" in said.getvalue()  # as published there
-    assert max(map(len, said.getvalue().split("human: by")[0].splitlines())) <= 80
+    assert "median 93.5%, mean 241.1%, as in van Hasselt et al. 2016, Table 1" in said.getvalue()  # as published there
+    assert max(map(len, said.getvalue().split("human scores:")[0].splitlines())) <= 80
     assert Image.open(tmp_path / "aggregate.png").size == (1320, 880)
 
 
@@ -146,7 +146,7 @@ def test_a_sweep_is_put_together(tmp_path):
     aggregate.aggregate(asked, Console(file=said, width=300))
     text = said.getvalue()
     assert "Seaquest-1 cannot be read" in text and "Enduro-1 has no score=last yet" in text
-    assert "left out of default's statistics, for seeds or a human's score are missing: ['AirRaid', 'Qbert']" in text
+    assert "excluded from default, because seeds or human scores are missing: AirRaid, Qbert" in text
 
     def table(name: str) -> list[dict[str, str]]:
         return curves.read(runs / "aggregate" / f"{name}.csv")
@@ -184,8 +184,8 @@ def test_what_cannot_be_put_together(tmp_path):
     with pytest.raises(UserError, match="none is in it"):
         aggregate.aggregate(asked, Console(quiet=True))
     write_run(tmp_path / "AirRaid-1", "AirRaid", 1, 500.0)
-    with pytest.raises(UserError, match="no game there has a human's score"):
+    with pytest.raises(UserError, match="no game has a human score"):
         aggregate.aggregate(asked, Console(quiet=True))
     (tmp_path / "AirRaid-1" / "evaluations.csv").unlink()
-    with pytest.raises(UserError, match="no run there has a score=last"):
+    with pytest.raises(UserError, match="no run has a score=last"):
         aggregate.aggregate(asked, Console(quiet=True))

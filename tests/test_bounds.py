@@ -226,7 +226,7 @@ def test_every_name_of_another_library_leads_to_a_setting():
 @pytest.mark.parametrize(
     ("command", "typed", "line"),
     [
-        ("train", "epsilon=0.1", "(did you mean exploration.end? epsilon falls from exploration.start to exploration"),
+        ("train", "epsilon=0.1", "(did you mean exploration.end? epsilon decays from exploration.start to exploration"),
         ("train", "lr=1e-4", "did you mean optimizer.learning_rate?"),
         ("train", "agent.learning_rate=1", "did you mean optimizer.learning_rate?"),
         ("train", "optimizer.lr=1", "did you mean optimizer.learning_rate?"),

@@ -97,7 +97,7 @@ def test_compare_prints_draws_and_writes(breakout, command, tmp_path):
     assert float(found[0]["published"]) == 1.809 and float(found[0]["published_sd"]) == 0.1049
     assert "DQN (Mnih et al. 2015): at 200M frames: 401.2 (1387% of a human)" in done.stdout
     assert "against Dopamine's DQN (JAX, 2024)" in done.stdout and "google/dopamine" in done.stdout
-    assert "otherwise than preset dopamine" in done.stdout and "num_envs" in done.stdout
+    assert 'Overrides of preset "dopamine"' in done.stdout and "num_envs" in done.stdout
     assert max(len(line) for line in done.stdout.splitlines() if line.startswith(("│", "┃"))) <= 80
     with Image.open(breakout / "compare.png") as picture:
         assert picture.size == (960, 540) and len({*picture.convert("RGB").getdata()}) > 50
@@ -109,8 +109,8 @@ def test_compare_prints_draws_and_writes(breakout, command, tmp_path):
         assert [(float(r["ours"]), r["verdict"]) for r in csv.DictReader(file)] == [(1.5, "inside"), (30.0, "above")]
     (breakout / "episodes.csv").write_text((breakout / "episodes.csv").read_text() + "many,0,0,0,0,0,0\n")
     spoilt = command("compare", f"run={breakout}")
-    assert spoilt.returncode == 2 and "are not as a run writes them" in spoilt.stderr
-    assert "otherwise than preset nature" in other.stdout and (tmp_path / "new" / "other.png").stat().st_size > 10_000
+    assert spoilt.returncode == 2 and "damaged CSV files in" in spoilt.stderr
+    assert 'Overrides of preset "nature"' in other.stdout and (tmp_path / "new" / "other.png").stat().st_size > 10_000
 
 
 def test_a_millions_games_are_those_that_end_in_it():

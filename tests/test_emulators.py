@@ -361,8 +361,8 @@ def test_a_human_is_compared_with_whole_games_only():
     game = Game(0, 20.0, 18_000, False)
     for one, said in (
         (game, "20 (64% of a human)"),
-        (game._replace(cut=True), "20 (64% of a human) (cut off at 18,000 frames)"),
-        (game._replace(cut=True, length_frames=17_996), "20 (cut off at 17,996 frames)"),
+        (game._replace(cut=True), "20 (64% of a human) (truncated at 18,000 frames)"),
+        (game._replace(cut=True, length_frames=17_996), "20 (truncated at 17,996 frames)"),
         (game._replace(length_frames=400), "20 (64% of a human)"),
         (game._replace(stopped=True), "20 (stopped)"),
     ):

@@ -268,7 +268,7 @@ def test_a_stopped_run_goes_on_to_the_bit(combination, tmp_path):
     small_run(tmp_path / "untouched", *mine).go()
     run = small_run(tmp_path / "stopped", *mine)
     run.go(Stop(run, 450))
-    assert "going on" in go_on(tmp_path / "stopped")
+    assert "resuming" in go_on(tmp_path / "stopped")
     assert_equal_runs(tmp_path / "untouched", tmp_path / "stopped")
 
 
@@ -277,7 +277,7 @@ def test_rainbow_from_pixels_goes_on_to_the_bit(tmp_path):
     small_run(tmp_path / "untouched", *mine).go()
     run = small_run(tmp_path / "stopped", *mine)
     run.go(Stop(run, 450))
-    assert "going on" in go_on(tmp_path / "stopped")
+    assert "resuming" in go_on(tmp_path / "stopped")
     assert_equal_runs(tmp_path / "untouched", tmp_path / "stopped")
 
 

@@ -535,7 +535,7 @@ def test_machado_scores_only_training_games_that_were_played_as_it_says():
     machado = composed("protocol=machado", *words).protocol
     assert machado.source == "training" and machado.window_games == 100
     for one in words:
-        with pytest.raises(UserError, match=r"so they must be trained with .*terminal_on_life_loss=false"):
+        with pytest.raises(UserError, match=r"so train with .*terminal_on_life_loss=false"):
             composed("protocol=machado", *(word for word in words if word != one))
 
 

@@ -317,6 +317,6 @@ def test_games_played_by_hand_are_kept(monkeypatch, tmp_path, capsys):
     assert 7 < float(kept[0]["score"]) == int(kept[0]["length_frames"]) < 12  # always to the left
     assert shown[0] == (inspector.HEIGHT + play.Strip.HEIGHT, inspector.WIDTH, 3)
     said = capsys.readouterr().out
-    assert "CartPole-v1: " in said and f"best of this session: {max(float(row['score']) for row in kept):g}" in said
+    assert "CartPole-v1: " in said and f"best game: {max(float(row['score']) for row in kept):g}" in said
     play.keep(path, env, play.Game(0, 3.0, 12, False), "")
     assert len(path.read_text().splitlines()) == len(kept) + 2 and Path(path).read_text().count("when") == 1

@@ -220,7 +220,7 @@ def test_set_up_takes_a_python_that_can_and_people_s_pip_as_it_is(checkout):
 def test_a_mistake_that_only_the_program_can_see_ends_make_as_well():
     words = ["resume", "RUN=runs/no where's"]
     done = run_make(ROOT, "-o", ".venv/.ready", *words, PYTHONPATH=str(ROOT))
-    assert done.returncode == 2 and "resume=runs/no where's: not a run's folder" in done.stderr, done.stderr
+    assert done.returncode == 2 and "resume=runs/no where's: not a run directory" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -72,7 +72,7 @@ def test_a_job_that_must_give_way_is_queued_again_and_ends_as_an_untouched_run(t
     assert process.returncode == 0, said
     assert json.loads((folder / "process.json").read_text())["pid"] != pid
     log = "".join(path.read_text() for path in tmp_path.glob("runs/multirun/*/jobs/*/*_log.out"))
-    assert "stopped on request" in log and f"going on in {folder.relative_to(tmp_path)}" in log
+    assert "stopped on request" in log and f"resuming {folder.relative_to(tmp_path)}" in log
     assert [path.name for path in tmp_path.glob("runs/CartPole*")] == [folder.name]
     small_run(tmp_path / "untouched", *torture.GAMES["CartPole"], "total_steps=6000").go()
     expected, found = torture.left_behind(tmp_path / "untouched"), torture.left_behind(folder)

@@ -98,7 +98,7 @@ def test_a_trip_with_an_environment_of_ones_own(inside, forget, tmp_path):
     done = inside("train", "resume=run", "total_steps=80", GAME, "env.arguments={size: 3, level: maps/b.txt}")
     assert done.returncode == 2 and "env.arguments cannot be changed" in done.stderr
     done = inside("train", "resume=run", "total_steps=80", GAME, "env.arguments={size: 3, level: maps/a.txt}")
-    assert done.returncode == 0 and "going on in run after 60 agent steps" in done.stdout, done.stderr
+    assert done.returncode == 0 and "resuming run after 60 agent steps" in done.stdout, done.stderr
     assert {row.split(",")[4] for row in (run / "episodes.csv").read_text().splitlines()[1:]} == {"3"}
     for size, mean, name in (("3", '"mean": 3.0', "greedy"), ("5", '"mean": 5.0', "greedy-2")):
         done = inside("evaluate", "checkpoint=run", *typed, f"env.arguments.size={size}", "evaluation.episodes=2")
@@ -117,9 +117,9 @@ def test_no_file_alone_imports_a_module_or_names_a_path(inside, forget, tmp_path
     path = tmp_path / "run" / "checkpoints" / "best.pt"
     content = checkpoints.Checkpoint(path).content
     for changes, line in (
-        ({"game": "own_evil:Walk-v0"}, "imported only where you name it"),
-        ({"game": "GymV26Environment-v0", "arguments": {"env_id": "own_evil:Walk-v0"}}, "only where you type it"),
-        ({"arguments": {"xml": ["/etc/passwd"]}}, "only where you type it"),
+        ({"game": "own_evil:Walk-v0"}, "only imported if you name it"),
+        ({"game": "GymV26Environment-v0", "arguments": {"env_id": "own_evil:Walk-v0"}}, "only used if you type it"),
+        ({"arguments": {"xml": ["/etc/passwd"]}}, "only used if you type it"),
         ({"arguments": {"render_mode": "human"}}, "set by the program"),
     ):
         hostile = content["config"] | {"env": content["config"]["env"] | changes}
@@ -229,7 +229,7 @@ def raises(error: BaseException):
         (body(UNIT, FINE, **answers(FINE, 0.0, np.zeros(2, bool), False, {})), r"terminated is array\(\[False, False"),
         (body(UNIT, FINE, step=raises(type("Panic", (BaseException,), {})("in Rust"))), "Panic: in Rust"),
         (body(UNIT, FINE, step=lambda env, action: {}["key"]), r"failed in step.*KeyError: 'key' \(test_own_env.*line"),
-        (body(UNIT, FINE, __init__=lambda env, size: None), "missing 1 required.*'size'; env.arguments="),
+        (body(UNIT, FINE, __init__=lambda env, size: None), "missing 1 required.*'size'; set it with env.arguments="),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
@@ -269,7 +269,7 @@ def test_a_mistake_while_it_is_played(forget, monkeypatch):
         (["env.game=own_broken:X-v0"], "importing own_broken failed: ValueError: broken (own_broken.py, line 1)"),
         (["env.game=own_absent:X-v0"], "there is no module own_absent"),
         (["env.game=own_panic:X-v0"], "importing own_panic failed: Panic: in Rust (own_panic.py, line 2)"),
-        (["env.game=own_hole:Hole-v0"], "own_hole:Hole-v0 cannot be made: AttributeError: module 'own_hole' has no"),
+        (["env.game=own_hole:Hole-v0"], "own_hole:Hole-v0 cannot be created: AttributeError: module 'own_hole' has no"),
         (["env.game=own-walk:X-v0"], "a module's name stands before the colon"),
         ([GAME, "env.arguments={sise: 3}"], "takes no env.arguments.sise (did you mean size?); it takes size, level"),
         (["env=cartpole", "env.arguments={gravity: 3}"], "takes no env.arguments.gravity"),

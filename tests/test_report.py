@@ -284,14 +284,14 @@ def test_the_report_fits_its_window_and_can_be_read(written, size, scheme):
         tab.open(written.as_uri())
         assert tab.page.evaluate("document.documentElement.scrollWidth") <= size["width"]
         back, ink = tab.page.evaluate("(s => [s.backgroundColor, s.color])(getComputedStyle(document.body))")
-        light = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (back, ink)]
+        light = [sum(map(int, re.findall(r"\d+", color)[:3])) for color in (back, ink)]
         assert (light[0] > light[1] + 400) if scheme == "light" else (light[1] > light[0] + 400)
         # Every picture has words, every table a name, every control a label.
         assert tab.page.locator(".plot:not([aria-label*=last])").locator("visible=true").count() == 0
         assert tab.page.locator("table:not(:has(caption))").count() == 0
         controls = tab.page.locator("input, video, progress")
         assert all(controls.evaluate_all("all => all.map(one => one.ariaLabel || one.labels?.length)"))
-        tab.page.get_by_text("the numbers").first.click()
+        tab.page.get_by_text("show the numbers").first.click()
         tab.page.locator("figure details[open] td").first.wait_for()
         assert not tab.complaints
 
@@ -476,7 +476,7 @@ def test_the_dashboard_follows_a_run_until_it_dies(runs, tmp_path):
             assert "finished" in tab.page.locator("#list tr", has_text="cart2").inner_text()
             assert not tab.complaints and all(url.startswith((address, "blob:", "data:")) for url in tab.asked)
         server.send_signal(signal.SIGINT)
-        assert server.wait(timeout=20) == 0 and "ended" in server.stdout.read()
+        assert server.wait(timeout=20) == 0 and "stopped" in server.stdout.read()
     finally:
         for process in (run, server):
             process.kill()

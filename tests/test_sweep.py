@@ -72,16 +72,16 @@ def test_a_sweep_that_loses_a_node_ends_as_an_untouched_one(tmp_path):
     under_way = lose_a_node(store, words, steps)
     assert len(under_way) == 2
     logs = [(store / f"CartPole-v1-seed{seed}.log").read_text() for seed in (1, 2)]
-    assert sum("going on in" in log for log in logs) == 1
+    assert sum("resuming" in log for log in logs) == 1
     for seed in (1, 2):
         untouched = tmp_path / f"untouched{seed}"
         small_run(untouched, *torture.GAMES["CartPole"], f"total_steps={steps}", f"seed={seed}").go()
         expected, found = torture.left_behind(untouched), torture.left_behind(store / f"CartPole-v1-seed{seed}")
         assert [key for key in expected if expected[key] != found[key]] == []
     again = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=60)
-    assert again.returncode == 0 and "2 of 2 runs are done" in again.stdout and "Ray" not in again.stdout
+    assert again.returncode == 0 and "2 of 2 runs done" in again.stdout and "Ray" not in again.stdout
     other = subprocess.run([*words, "seed=2", "agent.double=true"], env=environment(), capture_output=True, text=True)
-    assert other.returncode == 2 and "was begun with other settings, in agent.double" in other.stderr
+    assert other.returncode == 2 and "was started with different agent.double" in other.stderr
 
 
 def test_a_failed_run_does_not_stop_the_others_and_a_stopped_sweep_goes_on(tmp_path):
@@ -101,13 +101,13 @@ def test_a_failed_run_does_not_stop_the_others_and_a_stopped_sweep_goes_on(tmp_p
         "CartPole-v1-seed1: stopped" in said and json.loads((first / "process.json").read_text())["ended"] == "stopped"
     )
     done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1 and "1 of 2 runs are done" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 1 and "1 of 2 runs done" in done.stdout, done.stdout + done.stderr
     assert (
         "1 of 2 runs failed" in done.stderr
         and "CartPole-v1-seed2" in done.stderr
         and len(done.stderr.splitlines()) == 1
     )
-    assert "going on in" in (store / "CartPole-v1-seed1.log").read_text()
+    assert "resuming" in (store / "CartPole-v1-seed1.log").read_text()
     untouched = tmp_path / "untouched"
     small_run(untouched, *torture.GAMES["CartPole"], "total_steps=6000").go()
     expected, found = torture.left_behind(untouched), torture.left_behind(first)
@@ -138,10 +138,10 @@ def test_the_table_counts(tmp_path):
         view.told({"Pong-seed2": display.Told(2, "b", None)})
         view.told({"Pong-seed2": display.Told(2, "b", 500, 200.0)})
         # 500 steps of one run and 1,000 of one that waits, 4 frames each, at 200 frames a second
-        assert view._line() == ("4 runs: 1 done, 1 running, 1 waiting, 1 failed  200 frames/s in all  left 0:00:30")
+        assert view._line() == ("4 runs: 1 done, 1 running, 1 waiting, 1 failed  200 frames/s in total  left 0:00:30")
     text = (tmp_path / "out").read_text()
     assert "Pong-seed1: failed after 0:00:09: no memory" in text
-    assert text.count("its worker or machine was lost; it is begun again on b") == 1
+    assert text.count("its worker or machine was lost; restarted on b") == 1
 
 
 class Breaks(Exception):

@@ -138,7 +138,7 @@ def test_a_run_is_sent_with_its_networks(server, train, tmp_path, monkeypatch):
         ("refuse", "cannot reach the server (Failed to get resume status"),
         ("hang", "cannot reach the server"),
         ("503", "HTTP 503"),
-        ("401", "the server refuses the login"),
+        ("401", "the server rejected the login"),
     ],
     indirect=["server"],
 )
@@ -166,9 +166,9 @@ def test_a_server_that_dies_in_the_middle(server, way, train, monkeypatch):
             server.mode = "503"
 
     done = train("logger.timeout_seconds=null", begun=lambda: server.sent("UpsertBucket"), action=die)
-    assert "not all was uploaded" in done.said and done.seconds < 25
+    assert "not everything was uploaded" in done.said and done.seconds < 25
     (path,) = done.folder.glob("wandb/run-*/run-*.wandb")
-    assert f"it is stored: `wandb sync {path.parent}` uploads it" in done.said
+    assert f"upload the rest with `wandb sync {path.parent}`" in done.said
     assert measured(path) == [*range(20, 401, 20)]
 
 
@@ -179,7 +179,7 @@ def test_a_service_that_is_killed(server, train):
             process.wait()
 
     done = train("logger.wandb=offline", begun=lambda: [*Path("run").glob("wandb/*/*.wandb")], action=kill)
-    assert done.said.count("W&B failed and is off for the rest of this run; training goes on") == 1
+    assert done.said.count("W&B failed and is disabled for the rest of this run; training continues") == 1
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_the_client_knows_who_is_logged_in(where, machine, found, tmp_path, monk
     said = wandb_client.standing()
     if found is None:  # its own server's name is the client's business
         found = wandb_client.load().login(prompt=False, verify=False)
-    assert ("logged in" in said) == found and (where in said or not found) and KEY not in said
+    assert ("runs are uploaded" in said) == found and (where in said or not found) and KEY not in said
 
 
 def test_a_home_folder_that_hangs_holds_up_no_run(tmp_path, monkeypatch):
@@ -247,10 +247,10 @@ def test_the_clients_own_mode_counts(own, asked, mode, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "value", "word"),
     [
-        ("WANDB_MODE", "sometimes", "W&B cannot be used and is off for this run"),
+        ("WANDB_MODE", "sometimes", "W&B cannot be used and is disabled for this run"),
         ("WANDB_API_KEY", "short", "the login is not valid"),
-        ("WANDB_RUN_ID", "a/b", "W&B cannot be used and is off for this run"),
-        ("WANDB_INIT_TIMEOUT", "soon", "W&B cannot be used and is off for this run"),
+        ("WANDB_RUN_ID", "a/b", "W&B cannot be used and is disabled for this run"),
+        ("WANDB_INIT_TIMEOUT", "soon", "W&B cannot be used and is disabled for this run"),
     ],
 )
 def test_settings_that_the_client_does_not_take_stop_nothing(name, value, word, tmp_path, monkeypatch):
@@ -304,7 +304,7 @@ def test_a_tracker_that_hangs_is_abandoned(monkeypatch):
         assert time.perf_counter() - began < 1
         slow.close()
         assert abandoned and slow._done.is_set()
-    assert said[0].startswith("W&B: finishing") and "it does not keep up" in said[1] and len(said) == 2
+    assert said[0].startswith("W&B: finishing") and "it cannot keep up" in said[1] and len(said) == 2
 
 
 def test_a_tracker_that_fails_is_told_once():

@@ -1,1 +1,1 @@
-"""What runs' folders tell afterwards: reports, comparisons, statistics over games and seeds."""
+"""Analyze runs: reports, a dashboard, comparisons with published curves, statistics over games and seeds."""

@@ -1,4 +1,4 @@
-"""`make aggregate`: runs of many games and seeds beside published agents, as tables, CSV files and a picture."""
+"""`make aggregate`: statistics of runs over games and seeds, with published agents: tables, CSV files, a plot."""
 
 import csv
 import itertools
@@ -21,7 +21,7 @@ from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.files import replacing
 
 GRID = 20  # points of a sample-efficiency curve
-MARKS = (10, 40, 50, 100, 199, 200)  # million frames at which published curves are told
+MARKS = (10, 40, 50, 100, 199, 200)  # million frames at which published curves are reported
 
 
 class Compared(NamedTuple):
@@ -37,39 +37,39 @@ class Compared(NamedTuple):
 
     @property
     def all(self) -> list[tuple[Experiment, list[str]]]:
-        """Each with its games; those without any are left out."""
+        """Each experiment with its games; those without games are omitted."""
         return [(one, games) for one in (*self.own, *self.others) if (games := self.games(one))]
 
 
 def load(asked: AggregateConfig, say: Callable[[str], None]) -> Compared:
-    """What is to be compared; says which runs do not count. Raises UserError where none of those asked for does."""
+    """The experiments to compare; reports excluded runs. Raises UserError if no requested run remains."""
     own = experiments.gather(run_folders.name_runs("runs", asked.runs).values() if asked.runs else [], asked.score, say)
     if asked.runs and not own:
-        raise UserError(f"runs={asked.runs}: no run there has a score={asked.score}; train longer, or choose another")
+        raise UserError(f"runs={asked.runs}: no run has a score={asked.score} yet; train longer, or choose another")
     for experiment in own:
         if few := sorted({*experiment.runs} - {*experiment.games}):
-            say(f"note: left out of {experiment.name}'s statistics, for seeds or a human's score are missing: {few}")
+            say(f"note: excluded from {experiment.name}, because seeds or human scores are missing: {', '.join(few)}")
     own = [experiment for experiment in own if experiment.games]
     if asked.runs and not own:
-        raise UserError(f"runs={asked.runs}: no game there has a human's score; {scores.SOURCE} has 57")
+        raise UserError(f"runs={asked.runs}: no game has a human score; {scores.SOURCE} lists those that do")
     frames = max((experiment.frames for experiment in own), default=None)
     return Compared(own, [experiments.published(agent, frames) for agent in asked.against])
 
 
 def published_marks(agents: Iterable[str]) -> list[Experiment]:
-    """Published agents after each of MARKS that they came to."""
+    """Published agents after each of MARKS that they reached."""
     return [experiments.published(agent, million * MILLION) for agent in agents for million in _marks(agent)]
 
 
 def _marks(agent: str) -> list[int]:
-    """Million frames at which a published agent is told; its end alone where it has no curve."""
+    """Million frames at which a published agent is reported; only the end if it has no curve."""
     curve = next((c for game in scores.random_and_human() if (c := scores.curve(agent, game))), None)
     length = len(curve.means) * curve.every_frames // MILLION if curve else MARKS[-1]
     return [m for m in MARKS if m <= length and (m != 199 or length == 199)] if curve else [length]
 
 
 def improvements(compared: Compared, resamples: int) -> list[Improvement]:
-    """Of each of our experiments on the next ones, and on published agents."""
+    """Improvements of each of our experiments over the following ones and over the published agents."""
     pairs = itertools.chain(itertools.combinations(compared.own, 2), itertools.product(compared.own, compared.others))
     return [intervals.improvement(one, other, resamples) for one, other in pairs]
 
@@ -99,7 +99,7 @@ def efficiency(compared: Compared, resamples: int) -> list[tuple[object, ...]]:
 
 
 def games_table(own: Sequence[Experiment], against: Sequence[Experiment]) -> tuple[list[str], list[list[str]]]:
-    """Mean raw scores of each game; for each of ours its human-normalised one as well."""
+    """Mean raw scores per game; for our experiments also the human-normalized score."""
     columns = ["game", *(f"{e.name}{more}" for e in own for more in ("", ", seeds", ", human-normalised"))]
     columns += [e.name for e in against]
     rows = []
@@ -161,17 +161,17 @@ def write(
 
 
 def aggregate(asked: AggregateConfig, console: Console) -> None:
-    """Put runs together: print tables, write CSV files and a picture."""
+    """Aggregate runs: print tables, write CSV files and a plot."""
     intervals.rliable()
     compared = load(asked, console.say)
     output = Path(asked.output or run_folders.roots("runs", asked.runs or "runs")[0] / "aggregate")
     if not asked.output and output.is_symlink():
-        raise UserError(f"{output} is a link to elsewhere; set output=PATH")
+        raise UserError(f"{output} is a symbolic link; set output=PATH")
     if compared.own:
-        title = f"score={asked.score}; published agents on the same games, means of their seeds"
+        title = f"score={asked.score}; published agents: means over seeds, same games"
         rows = intervals.aggregates(compared.all, asked.resamples)
     else:
-        title = "published agents, each on all its games; means of their seeds"
+        title = "published agents: means over seeds, all games of each"
         rows = intervals.aggregates(
             [(one, one.games) for one in published_marks(asked.against) if one.games], asked.resamples
         )
@@ -182,6 +182,4 @@ def aggregate(asked: AggregateConfig, console: Console) -> None:
         console.print(aggregate_tables.improvement_table(better))
     with outputs.writing(output):
         write(output, compared, rows, better, asked.resamples)
-    console.say(
-        f"written: {output}/ (aggregates, games, profiles, efficiency, improvement, scores of runs x games; a picture)"
-    )
+    console.say(f"written: {output}/ (CSV files: aggregates, games, profiles, efficiency, improvement, scores; a plot)")

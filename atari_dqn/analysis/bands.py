@@ -1,4 +1,4 @@
-"""Seeds of one experiment as a curve with a band: mean or interquartile mean, and its bootstrap interval."""
+"""Combine the seeds of an experiment into one curve: mean or interquartile mean with a bootstrap interval."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,7 +11,7 @@ Statistic = Callable[..., np.ndarray]
 
 
 def iqm(values: np.ndarray, axis: int) -> np.ndarray:
-    """Interquartile mean: of the middle half (Agarwal et al. 2021). Of three seeds or fewer it is the mean."""
+    """Interquartile mean: the mean of the middle half (Agarwal et al. 2021). Equals the mean up to three seeds."""
     return stats.trim_mean(values, 0.25, axis=axis)
 
 
@@ -22,17 +22,16 @@ Band = tuple[np.ndarray, np.ndarray, np.ndarray]  # middle, low, high
 
 
 def interval(values: np.ndarray, statistic: Statistic, resamples: int = 1000) -> Band:
-    """A statistic over seeds and its 95% interval by the percentile bootstrap, from values [seeds, points]."""
+    """A statistic over seeds of values [seeds, points], with its 95% percentile bootstrap interval."""
     picks = np.random.default_rng(0).integers(len(values), size=(resamples, len(values)))
     low, high = np.percentile(statistic(values[picks], axis=1), [2.5, 97.5], axis=0)
     return statistic(values, axis=0), low, high
 
 
 def together(runs: Sequence[Data], points: int = 100) -> list[Data]:
-    """For each group of two runs or more: statistics of what they have in common, over frames and over seconds.
+    """Statistics over the runs of each group with at least two seeds, against frames and against seconds.
 
-    Between two values of a run it is taken to be on the line between them; before the latest first and after the
-    earliest last value of its runs a group has none.
+    Runs are interpolated linearly. A group's curve covers only the range in which all of its runs have values.
     """
     groups: dict[str, list[Data]] = {}
     for run in runs:
@@ -41,7 +40,7 @@ def together(runs: Sequence[Data], points: int = 100) -> list[Data]:
     found = []
     for name, members in groups.items():
         longest = sorted(members, key=lambda run: run["agent_steps"])
-        members = [*{run["seed"]: run for run in longest}.values()]  # a seed that was run twice is no second one
+        members = [*{run["seed"]: run for run in longest}.values()]  # the longest run of each seed
         if len(members) < 2:
             continue
         made: Data = {"group": name, "runs": [run["name"] for run in members], "curves": {}}

@@ -1,4 +1,4 @@
-"""A run's learning curve beside a published one: a table, a CSV file, a picture."""
+"""Compare a run's learning curve with a published one: table, CSV file, plot."""
 
 import csv
 import math
@@ -27,10 +27,10 @@ COLUMNS = (
 
 
 def rows(curve: Curve, points: dict[int, Point], whole: bool = True) -> list[dict[str, Any]]:
-    """For each value of the curve ours, the published mean and sd, and the verdict.
+    """A row per value of the curve: our score, the published mean and sd, the verdict.
 
     Args:
-        whole: whether ours can be compared with a human's.
+        whole: whether our score is comparable with a human's.
     """
     found = []
     for value, p in sorted(points.items()):
@@ -56,14 +56,14 @@ def rows(curve: Curve, points: dict[int, Point], whole: bool = True) -> list[dic
 
 
 def number(value: float) -> str:
-    """Three digits, or all before the point."""
+    """Three significant digits, or all digits before the decimal point."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
 
 
 def table(title: str, found: list[dict[str, Any]]) -> Table:
-    """The rows for a person, 80 columns wide at most."""
+    """A printable table of the rows, at most 80 columns wide."""
     view = Table(title=title, title_justify="left")
-    for column in ("M frames", "ours", "games", "human", "published", "sd", "allowed", ""):
+    for column in ("M frames", "ours", "games", "human", "published", "sd", "tolerance", ""):
         view.add_column(column, justify="right")
     for row in found:
         human, known = row["human_normalised"], row["published"] is not None
@@ -81,11 +81,11 @@ def table(title: str, found: list[dict[str, Any]]) -> Table:
 
 
 def draw(path: Path, title: str, curve: Curve, fine: list[Point], found: list[dict[str, Any]]) -> None:
-    """The run on the published band, as a PNG."""
+    """Plot the run on the published band, as a PNG."""
     import matplotlib  # slow to load
 
     matplotlib.use("Agg")
-    matplotlib.rcParams["text.parse_math"] = False  # a $ in a name is a $
+    matplotlib.rcParams["text.parse_math"] = False  # names may contain a literal $
     from matplotlib import pyplot
 
     last = max([3, *(p.frames / curve.every_frames for p in fine)])
@@ -95,7 +95,7 @@ def draw(path: Path, title: str, curve: Curve, fine: list[Point], found: list[di
     figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=120, layout="constrained")
     axes.fill_between(
         millions, [b[0] for b in bands], [b[1] for b in bands], color="#0072b2", alpha=0.12, linewidth=0,
-        label="allowed: mean ± max(3 sd, 20%)",
+        label="tolerance: mean ± max(3 sd, 20%)",
     )  # fmt: skip
     axes.errorbar(
         millions, curve.means[:shown], curve.sds[:shown], color="#0072b2", marker="s", markersize=4, capsize=3,
@@ -118,7 +118,7 @@ def draw(path: Path, title: str, curve: Curve, fine: list[Point], found: list[di
 
 
 def own_curve(folder: Path, curve: Curve, frame_skip: int) -> tuple[list[Point], list[Point], int]:
-    """A run's points as a curve counts them, the same more finely, and the frames that it has made."""
+    """A run's points at the curve's resolution, the same at a finer one, and the frames trained."""
     frames = max([0, *(int(row["agent_steps"]) for row in read(folder / "metrics.csv"))]) * frame_skip
     if curve.by.measure == "training":
         episodes, every = read(folder / "episodes.csv"), curve.every_frames
@@ -128,49 +128,49 @@ def own_curve(folder: Path, curve: Curve, frame_skip: int) -> tuple[list[Point],
 
 
 def find_curve(asked: str | None, config: TrainConfig) -> Curve:
-    """The curve that was asked for, or that the run's preset names. Raises UserError where there is none."""
+    """The curve given by name or by the run's config. Raises UserError if there is none."""
     name, game = asked or config.published, config.env.game
     if name is not None:
         bounds.one_of("published", name, scores.LEARNING_CURVES)
     curve = scores.curve(name, game) if name else None
     if curve is None:
         others = [other for other in scores.LEARNING_CURVES if scores.curve(other, game)]
-        hint = f"choose one: published={' or '.join(others)}" if others else "none is at hand for this game"
-        raise UserError(f"no curve of {game} was published by {name or 'anyone that this run names'}; {hint}")
+        hint = f"choose published={' or '.join(others)}" if others else "nothing to compare with"
+        raise UserError(f"no published curve for {game}{f' by {name}' if name else ''}; {hint}")
     return curve
 
 
 def compare(asked: CompareConfig, console: Console) -> None:
-    """Compare a run with a published curve: print, write compare.csv and compare.png."""
+    """Compare a run with a published curve: print a table, write compare.csv and compare.png."""
     folder = folders.named("run", asked.run)
     if not (folder / "config.yaml").is_file():
-        raise UserError(f"run={folder}: not a run's folder (there is no config.yaml in it)")
+        raise UserError(f"run={folder}: not a run directory (it has no config.yaml)")
     output = Path(asked.output) if asked.output else folder / "compare.png"
     if output.suffix.lower() != ".png":
-        raise UserError(f"output={output}: must end with .png; the numbers go into a .csv beside it")
+        raise UserError(f"output={output}: must end with .png; the numbers are written to a .csv beside it")
     config = saved_config(folder)
     curve = find_curve(asked.published, config)
     if not has_measure(config, curve):
         raise UserError(
-            f"{folder} is evaluated by its training games, and {curve.by.title}'s curve is of games played apart; "
+            f"{folder} is scored by its training games, but {curve.by.title}'s curve shows separate evaluation games; "
             f"choose a curve of training returns, e.g. published=dopamine_jax_2024"
         )
     if damage := csv_files.damage(folder):
-        raise UserError(f"the CSV files in {folder} are not as a run writes them: {damage}; remove what is damaged")
+        raise UserError(f"damaged CSV files in {folder}: {damage}; remove the damaged rows")
     points, fine, frames = own_curve(folder, curve, config.env.frame_skip)
     whole = is_whole(config, curve.by.measure == "training")
     found = rows(curve, by_value(points, frames, curve.every_frames), whole)
     if not found:
         raise UserError(
-            f"{folder} has no {curve.by.measure} returns to compare yet: the curve begins at "
-            f"{compact(curve.every_frames)} frames, and it is at {frames:,} frames; train it longer"
+            f"{folder} has no {curve.by.measure} returns to compare yet: the curve starts at "
+            f"{compact(curve.every_frames)} frames, the run has {frames:,} frames; train it longer"
         )
     title = f"{config.env.game}, preset {config.preset}, seed {config.seed}"
     console.print(table(f"{title}, against {curve.by.title}", found))
     console.say(f"published: {curve.by.protocol}; {curve.by.seeds} seeds; {curve.by.source}")
-    console.say("allowed: mean +- max(3 sd, 20% of the mean)")
+    console.say("tolerance: mean +- max(3 sd, 20% of the mean)")
     if found[0]["human_normalised"] is not None:
-        console.say(f"human: by {scores.SOURCE}")
+        console.say(f"human scores: {scores.SOURCE}")
     for score in scores.published(config.env.game):
         when = f"at {score.frames / MILLION:.0f}M frames: " if score.frames else ""
         console.say(f"{score.by.title}: {when}{score.mean:,.10g}{scores.human(config.env.game, score.mean)}")
@@ -179,7 +179,7 @@ def compare(asked: CompareConfig, console: Console) -> None:
         different = [d for d in departures if d.key not in ("total_steps", "protocol.name")]
         if different:
             console.print(presets.table(curve.by.preset, different))
-            console.say(f"so this run is not what {curve.by.title} ran, and may well lie elsewhere")
+            console.say(f"these settings differ from those of {curve.by.title}, so the curves may differ, too")
     output = outputs.choose(asked.output, output, (".png",))
     outputs.choose(None, output.with_suffix(".csv"), (".csv",))
     with outputs.writing(output):

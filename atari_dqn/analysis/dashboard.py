@@ -1,4 +1,4 @@
-"""The report's page, live: a server on this machine alone that shows a folder of runs and changes nothing in it."""
+"""The report's page, live: a read-only server for a directory of runs, reachable from this machine only."""
 
 import contextlib
 import functools
@@ -28,7 +28,7 @@ from atari_dqn.utils.signals import stop_signals
 
 HOST = "127.0.0.1"
 MOST_CONNECTIONS = 64
-ASK_SECONDS, SEND_SECONDS = 10.0, 30.0  # that a whole request may take; that a browser may take nothing of an answer
+ASK_SECONDS, SEND_SECONDS = 10.0, 30.0  # timeouts: to receive a request; while a browser accepts no data
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src data: blob:; media-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -36,7 +36,7 @@ POLICY = (
 
 
 class Runs:
-    """The runs in a folder, by the names that a page may ask for. Only what was found there has a name."""
+    """The runs in a directory, by name. A page can only request names that were found there."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -63,7 +63,7 @@ def _quoted(name: str) -> str:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers GET and HEAD for a page, its parts, its data and films; everything else is refused."""
+    """Answers GET and HEAD for the page, its assets, data and videos; rejects everything else."""
 
     protocol_version = "HTTP/1.1"
     timeout = SEND_SECONDS
@@ -75,9 +75,9 @@ class Handler(BaseHTTPRequestHandler):
         self.server.heard(self.connection, is_busy=True)
         try:
             self._answer()
-        except OSError:  # the browser has gone
+        except OSError:  # the browser disconnected
             raise
-        except Exception as error:  # whatever was asked, the others are answered
+        except Exception as error:  # one failing request must not affect others
             self.close_connection = True
             self._send(HTTPStatus.INTERNAL_SERVER_ERROR, f"{type(error).__name__}\n".encode(), "text/plain")
         self.server.heard(self.connection)
@@ -86,13 +86,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         if not self._is_from_here():
-            self._send(HTTPStatus.FORBIDDEN, b"this dashboard answers to localhost only\n", "text/plain")
+            self._send(HTTPStatus.FORBIDDEN, b"this dashboard is only available on localhost\n", "text/plain")
             return
         try:
             address = urlsplit(self.path)
             asked = parse_qs(address.query, max_num_fields=1000, errors="surrogateescape")
         except ValueError:
-            self._send(HTTPStatus.BAD_REQUEST, b"this cannot be understood\n", "text/plain")
+            self._send(HTTPStatus.BAD_REQUEST, b"malformed request\n", "text/plain")
             return
         if address.path == "/video":
             self._film(self.runs.video(asked.get("run", [""])[0], asked.get("name", [""])[0]))
@@ -102,15 +102,15 @@ class Handler(BaseHTTPRequestHandler):
             kind, make = PARTS[address.path]
             self._send(HTTPStatus.OK, make(), kind)
         else:
-            self._send(HTTPStatus.NOT_FOUND, b"there is no such page\n", "text/plain")
+            self._send(HTTPStatus.NOT_FOUND, b"no such page\n", "text/plain")
 
     def _is_from_here(self) -> bool:
-        """Whether this machine's own name was asked for; another's that leads here is a trick to get at it."""
+        """Whether the Host header is this machine's own; another name that resolves to it is a DNS rebinding attack."""
         host = re.sub(r":\d+$", "", self.headers.get("Host", ""))
         return host in ("localhost", HOST)
 
     def _send(self, status: HTTPStatus, body: bytes, kind: str, length: int | None = None, **headers: str) -> None:
-        """Send a head, and `body`; `length` is of what will be sent in place of an empty one."""
+        """Send headers and `body`. `length` is the content length if the body is sent separately."""
         self.send_response(status)
         for name, value in {
             "Content-Type": kind,
@@ -137,15 +137,15 @@ class Handler(BaseHTTPRequestHandler):
             self._send(HTTPStatus.OK, json.dumps(data, allow_nan=False).encode(), "application/json", ETag=tag)
 
     def _film(self, film: Path | None) -> None:
-        """A film, or the part of it that a browser asks for."""
+        """Send a video, or the requested range of it."""
         try:
             with files.opened(film) if film else contextlib.nullcontext() as file:
                 if file:
                     self._stream(file, os.fstat(file.fileno()).st_size)
                     return
-        except FileNotFoundError:  # it went meanwhile
+        except FileNotFoundError:  # removed in the meantime
             pass
-        self._send(HTTPStatus.NOT_FOUND, b"there is no such film\n", "text/plain")
+        self._send(HTTPStatus.NOT_FOUND, b"no such video\n", "text/plain")
 
     def _stream(self, film: BinaryIO, size: int) -> None:
         match = re.fullmatch(r"bytes=([0-9]*)-([0-9]*)", self.headers.get("Range", ""))
@@ -153,7 +153,7 @@ class Handler(BaseHTTPRequestHandler):
             self._send(HTTPStatus.OK, b"", "video/mp4", size, Accept_Ranges="bytes")
             self._copy(film, size)
             return
-        # What has more digits than a file can be long is beyond its end, and Python reads no number of 5,000 digits.
+        # A number of more than 18 digits is beyond the end of any file; Python rejects one of 5,000 digits.
         first, last = (None if not digits else size if len(digits) > 18 else int(digits) for digits in match.groups())
         start = first if first is not None else max(0, size - (last or 0))
         end = min(last, size - 1) if first is not None and last is not None else size - 1
@@ -169,7 +169,7 @@ class Handler(BaseHTTPRequestHandler):
         self._copy(film, end + 1 - start)
 
     def _copy(self, film: BinaryIO, count: int) -> None:
-        """Send so many bytes; a film that became shorter meanwhile ends the connection."""
+        """Send `count` bytes; if the file was truncated in the meantime, close the connection."""
         while count and self.command == "GET":
             block = film.read(min(count, 1 << 18))
             if not block:
@@ -202,25 +202,25 @@ PARTS: dict[str, tuple[str, Callable[[], bytes]]] = {
 
 
 class Server(ThreadingHTTPServer):
-    """A thread for each connection, of which there are so many; one that asks for nothing is soon closed."""
+    """A thread per connection, up to MOST_CONNECTIONS; idle connections are closed."""
 
     daemon_threads = True
     request_queue_size = 128
 
     def __init__(self, *args: Any) -> None:
-        self._heard: dict[socket.socket, tuple[float, bool]] = {}  # when each was heard of, and whether it is answered
+        self._heard: dict[socket.socket, tuple[float, bool]] = {}  # last activity, is busy
         self._guard = threading.Lock()
         super().__init__(*args)
 
     def heard(self, connection: socket.socket, is_busy: bool = False) -> None:
-        """Hear that a connection has asked for something, or has been answered."""
+        """Record that a connection sent a request or was answered."""
         with self._guard:
             if connection in self._heard:
                 self._heard[connection] = time.monotonic(), is_busy
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._guard:
-            if len(self._heard) >= MOST_CONNECTIONS:  # the one that waits for longest makes room
+            if len(self._heard) >= MOST_CONNECTIONS:  # close the one that has been idle longest
                 oldest = min(self._heard, key=lambda one: (self._heard[one][1], self._heard[one][0]))
                 del self._heard[oldest]
                 _hang_up(oldest)
@@ -240,19 +240,19 @@ class Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that went away is no news."""
+        """Do not log browsers that disconnect."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handle_error(request, client_address)
 
 
 def _hang_up(connection: socket.socket) -> None:
-    """Its thread hears of it, and closes it."""
+    """Shut a connection down; its thread notices and closes it."""
     with contextlib.suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
 
 
 def make(root: Path, port: int) -> Server:
-    """The server, bound to this machine's own address. Raises UserError where the port is taken."""
+    """Create the server, bound to localhost. Raises UserError if the port is in use."""
 
     class Bound(Handler):
         runs = Runs(root)
@@ -260,18 +260,18 @@ def make(root: Path, port: int) -> Server:
     try:
         return Server((HOST, port), Bound)
     except (OSError, OverflowError) as error:
-        raise UserError(f"port={port}: {error}; choose another, or port=0 for any that is free") from None
+        raise UserError(f"port={port}: {error}; choose another, or port=0 for any free port") from None
 
 
 def serve(asked: DashboardConfig, console: Console) -> None:
-    """Serve a folder of runs until Ctrl-C."""
+    """Serve a directory of runs until Ctrl-C."""
     root = Path(asked.runs)
     if not root.is_dir():
-        raise UserError(f"runs={root}: there is no such folder; {hint('train', GAME='CartPole')} makes one in a minute")
+        raise UserError(f"runs={root}: no such directory; {hint('train', GAME='CartPole')} creates one within a minute")
     with make(root, asked.port) as server:
         address = f"http://localhost:{server.server_address[1]}/"
-        console.say(f"dashboard of {root}: {address} (Ctrl-C ends it)")
-        # Not by KeyboardInterrupt, which is lost where it is raised in a callback that Python guards.
+        console.say(f"dashboard of {root}: {address} (stop: Ctrl-C)")
+        # Not by KeyboardInterrupt, which is lost if raised in a callback whose exceptions Python ignores.
         stopped = threading.Event()
 
         def end() -> None:
@@ -281,4 +281,4 @@ def serve(asked: DashboardConfig, console: Console) -> None:
         threading.Thread(target=end, daemon=True).start()
         with stop_signals(stopped):
             server.serve_forever()
-        console.say("dashboard ended")
+        console.say("dashboard stopped")

@@ -1,4 +1,4 @@
-"""Runs of many games and seeds, and published agents, as experiments: scores of seeds x games."""
+"""Group runs into experiments, which are matrices of scores [seeds, games]; published agents, too."""
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -16,11 +16,11 @@ from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.text import compact, one_line
 
 Matrix = NDArray[np.float64]
-LONGEST = 34  # signs in the name of an experiment
+LONGEST = 34  # characters in the name of an experiment
 
 
 class Run(NamedTuple):
-    """What counts of a run."""
+    """A run's score and learning curve."""
 
     seed: int
     score: float  # raw
@@ -29,20 +29,20 @@ class Run(NamedTuple):
 
 
 class Experiment(NamedTuple):
-    """Runs that differ in game and seed alone, or a published agent."""
+    """Runs that differ only in game and seed, or a published agent."""
 
     name: str
-    runs: dict[str, list[Run]]  # of each game, one of each seed
+    runs: dict[str, list[Run]]  # by game, one run per seed
 
     @property
     def seeds(self) -> int:
-        """As most games have. Games with fewer are no part of the statistics; of more, the first ones are."""
+        """The most common number of seeds per game. Games with fewer are excluded; of more, the first are used."""
         counts = [len(found) for found in self.runs.values()]
         return max(counts, key=lambda count: (counts.count(count), count))
 
     @property
     def games(self) -> list[str]:
-        """Those with all seeds, and with a human's score."""
+        """The games with all seeds and with a human score."""
         return sorted(
             game
             for game, found in self.runs.items()
@@ -51,7 +51,7 @@ class Experiment(NamedTuple):
 
     @property
     def frames(self) -> int:
-        """That the shortest run has come to."""
+        """The frames of the shortest run."""
         return min(run.frames for found in self.runs.values() for run in found)
 
     def raw(self, games: Sequence[str]) -> Matrix:
@@ -59,18 +59,18 @@ class Experiment(NamedTuple):
         return np.array([[run.score for run in self.runs[game][: self.seeds]] for game in games]).T
 
     def normalised(self, games: Sequence[str]) -> Matrix:
-        """Human-normalised scores, [seeds, games]."""
+        """Human-normalized scores, [seeds, games]."""
         return human_normalised(self.raw(games), games)
 
 
 def human_normalised(raw: Matrix, games: Sequence[str]) -> Matrix:
-    """Of raw scores [..., games]."""
+    """Normalize raw scores [..., games]."""
     random, human = np.array([scores.random_and_human()[game] for game in games]).T
     return (raw - random) / (human - random)
 
 
 def gather(folders: Iterable[Path], score: str, say: Callable[[str], None]) -> list[Experiment]:
-    """The experiments that some runs are of; says which of them do not count."""
+    """Group runs into experiments; `say` reports runs that are skipped or incomplete."""
     found: dict[tuple[str, ...], dict[str, dict[int, Run]]] = {}  # by preset and changes
     for folder in folders:
         try:
@@ -89,12 +89,12 @@ def gather(folders: Iterable[Path], score: str, say: Callable[[str], None]) -> l
             say(f"note: {folder} has no score={score} yet")
             continue
         if frames < 0.99 * config.total_steps * config.env.frame_skip:
-            say(f"note: {folder} counts as it is, after {compact(frames)} frames")
+            say(f"note: {folder} is unfinished ({compact(frames)} frames) but included")
         if not curves.is_whole(config, score == "training"):
-            say(f"note: {folder} counts as it is, though its games were cut off sooner than a human's, at 5 minutes")
+            say(f"note: {folder} is included, but its games were truncated before a human's 5 minutes")
         key = (config.preset, *run_data.changes(departures))
         seeds = found.setdefault(key, {}).setdefault(config.env.game, {})
-        if config.seed not in seeds or seeds[config.seed].frames < frames:  # a seed that was run twice counts once
+        if config.seed not in seeds or seeds[config.seed].frames < frames:  # the longest run of each seed
             seeds[config.seed] = Run(config.seed, mean, frames, training)
     return [
         Experiment(name, {game: [seeds[seed] for seed in sorted(seeds)] for game, seeds in found[key].items()})
@@ -103,10 +103,10 @@ def gather(folders: Iterable[Path], score: str, say: Callable[[str], None]) -> l
 
 
 def names(keys: Sequence[tuple[str, ...]], say: Callable[[str], None]) -> dict[tuple[str, ...], str]:
-    """Short names of experiments, each (preset, changes ...); says what they leave out."""
+    """Short names for experiments (preset, changes ...); `say` explains what the names omit."""
     common = set.intersection(*(set(changes) for _, *changes in keys)) if keys else set()
     if common:
-        say(f"all with {', '.join(sorted(common))}")
+        say(f"all runs with {', '.join(sorted(common))}")
     made = {}
     for i, key in enumerate(sorted(keys)):
         preset, *changes = key
@@ -119,9 +119,9 @@ def names(keys: Sequence[tuple[str, ...]], say: Callable[[str], None]) -> dict[t
 
 
 def published(agent: str, frames: int | None = None) -> Experiment:
-    """A published agent as means over its seeds: at its end, or after so many frames where it has a learning curve.
+    """A published agent (means over its seeds) at the end, or after `frames` frames if it has a learning curve.
 
-    Raises UserError where there is none.
+    Raises UserError if there is no such agent.
     """
     bounds.one_of("against", agent, tuple(name for name, by in scores.agents().items() if by.measure != "final"))
     runs = {}

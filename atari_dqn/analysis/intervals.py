@@ -1,4 +1,4 @@
-"""The statistics of Agarwal et al. 2021 and their intervals, by rliable."""
+"""The aggregate statistics of Agarwal et al. 2021 with confidence intervals, computed by rliable."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -8,8 +8,8 @@ import numpy as np
 from atari_dqn.analysis.experiments import Experiment, Matrix, human_normalised
 from atari_dqn.utils.errors import UserError
 
-STATISTICS = ("iqm", "median", "mean", "optimality_gap")  # of human-normalised scores
-TAUS = np.linspace(0, 8, 161)  # human-normalised scores that a profile is drawn at
+STATISTICS = ("iqm", "median", "mean", "optimality_gap")  # of human-normalized scores
+TAUS = np.linspace(0, 8, 161)  # human-normalized scores at which profiles are evaluated
 
 
 class Aggregates(NamedTuple):
@@ -34,7 +34,7 @@ class Improvement(NamedTuple):
 
 
 def rliable() -> Any:
-    """rliable's library. Raises UserError where it is not installed."""
+    """Import rliable. Raises UserError if it is not installed."""
     try:
         from rliable import library
     except ImportError:
@@ -43,7 +43,7 @@ def rliable() -> Any:
 
 
 def four(matrix: Matrix) -> Matrix:
-    """STATISTICS of human-normalised scores [seeds, games]."""
+    """STATISTICS of human-normalized scores [seeds, games]."""
     from rliable import metrics
 
     return np.array([getattr(metrics, f"aggregate_{name}")(matrix) for name in STATISTICS])
@@ -52,16 +52,16 @@ def four(matrix: Matrix) -> Matrix:
 def interval(
     matrices: Matrix | tuple[Matrix, Matrix], statistic: Callable[..., Matrix], resamples: int
 ) -> tuple[Matrix, Matrix]:
-    """A statistic and its 95% interval [2, ...] by the stratified bootstrap: seeds are drawn, game by game.
+    """A statistic and its 95% interval [2, ...] by the stratified bootstrap: seeds are resampled for each game.
 
-    The interval of single runs is nan.
+    With a single seed, the interval is nan.
     """
     parts = matrices if isinstance(matrices, tuple) else (matrices,)
     if all(len(part) == 1 for part in parts):
         point = statistic(*parts)
         return point, np.full((2, *point.shape), np.nan)
     before = np.random.get_state()
-    np.random.seed(0)  # rliable draws from NumPy's own generator, whatever random_state says
+    np.random.seed(0)  # rliable uses NumPy's global generator despite its random_state argument
     try:
         points, found = rliable().get_interval_estimates({"it": matrices}, statistic, reps=resamples)
     finally:
@@ -70,7 +70,7 @@ def interval(
 
 
 def aggregates(shown: Iterable[tuple[Experiment, Sequence[str]]], resamples: int) -> list[Aggregates]:
-    """The four statistics of experiments, each over its games."""
+    """The four statistics of each experiment over the given games."""
     rows = []
     for experiment, games in shown:
         points, around = interval(experiment.normalised(games), four, resamples)
@@ -79,7 +79,7 @@ def aggregates(shown: Iterable[tuple[Experiment, Sequence[str]]], resamples: int
 
 
 def at_frames(experiment: Experiment, games: Sequence[str], grid: Matrix) -> Matrix:
-    """Human-normalised training returns on a grid of frames, [seeds, games, grid]; between two values, linearly."""
+    """Human-normalized training returns, linearly interpolated on a grid of frames: [seeds, games, grid]."""
     values = [
         [
             np.interp(grid, [p.frames for p in run.training], [p.mean for p in run.training])
@@ -91,7 +91,7 @@ def at_frames(experiment: Experiment, games: Sequence[str], grid: Matrix) -> Mat
 
 
 def profile(matrix: Matrix, resamples: int) -> tuple[Matrix, Matrix, Matrix]:
-    """The share of runs above each of TAUS, and its interval's low and high end; nan for single runs."""
+    """The share of runs above each of TAUS with its interval's lower and upper ends (nan for a single seed)."""
 
     def above(values: Matrix) -> Matrix:
         return np.array([(values > tau).mean() for tau in TAUS])
@@ -101,7 +101,7 @@ def profile(matrix: Matrix, resamples: int) -> tuple[Matrix, Matrix, Matrix]:
 
 
 def efficiency(experiment: Experiment, games: Sequence[str], grid: Matrix, resamples: int) -> tuple[Matrix, Matrix]:
-    """IQM at each of the grid's frames and its interval [2, grid]."""
+    """IQM at each frame count of the grid, with its interval [2, grid]."""
     from rliable import metrics
 
     def over_frames(values: Matrix) -> Matrix:
@@ -111,16 +111,16 @@ def efficiency(experiment: Experiment, games: Sequence[str], grid: Matrix, resam
 
 
 def beats(x: Matrix, y: Matrix) -> Matrix:
-    """P(X > Y) of scores [seeds, games], over all pairs of seeds and then over games; a tie is a half. [1].
+    """P(X > Y) of scores [seeds, games], averaged over pairs of seeds, then games; ties count half. Shape [1].
 
-    rliable's own value, without its statistical test for each game, which takes minutes of a bootstrap.
+    Equals rliable's value, without its significance test per game, which takes minutes in a bootstrap.
     """
     pairs = x[:, None], y[None]
     return np.array([(pairs[0] > pairs[1]).mean() + 0.5 * (pairs[0] == pairs[1]).mean()])
 
 
 def improvement(one: Experiment, other: Experiment, resamples: int) -> Improvement:
-    """Over the games that both have; nan where there are none."""
+    """Over the common games; NaN if there are none."""
     games = [game for game in one.games if game in other.games]
     if not games:
         return Improvement(one.name, other.name, 0, np.nan, np.full(2, np.nan))

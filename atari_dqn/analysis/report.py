@@ -1,4 +1,4 @@
-"""One HTML file of runs that needs nothing else: settings, curves, scores, films. The page itself is in page/."""
+"""Write a self-contained HTML report of runs: settings, curves, scores, videos. The page's source is in page/."""
 
 import base64
 import datetime
@@ -20,30 +20,30 @@ from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.files import read, replacing
 from atari_dqn.utils.text import compact, plural
 
-POINTS, ALL_POINTS, FEWEST = 600, 24_000, 60  # of each curve; of all runs' curves of a kind; of each whatever
+POINTS, ALL_POINTS, FEWEST = 600, 24_000, 60  # maximum per curve, maximum over all runs, minimum per curve
 ENDINGS = (".html", ".htm")
-FILMS = 24  # in all, unless more are asked for
+FILMS = 24  # videos in total, unless set by videos=
 MOST_FILM_BYTES = 200_000_000
-# A report talks to nobody, whatever a run's files may hold.
+# A report makes no network requests, whatever a run's files contain.
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; media-src blob:"
 )
 
 
 def part(name: str) -> str:
-    """A file of page/."""
+    """Read a file of page/."""
     return importlib.resources.files("atari_dqn.analysis").joinpath(f"page/{name}").read_text(encoding="utf-8")
 
 
 def plotly() -> str:
-    """plotly.js, as the Python package ships it."""
+    """plotly.js, as shipped with the Python package."""
     from plotly.offline import get_plotlyjs  # slow to load
 
     return get_plotlyjs()
 
 
 def page(title: str, data: Data, style: str, scripts: str, policy: str = "") -> str:
-    """The page, with what it shows; a report and a dashboard differ in `style` and `scripts`, inline or linked."""
+    """Render the page. Reports pass inline `style` and `scripts`, the dashboard links to them."""
     return string.Template(part("page.html")).substitute(
         title=html.escape(title),
         human=html.escape(scores.SOURCE),
@@ -55,7 +55,7 @@ def page(title: str, data: Data, style: str, scripts: str, policy: str = "") -> 
 
 
 def gather(folders: dict[str, Path], shown: Sequence[str]) -> Data:
-    """What the page shows of runs by their names: all of them in its list, and the curves of those `shown`."""
+    """The page's data: all runs for the list, and curves of the runs in `shown`."""
     points = max(FEWEST, min(POINTS, ALL_POINTS // max(1, len(shown))))
     runs = [{"name": name} | run_data.line(folder) for name, folder in folders.items()]
     entries = {name: run_data.entry(folders[name], points) for name in shown}
@@ -71,7 +71,7 @@ def gather(folders: dict[str, Path], shown: Sequence[str]) -> Data:
 
 
 def spread(films: Sequence[Path], most: int) -> list[Path]:
-    """At most so many of a run's films, evenly spread, the last one among them; one alone is the last."""
+    """At most `most` of a run's videos, evenly spaced, including the last one."""
     if len(films) <= most or not most:
         return list(films[:most])
     return [films[round((i + 1) * len(films) / most) - 1] for i in range(most)]
@@ -83,7 +83,7 @@ def film_label(film: Path) -> str:
 
 
 def write(asked: ReportConfig, console: Console) -> None:
-    """Write the report that is asked for, whole or not at all."""
+    """Write the report, atomically."""
     folders, (first, *others) = run_folders.name_runs("run", asked.run), run_folders.roots("run", asked.run)
     output = Path(asked.output or (first.parent if others else first) / "report.html")
     if output.suffix.lower() not in ENDINGS:
@@ -100,7 +100,7 @@ def write(asked: ReportConfig, console: Console) -> None:
             try:
                 films.append(_packed(f"film-{i}-{j}", read(film, MOST_FILM_BYTES)))
             except OSError as error:
-                unreadable.append(f"{film} is left out: {error.strerror or error}")
+                unreadable.append(f"{film} skipped: {error.strerror or error}")
                 continue
             data["videos"][name].append({"label": film_label(film), "id": f"film-{i}-{j}"})
     games = sorted({run["game"] for run in data["runs"] if "game" in run})
@@ -115,11 +115,11 @@ def write(asked: ReportConfig, console: Console) -> None:
         console.say(f"note: {text}")
     megabytes, filmed = output.stat().st_size / 1e6, sum(map(len, films)) / 1e6
     console.say(
-        f"written: {output} ({plural(len(folders), 'run')}, {megabytes:.1f} MB, "
-        f"{filmed:.1f} of them {plural(len(films), 'film')})"
+        f"written: {output} ({plural(len(folders), 'run')}, {megabytes:.1f} MB, including {filmed:.1f} MB for "
+        f"{plural(len(films), 'video')})"
     )
 
 
 def _packed(name: str, content: bytes) -> str:
-    """Bytes as text in the page, for its script to unpack."""
+    """Embed bytes in the page, for its script to unpack."""
     return f'<script type="text/plain" id="{name}">{base64.b64encode(content).decode()}</script>'

@@ -46,7 +46,7 @@ def name_runs(key: str, asked: str) -> dict[str, Path]:
         if not runs:
             raise UserError(f"{key}={root}: not a run's folder, and none is in it (there is no config.yaml)")
         if parts := _links(root):
-            raise UserError(f"{root / parts[0]} is a link to elsewhere; put what it leads to in its place")
+            raise UserError(f"{root / parts[0]} is a symbolic link; replace it with its target")
         known = {folder.resolve() for folder in found.values()}
         for name, folder in runs.items():
             if folder.resolve() not in known:

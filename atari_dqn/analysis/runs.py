@@ -1,4 +1,4 @@
-"""A table of runs: how far each is, how it stands, how good it was, how much room it takes. The newest comes first."""
+"""Print a table of runs with their progress, state, scores and disk usage, newest first."""
 
 import os
 from pathlib import Path
@@ -10,20 +10,20 @@ from atari_dqn.analysis import run_data, run_folders
 from atari_dqn.checkpoint.folders import disk_use
 from atari_dqn.utils import hints
 from atari_dqn.utils.console import Console
-from atari_dqn.utils.text import compact
+from atari_dqn.utils.text import compact, plural
 
 COLORS = {"running": "green", "failed": "red", "died": "red", "stopped": "yellow"}
-WIDE = 110  # columns of text from which on what most names tell has columns of its own
+WIDE = 110  # terminal width from which game, preset and seed, usually part of the name, have their own columns
 ANY_WIDTH = 100_000
 
 
 def show(asked: str, console: Console) -> None:
-    """Print the table of what was asked for, folders with blanks between. Raises UserError for a folder without runs.
+    """Print the table for directories separated by spaces. Raises UserError for a directory without runs.
 
-    It fits a terminal. Where nobody looks, in a pipe, names are whole, and each run is one line.
+    On a terminal it fits the width. In a pipe, each run is one line with its full name.
     """
     if asked == "runs" and not (Path(asked).is_dir() and run_folders.find(Path(asked))):
-        console.say(f"no runs in runs/ yet; {hints.hint('train', GAME='CartPole')} makes one in a minute")
+        console.say(f"no runs in runs/ yet; {hints.hint('train', GAME='CartPole')} creates one within a minute")
         return
     folders = run_folders.name_runs("runs", asked)
     lines = [(name, folder, run_data.line(folder)) for name, folder in folders.items()]
@@ -48,10 +48,9 @@ def show(asked: str, console: Console) -> None:
         row = [printable(text) for text in (name, *values)]
         table.add_row(*(Text(text, style=COLORS.get(text, "") if text == line.get("state") else "") for text in row))
     console.print(table)
-    count = f"{len(lines)} run{'s' if len(lines) > 1 else ''}"
     newest = "CKPT=latest and RUN=latest" if hints.in_checkout() else "checkpoint=latest and run=latest"
-    newest = f"; {newest} mean the newest" if asked == "runs" else ""
-    console.say(f"{count}, {compact(total)}B on disk{newest}")
+    newest = f"; {newest} select the newest" if asked == "runs" else ""
+    console.say(f"{plural(len(lines), 'run')}, {compact(total)}B on disk{newest}")
 
 
 def age(seconds: float) -> str:
@@ -63,7 +62,7 @@ def age(seconds: float) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` on one line, without what a terminal would obey; names come from other people's files."""
+    """`text` on one line, without control characters; names may come from untrusted files."""
     return "".join(sign if sign.isprintable() else "?" for sign in text)
 
 

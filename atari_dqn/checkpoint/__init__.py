@@ -1,1 +1,1 @@
-"""A run's folder: its checkpoints, the replay's files, where results go."""
+"""Run directories: checkpoints, replay files, output paths."""

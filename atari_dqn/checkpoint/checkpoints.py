@@ -1,6 +1,6 @@
-"""Checkpoint files: torch's own format, written whole or not at all, and nothing in it that runs code.
+"""Checkpoint files: torch's format, written atomically; loading one runs no code from it.
 
-The last bytes of a file, which to readers of zip archives are a comment, are the digest of all that is before them.
+The last bytes of a file (the comment of the zip archive) are the SHA-256 of everything before them.
 """
 
 import contextlib
@@ -26,23 +26,23 @@ from atari_dqn.dqn import networks
 from atari_dqn.utils import files
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.files import replacing, set_aside, sync_folder
-from atari_dqn.utils.text import one_line
+from atari_dqn.utils.text import one_line, plural
 
 FORMAT = "atari_dqn checkpoint"
-VERSION = 3  # 3: sealed; the replay's files, the games' actions. 2: channels-last features for the dense layer
+VERSION = 3  # 3: checksum, replay files, the games' actions. 2: channels-last features for the dense layer
 SEAL = b"sha256:"  # and 64 hex digits
 SEAL_BYTES = len(SEAL) + 64
-# What torch writes. Its reader of archives takes names for equal that differ in case, so no others are let in.
+# Entries that torch writes. Its archive reader ignores case in names, so any other entry is rejected.
 ENTRIES = re.compile(r"archive/(data\.pkl|byteorder|version|\.format_version|\.storage_alignment|\.data/\w+|data/\d+)")
-MOST = 1_000_000  # operations in the pickle, and parts of what it makes
-NAMING = {"GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"}  # Python's things
+MOST = 1_000_000  # operations in the pickle
+NAMING = {"GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"}  # name Python objects
 HARMLESS = {"torch._utils _rebuild_tensor_v2", "collections OrderedDict"} | {
     f"torch {kind}Storage" for kind in ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Byte", "Bool")
 }
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
-    """Write plain data and tensors to `path`, whole or not at all. Raises OSError."""
+    """Write plain data and tensors to `path`, atomically. Raises OSError."""
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, "version": VERSION} | content, buffer)
     data = bytearray(buffer.getbuffer())
@@ -54,14 +54,14 @@ def write(path: Path, content: dict[str, Any]) -> None:
 
 
 def rotate(folder: Path, content: dict[str, Any]) -> None:
-    """Write latest.pt; the one before it becomes previous.pt. There is a latest.pt at every moment."""
+    """Write latest.pt and keep the old one as previous.pt. latest.pt exists at every moment."""
     latest, previous = folder / "latest.pt", folder / "previous.pt"
     kept = folder / f".previous.{os.getpid()}.tmp.pt"
     if latest.exists():
         kept.unlink(missing_ok=True)
         try:
             os.link(latest, kept)
-        except OSError:  # a file system without links
+        except OSError:  # a file system without hard links
             with replacing(kept) as file, files.opened(latest) as old:
                 shutil.copyfileobj(old, file)
     try:
@@ -74,9 +74,9 @@ def rotate(folder: Path, content: dict[str, Any]) -> None:
 
 
 def settle(folder: Path) -> None:
-    """Have previous.pt be latest.pt by another name: a finished run needs no room for a state to go back to."""
+    """Make previous.pt a hard link to latest.pt: a finished run needs no earlier state, so this saves its space."""
     second = files.temporary_name(folder / "previous.pt")
-    with contextlib.suppress(OSError):  # a file system without links keeps both
+    with contextlib.suppress(OSError):  # without hard links, both files stay
         second.unlink(missing_ok=True)
         os.link(folder / "latest.pt", second)
         os.replace(second, folder / "previous.pt")
@@ -85,23 +85,23 @@ def settle(folder: Path) -> None:
 
 
 class Resumed(NamedTuple):
-    """What a run goes on from."""
+    """The state from which a run resumes."""
 
     checkpoint: "Checkpoint"
     files: ReplayFiles
 
 
 class Checkpoint:
-    """A checkpoint read and checked.
+    """A loaded and verified checkpoint.
 
     Attributes:
         config: the run's TrainConfig.
-        actions: what each of the network's outputs means.
-        content: everything, as it was saved.
+        actions: the action name of each network output.
+        content: the whole content, as saved.
     """
 
     def __init__(self, path: Path, device: torch.device | str = "cpu") -> None:
-        """Raises UserError, in one line, where the file is not a whole checkpoint of this project."""
+        """Raises UserError, with a one-line message, if the file is not an intact checkpoint of atari_dqn."""
         self.path = path
         self.content = _read(path)
         try:
@@ -114,16 +114,16 @@ class Checkpoint:
                 if part in self.content:
                     self.content[part] = networks.renamed(self.content[part])
             if len(set(self.actions)) < len(self.actions):
-                raise ValueError("its actions are not distinct")
+                raise ValueError("duplicate actions")
             self.network = self._network().to(device)
         except UserError as error:
-            raise UserError(f"{path} does not hold a usable checkpoint: {error}") from None
+            raise UserError(f"{path} is not a usable checkpoint: {error}") from None
         except Exception as error:
             kind = type(error).__name__
-            raise UserError(f"{path} does not hold a usable checkpoint: {kind} ({one_line(error, 120)})") from None
+            raise UserError(f"{path} is not a usable checkpoint: {kind} ({one_line(error, 120)})") from None
 
     def _network(self) -> networks.QNetwork:
-        # Built without memory, so that a tampered size costs nothing before the weights have been compared with it.
+        # On the meta device: a tampered size allocates nothing before the weights' shapes are checked.
         config, weights = self.config, self.content["online"]
         with torch.device("meta"):
             module = networks.make_network(
@@ -131,7 +131,7 @@ class Checkpoint:
             )
         shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
         if {key: tuple(value.shape) for key, value in weights.items()} != shapes:
-            raise ValueError("its weights do not fit its network")
+            raise ValueError("its weights do not match its network")
         if not all(torch.isfinite(value).all() for value in weights.values()):
             raise ValueError("its weights are not finite")
         module = module.to_empty(device="cpu")
@@ -140,8 +140,8 @@ class Checkpoint:
 
 
 def _is_damaged(path: Path) -> bool:
-    """Whether a file ends with a seal that is not of what comes before it; False where it has none."""
-    with files.opened(path.resolve()) as file:  # what a person named may be a link
+    """Whether a file ends with a checksum that does not match its content; False if it has no checksum."""
+    with files.opened(path.resolve()) as file:  # a path that the user gave may be a link
         left = os.fstat(file.fileno()).st_size - 64
         file.seek(max(0, left - len(SEAL)))
         if file.read(len(SEAL)) != SEAL:
@@ -156,7 +156,7 @@ def _is_damaged(path: Path) -> bool:
 
 
 def _check_archive(path: Path) -> None:
-    """Raise ValueError for an archive that could take more memory than it has bytes, or whose pickle calls anything."""
+    """Raise ValueError for an archive that could expand beyond its size, or whose pickle calls unknown functions."""
     with zipfile.ZipFile(path) as archive:
         if not archive.comment.startswith(SEAL) or len(archive.comment) != SEAL_BYTES:
             raise UserError(f"{path} is not a checkpoint of atari_dqn, or it is damaged")
@@ -167,7 +167,7 @@ def _check_archive(path: Path) -> None:
             raise ValueError("it is compressed")
         names = [entry.filename for entry in entries]
         if len({*names}) < len(names) or not all(ENTRIES.fullmatch(name) for name in names):
-            raise ValueError("its archive has other entries than it should")
+            raise ValueError("unexpected entries in its archive")
         pickle = archive.getinfo("archive/data.pkl")
         if pickle.file_size > 16 * MOST:
             raise ValueError("it is too large")
@@ -179,40 +179,40 @@ def _check_archive(path: Path) -> None:
 
 
 def _check_parts(content: Any) -> None:
-    """Raise ValueError where a few bytes stand for much: parts used more than once, tensors beyond what is stored."""
+    """Raise ValueError if a few bytes could expand: objects used twice, tensors larger than their storage."""
     seen, left = set(), [content]
     while left:
         node = left.pop()
         if isinstance(node, Tensor):
             if node.numel() * node.element_size() > node.untyped_storage().nbytes():
-                raise ValueError("a tensor larger than what is stored of it")
+                raise ValueError("a tensor larger than its storage")
         elif isinstance(node, dict | list | tuple):
             if id(node) in seen and node:
-                raise ValueError("a part that is used twice")
+                raise ValueError("an object that is used twice")
             seen.add(id(node))
             left += [*node, *node.values()] if isinstance(node, dict) else node
 
 
 def _read(path: Path) -> dict[str, Any]:
     if path.is_dir():
-        raise UserError(f"{path} is a folder; give a .pt file in it")
+        raise UserError(f"{path} is a directory; give a .pt file in it")
     if not path.exists():
         raise UserError(f"there is no checkpoint {path}")
     if not path.is_file():
         raise UserError(f"{path} is not a file")
     try:
         if _is_damaged(path):
-            raise UserError(f"{path} is damaged: it is not as it was written")
+            raise UserError(f"{path} is damaged: its checksum does not match")
         _check_archive(path)
-        with warnings.catch_warnings():  # it has something to say of files that it cannot read, too
+        with warnings.catch_warnings():  # torch warns about files that it cannot read, too
             warnings.simplefilter("ignore")
-            # Mapped, not read: what is not looked at takes no memory.
+            # Memory-mapped: parts that are not used take no memory.
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         _check_parts(content)
     except UserError:
         raise
     except zipfile.BadZipFile:
-        raise UserError(f"{path} is not a checkpoint, or was cut short") from None
+        raise UserError(f"{path} is not a checkpoint, or is truncated") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     except Exception as error:
@@ -225,7 +225,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def find(where: str) -> Path:
-    """The checkpoint that a person means by a .pt file, a run's folder, its checkpoints/ folder, or `latest`."""
+    """The checkpoint for a .pt file, a run directory, its checkpoints/ directory, or `latest`."""
     path = folders.named("checkpoint", where, "checkpoints/*.pt")
     if path.is_dir():
         folders.refuse_links(path)
@@ -234,15 +234,15 @@ def find(where: str) -> Path:
             if (folder / name).is_file():
                 return folder / name
     if path.is_dir():
-        raise UserError(f"{path} holds no checkpoint; give a .pt file or a run's folder")
+        raise UserError(f"{path} contains no checkpoint; give a .pt file or a run directory")
     return path
 
 
 def newest(run: Path, say: Callable[[str], None]) -> Resumed | None:
-    """The checkpoint to go on from, with its replay's files: the latest, or the one before where that is damaged.
+    """The checkpoint to resume from, with its replay files: latest.pt, or previous.pt if that is damaged.
 
-    None where none was written yet. Says what is damaged, and puts a damaged latest.pt aside. Where both lack files of
-    the replay, the latest counts, without them. Raises UserError where neither can be read.
+    None if no checkpoint was written yet. Reports damage and sets a damaged latest.pt aside. If both lack replay files,
+    the latest is used without them. Raises UserError if neither can be read.
     """
     folder, lacking, broken = run / "checkpoints", [], []
     for path in (folder / "latest.pt", folder / "previous.pt"):
@@ -258,18 +258,18 @@ def newest(run: Path, say: Callable[[str], None]) -> Resumed | None:
         if not damaged:
             break
         names = ", ".join(segment.name for segment in damaged[:3]) + (" ..." if len(damaged) > 3 else "")
-        say(f"{run / 'replay'}: {len(damaged)} files of {path.name} are damaged or lost: {names}")
+        say(f"{run / 'replay'}: {plural(len(damaged), 'replay file')} of {path.name} damaged or missing: {names}")
         lacking.append(Resumed(checkpoint, files))
     else:
         if not lacking:
             if broken:
-                raise UserError("; ".join(broken) + "; neither can be gone on from")
+                raise UserError("; ".join(broken) + "; neither can be resumed from")
             return None
         checkpoint, files = lacking[0]
     for text in broken:
         say(text)
     if checkpoint.path.name == "previous.pt":
-        say(f"going back to the checkpoint before it, {checkpoint.path}")
+        say(f"falling back to the previous checkpoint, {checkpoint.path}")
         if (folder / "latest.pt").exists():
             set_aside(folder / "latest.pt")
     return Resumed(checkpoint, files)

@@ -1,4 +1,4 @@
-"""A run's folder: making it, finding it, and having it to oneself."""
+"""Run directories: create, find and lock them."""
 
 import contextlib
 import datetime
@@ -21,18 +21,18 @@ from atari_dqn.utils.hints import hint
 from atari_dqn.utils.text import one_line
 
 PARTS = ("checkpoints", "videos")
-LOOK_SECONDS = 1.0  # that a look at a lock, see is_held, may take at most
-SILENT_SECONDS = 600.0  # without a row; a run of another machine that is silent for longer counts as ended
+LOOK_SECONDS = 1.0  # how long to retry a lock: is_held may hold it for a moment
+SILENT_SECONDS = 600.0  # a run on another machine that has written nothing for longer counts as ended
 HEARTBEAT = ("metrics.csv", "episodes.csv", "evaluations.csv", "process.json", "config.yaml")
 
 
 def make(config: TrainConfig) -> Path:
-    """The run's own new folder. It is a run's from when its config.yaml is there, which comes last and whole."""
+    """Create the run directory. config.yaml is written last and atomically: it marks a directory as a run's."""
     if config.run_dir is not None:
         folder = Path(config.run_dir)
         if folder.exists() and not _is_free(folder):
             raise UserError(
-                f"run_dir={folder} is there already; choose another, or go on with it: {hint('resume', RUN=folder)}"
+                f"run_dir={folder} already exists; choose another, or resume it with {hint('resume', RUN=folder)}"
             )
         folders = iter([folder])
     else:
@@ -53,13 +53,13 @@ def make(config: TrainConfig) -> Path:
             for path in [*(folder / part for part in PARTS), *([] if there else [folder])]:
                 with contextlib.suppress(OSError):
                     path.rmdir()
-            raise UserError(f"cannot make the run's folder {folder}: {error.strerror}; set run_dir=PATH") from None
+            raise UserError(f"cannot create the run directory {folder}: {error.strerror}; set run_dir=PATH") from None
         return folder
-    raise UserError("no free name for the run's folder; set run_dir=PATH")
+    raise UserError("no free name for the run directory; set run_dir=PATH")
 
 
 def _is_free(folder: Path) -> bool:
-    """Whether a folder is empty but for what a start that was killed leaves."""
+    """Whether a directory is empty, apart from what a killed start leaves behind."""
     return folder.is_dir() and all(
         path.name in PARTS and path.is_dir() and not path.is_symlink() and not any(path.iterdir())
         for path in folder.iterdir()
@@ -71,7 +71,7 @@ def _prefix(config: TrainConfig) -> str:
 
 
 def of_job(config: TrainConfig) -> None:
-    """In a job of submitit's have the run go on in the job's own folder, whenever it is taken from the queue again."""
+    """Give a submitit job its own run directory, and resume the run there whenever the job is requeued."""
     if "SUBMITIT_EXECUTOR" in os.environ and config.run_dir is None and config.resume is None:
         import submitit
 
@@ -80,11 +80,11 @@ def of_job(config: TrainConfig) -> None:
 
 
 def find(config: TrainConfig) -> Path | None:
-    """The folder that resume= means; None where resume=auto finds nothing to go on with."""
+    """The run directory that resume= selects; None if resume=auto finds nothing to resume."""
     if config.resume != "auto":
         folder = named("resume", config.resume or "")
         if not (folder / "config.yaml").is_file():
-            raise UserError(f"resume={folder}: not a run's folder (there is no config.yaml in it)")
+            raise UserError(f"resume={folder}: not a run directory (it has no config.yaml)")
         return folder
     candidates = [Path(config.run_dir)] if config.run_dir else Path("runs").glob(f"{_prefix(config)}*")
     there = [folder for folder in candidates if (folder / "config.yaml").is_file()]
@@ -92,14 +92,14 @@ def find(config: TrainConfig) -> Path | None:
 
 
 def named(key: str, where: str, needs: str = "config.yaml") -> Path:
-    """The path that was typed; for `latest` the run below runs/ whose files changed last, whatever its name says.
+    """The given path, or for `latest` the run below runs/ whose files changed last.
 
     Args:
-        key: what was set to it.
-        needs: which of a run's files it must have; a pattern.
+        key: the setting, for error messages.
+        needs: glob pattern of a file that the run must have.
 
     Raises:
-        UserError: there is no run in runs/.
+        UserError: no run in runs/ has such a file.
     """
     if where != "latest" or Path(where).exists():
         return Path(where)
@@ -111,7 +111,7 @@ def named(key: str, where: str, needs: str = "config.yaml") -> Path:
 
 
 def _begun(folder: Path) -> float:
-    """When the run's last process started, in seconds since 1970; a folder's name has the local time, in any zone."""
+    """When the run's last process started, in seconds since 1970 (directory names only have an unzoned local time)."""
     try:
         return datetime.datetime.fromisoformat(note(folder)["since"]).timestamp()
     except (KeyError, TypeError, ValueError, OverflowError):
@@ -119,7 +119,7 @@ def _begun(folder: Path) -> float:
 
 
 def _changed(folder: Path) -> float:
-    """When something of a run was written last. Looking at a run, or evaluating it, is no change."""
+    """When the run last wrote a file. Viewing or evaluating a run does not count."""
     files = ("config.yaml", "process.json", "metrics.csv", "episodes.csv", "evaluations.csv", "checkpoints/latest.pt")
     return max(_modified(folder / name) for name in files)
 
@@ -132,10 +132,10 @@ def _modified(path: Path) -> float:
 
 
 class Process:
-    """What process.json says of the process that works in a run's folder.
+    """The process that works in a run directory, as recorded in process.json.
 
     Attributes:
-        ended: how it went out: finished, stopped, or what it failed of; empty where it is at work, or was killed.
+        ended: finished, stopped, or failed with the reason; empty if the process is running or was killed.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -144,9 +144,9 @@ class Process:
         self._facts = locks.own() | {"machine": machine.facts(), "versions": machine.versions()}
 
     def end(self, how: str) -> None:
-        """Say how it went out, now: what is still sent to others afterwards changes nothing of that."""
+        """Record the outcome now; work that remains, such as uploads, does not change it."""
         self.ended = how
-        with contextlib.suppress(OSError):  # a full disk is no reason to hide what went wrong
+        with contextlib.suppress(OSError):  # a full disk must not hide the original error
             self.write()
 
     def write(self) -> None:
@@ -160,34 +160,34 @@ def _now() -> str:
 
 
 def links(folder: Path) -> Iterator[Path]:
-    """What in a run's folder is a link, among the names that a run and its trackers write to."""
+    """Symbolic links among the files that a run and its trackers write."""
     for part in (folder, *(folder / part for part in (*PARTS, "replay", "tensorboard"))):
         try:
             yield from (Path(entry.path) for entry in os.scandir(part) if entry.is_symlink())
-        except OSError:  # missing, or no folder
+        except OSError:  # missing, or not a directory
             continue
 
 
 def refuse_links(folder: Path) -> None:
-    """Raise UserError where a run's folder has links in it: what is read, written and removed there stays there."""
+    """Raise UserError if a run directory contains links, so that a run never touches files outside of it."""
     for path in links(folder):
-        raise UserError(f"{path} is a link to elsewhere; put what it leads to in its place")
+        raise UserError(f"{path} is a symbolic link; replace it with its target")
 
 
 def _check_writable(folder: Path) -> None:
-    """Raise UserError where a run could not save its checkpoints, which it would learn hours later."""
+    """Raise UserError if a run could not save its checkpoints, instead of failing hours later."""
     for path in (folder / "checkpoints", folder / "replay"):
         if path.exists() and not path.is_dir():
-            raise UserError(f"cannot write in {path}: it is not a folder; move it away")
+            raise UserError(f"cannot write to {path}: not a directory; move it away")
         if path.exists() and not os.access(path, os.W_OK | os.X_OK):
-            raise UserError(f"cannot write in {path}: permission denied")
+            raise UserError(f"cannot write to {path}: permission denied")
 
 
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[Process]:
-    """Keep others out of a run's folder. Raises UserError where a living process is in it, or nothing can be written.
+    """Lock a run directory. Raises UserError if it is in use or not writable.
 
-    The lock ends with the process that holds it, however that ends. What a killed one left half-written is removed.
+    The lock ends with its process, even if that is killed. Files that a killed process left half-written are removed.
     """
     refuse_links(folder)
     _check_writable(folder)
@@ -195,12 +195,12 @@ def held(folder: Path) -> Iterator[Process]:
     try:
         handle = locks.take(folder / ".lock", LOOK_SECONDS)
         before = note(folder)
-        if _is_alive(before):  # its lock file was removed, or there are no locks
+        if _is_alive(before):  # the lock file was removed, or locks are unsupported
             raise locks.Taken
         if handle is None and _is_elsewhere(before) and seconds_since(folder) < SILENT_SECONDS:
             raise UserError(
-                f"{folder} may be in use{_who(before)}, and this file system has no locks; wait for it, or remove "
-                f"{folder / 'process.json'} if it is gone"
+                f"{folder} may be in use{_who(before)}, and this file system does not support locks; wait for that "
+                f"process, or remove {folder / 'process.json'} if it is gone"
             )
         sweep(folder)
         process = Process(folder)
@@ -209,15 +209,15 @@ def held(folder: Path) -> Iterator[Process]:
         if handle is not None:
             os.close(handle)
         if isinstance(error, locks.Taken):
-            raise UserError(f"{folder} is in use{_who(note(folder))}; wait for it, or stop it") from None
+            raise UserError(f"{folder} is in use{_who(note(folder))}; wait for that process, or stop it") from None
         if isinstance(error, OSError):
-            raise UserError(f"cannot write in {folder}: {error.strerror or error}") from None
+            raise UserError(f"cannot write to {folder}: {error.strerror or error}") from None
         raise
     try:
         yield process
     except BaseException as error:
         process.ended = f"failed: {one_line(error, 400)}"
-        if isinstance(error, UserError) and before:  # it did not go on: what was said of it before holds
+        if isinstance(error, UserError) and before:  # it did not resume: keep the previous outcome
             process.ended = ""
             with contextlib.suppress(OSError), replacing(process.path, "w") as file:
                 json.dump(before, file)
@@ -230,12 +230,12 @@ def held(folder: Path) -> Iterator[Process]:
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a living process of this machine works in a run's folder. Nothing is written, and nobody kept out."""
+    """Whether a running process on this machine uses a run directory. Neither writes nor locks anything."""
     return locks.is_taken(folder / ".lock") or _is_alive(note(folder))
 
 
 def note(folder: Path) -> dict[str, Any]:
-    """What process.json says of the last process in a run's folder; empty where there is none that can be read."""
+    """The contents of process.json, on the run's last process; empty if it is missing or unreadable."""
     try:
         found = json.loads(files.text(folder / "process.json", 100_000))
         return found if isinstance(found, dict) else {}
@@ -244,9 +244,9 @@ def note(folder: Path) -> dict[str, Any]:
 
 
 def seconds_since(folder: Path) -> float:
-    """How long ago a run has written: the age of the last row of its CSV files, or of what there is before the first.
+    """Seconds since a run last wrote a row to its CSV files, or else its config.yaml or process.json.
 
-    inf where there is nothing.
+    inf if none of these exist.
     """
     found = [-float("inf")]
     for name in HEARTBEAT:
@@ -256,7 +256,7 @@ def seconds_since(folder: Path) -> float:
 
 
 def disk_use(folder: Path) -> int:
-    """Bytes of the regular files in a folder and below it, each once; links are not followed."""
+    """Bytes of all regular files below a directory, hard links counted once; symbolic links are not followed."""
     sizes: dict[tuple[int, int], int] = {}
     for parent, _, names in os.walk(folder):
         for name in names:

@@ -1,8 +1,8 @@
-"""Where a command's result goes, found out before the work is done.
+"""Choose a command's output path before the work starts.
 
-One rule for all commands, with output= or without. What took games to make (an evaluation, a film) is never replaced:
-where its name is taken it gets the next free one, e-2.json, e-3.json, and says so. What is drawn anew from files that
-are still there (a report, a comparison, statistics) replaces the one before. Only regular files are replaced.
+One rule for all commands, with or without output=. Results that took games to produce (an evaluation, a video) are
+never overwritten: if the name is taken, the next free one is used (e-2.json, e-3.json) and reported. Results that can
+be regenerated from files (a report, a comparison, statistics) are overwritten. Only regular files are overwritten.
 """
 
 import contextlib
@@ -16,28 +16,29 @@ from atari_dqn.utils.errors import UserError
 
 
 def choose(asked: str | None, default: Path, endings: tuple[str, ...], is_kept: bool = False) -> Path:
-    """Where a result goes. Raises UserError where it cannot be written, or should not be.
+    """The path to write a result to. Raises UserError if it cannot or must not be written.
 
     Args:
-        default: where it goes without output=; its folder is a run's, or one that a person named.
-        endings: of the kinds of file that a command can write.
-        is_kept: whether what is there already took games to make.
+        asked: the output= setting.
+        default: the path without output=, in a run directory or one that the user named.
+        endings: file extensions that the command can write.
+        is_kept: never overwrite an existing result.
     """
     path = Path(asked) if asked else default
     if path.suffix.lower() not in endings and not path.is_dir():
         raise UserError(f"output={path}: must end with {' or '.join(endings)}")
     if not asked and path.parent.name in folders.PARTS and path.parent.is_symlink():
-        raise UserError(f"{path.parent} is a link to elsewhere; set output=PATH")
+        raise UserError(f"{path.parent} is a symbolic link; set output=PATH")
     _make_folder(path)
     try:
         files.check_replaceable(path)
     except OSError as error:
-        raise UserError(f"cannot write to {path}: {error.strerror}; set output=PATH to another one") from None
+        raise UserError(f"cannot write to {path}: {error.strerror}; set output=PATH to another path") from None
     if not os.access(path.parent, os.W_OK):
-        raise UserError(f"cannot write to {path}; set output=PATH to a file in a folder of yours")
+        raise UserError(f"cannot write to {path}; permission denied; set output=PATH to a file in a writable directory")
     if is_kept and path.exists():
         free = next(new for i in range(2, 1_000_000) if not os.path.lexists(new := _numbered(path, i)))
-        console.say(f"{path} is there already; the new one will be {free}")
+        console.say(f"{path} already exists; writing to {free}")
         return free
     return path
 
@@ -56,7 +57,7 @@ def _make_folder(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"cannot write {path}: cannot make the folder {path.parent}: {error.strerror}; set output=PATH"
+            f"cannot write {path}: cannot create the directory {path.parent}: {error.strerror}; set output=PATH"
         ) from None
 
 

@@ -1,8 +1,8 @@
-"""The replay on the disk: a file more for what was written since the last one, so that saving is quick.
+"""The replay on disk: each save adds a file with the rows written since the last one, so that saving is fast.
 
-A file holds rows first to last - 1 of the ring: their frames, actions, rewards and flags, as plain bytes in one
-Zstandard frame. Each begins with the row that the one before it ends with, for the newest state is completed when the
-next one comes. Names are made of numbers and the content's digest; none is ever read from a file.
+A file holds rows first to last - 1 of the ring: frames, actions, rewards and flags, as raw bytes in one Zstandard
+frame. Each file repeats the last row of the one before it, because the newest row is only completed by the next step.
+File names consist of row numbers and the content's digest; no name is ever read from a file.
 """
 
 import hashlib
@@ -22,9 +22,9 @@ from atari_dqn.envs.base import CUT
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.files import opened, read, replacing, sync_folder
 
-FILE_BYTES = 64_000_000  # at most, before compression; what saving and loading take in memory
+FILE_BYTES = 64_000_000  # at most, before compression; also the memory that saving and loading need
 LEVEL = 3  # Zstandard's; 2 to 5 GB/s and 75 to 230 times smaller on frames of Pong, Breakout and Seaquest
-MAX_WINDOW = 1 << 27  # what an archive may ask the reader to keep
+MAX_WINDOW = 1 << 27  # largest window that a file may request
 
 
 NAME = re.compile(r"\d{10,}-\d{10,}-[0-9a-f]{16}\.zst")
@@ -35,7 +35,7 @@ class Segment(NamedTuple):
 
     first: int  # row, counted since the run's start
     last: int  # exclusive
-    size: int  # bytes on the disk
+    size: int  # bytes on disk
     sha256: str
 
     @property
@@ -44,22 +44,22 @@ class Segment(NamedTuple):
 
 
 class Damaged(Exception):
-    """A segment is not what was written."""
+    """A segment differs from what was written."""
 
 
 def segments(listing: Any) -> list[Segment]:
-    """A checkpoint's list of segments, checked. Raises ValueError."""
+    """Parse and validate a checkpoint's list of segments. Raises ValueError."""
     found = [Segment(int(first), int(last), int(size), str(sha256)) for first, last, size, sha256 in listing]
     for segment, before in zip(found, [None, *found], strict=False):
         if not re.fullmatch("[0-9a-f]{64}", segment.sha256) or not 0 <= segment.first < segment.last < 1 << 48:
-            raise ValueError("its list of replay files makes no sense")
+            raise ValueError("its list of replay files is invalid")
         if before and not before.last - 1 <= segment.first < segment.last > before.last:
-            raise ValueError("its list of replay files has no order")
+            raise ValueError("its list of replay files is out of order")
     return found
 
 
 class ReplayFiles:
-    """What of a replay is in `folder`.
+    """The files of a replay in `folder`.
 
     Attributes:
         segments: the files, in order.
@@ -69,12 +69,11 @@ class ReplayFiles:
         self._folder, self.segments = folder, list(known)
 
     def rows(self, replay: Replay) -> int:
-        """How many rows a file holds: never more than half of the ring, which has a file's rows while it fills the
-        next one."""
+        """Rows per file: at most half of the ring, which must still hold a file's rows while it fills the next."""
         return min(rows_in_a_file(replay), max(2, replay.rows // 2))
 
     def write(self, replay: Replay, upto: int) -> None:
-        """Save the rows before `upto` that are in no file yet. Raises OSError."""
+        """Save the rows before `upto` that are not in any file yet. Raises OSError."""
         before, rows = self.segments[-1].last if self.segments else 0, self.rows(replay)
         while before < upto:
             first = max(before - 1, replay.written - replay.rows, 0)
@@ -95,25 +94,25 @@ class ReplayFiles:
         return segment
 
     def held(self, replay: Replay, written: int) -> list[Segment]:
-        """The files of which the ring still holds a row after `written` rows."""
+        """The files with rows that the ring still holds after `written` rows."""
         self.segments = [segment for segment in self.segments if segment.last > written - replay.rows]
         return list(self.segments)
 
     def tidy(self, wanted: Iterable[Segment]) -> None:
-        """Remove all segments but those `wanted`."""
+        """Remove all segments except those in `wanted`."""
         names = {segment.name for segment in wanted}
         for path in self._folder.glob("*.zst"):
             if path.name not in names and NAME.fullmatch(path.name):
                 path.unlink(missing_ok=True)
 
     def drop_damaged(self) -> list[Segment]:
-        """Leave out, and return, those that are not there as they were written."""
+        """Drop and return the segments that are missing or damaged."""
         damaged = [segment for segment in self.segments if not self._whole(segment)]
         self.segments = [segment for segment in self.segments if segment not in damaged]
         return damaged
 
     def lost_rows(self, replay: Replay, written: int) -> int:
-        """How many of the rows that the ring held after `written` are in no file."""
+        """How many of the rows that the ring held after `written` rows are not in any file."""
         oldest = max(0, written - replay.rows)
         there: set[int] = set()
         for segment in self.segments:
@@ -142,12 +141,12 @@ class ReplayFiles:
         return packed
 
     def load(self, replay: Replay, written: int, num_actions: int) -> None:
-        """Fill an empty `replay` as it was after `written` rows; those that are in no file are never sampled, and the
-        last one before them counts as cut off.
+        """Restore an empty `replay` to its state after `written` rows. Rows that are not in any file are never sampled,
+        and the last row before such a gap is marked as truncated.
 
-        Raises UserError where a file holds what its name and its checkpoint do not promise.
+        Raises UserError if a file's content does not match its checkpoint.
         """
-        end = max(0, written - replay.rows)  # of what has been loaded
+        end = max(0, written - replay.rows)  # of the rows loaded so far
         for segment in self.segments:
             first = max(segment.first, written - replay.rows)
             if segment.last <= first:
@@ -156,14 +155,14 @@ class ReplayFiles:
                 replay.cut(end - 1)
             end = segment.last
             try:
-                most = 2 * rows_in_a_file(replay) * _row_bytes(replay) + 1000  # packing never makes it twice as large
+                most = 2 * rows_in_a_file(replay) * _row_bytes(replay) + 1000  # compression never doubles the size
                 rows = _unpack(self._packed(segment, most), segment.last - segment.first, replay)
                 if rows.actions.max() >= num_actions or rows.flags.max() > CUT or not rows.rewards.isfinite().all():
-                    raise ValueError("actions, flags or rewards that cannot be")
+                    raise ValueError("invalid actions, flags or rewards")
             except Damaged:
-                raise UserError(f"{self._folder / segment.name} has changed since it was looked at") from None
+                raise UserError(f"{self._folder / segment.name} changed during loading; resume again") from None
             except (ValueError, zstandard.ZstdError) as error:
-                raise UserError(f"{self._folder / segment.name} does not fit its checkpoint: {error}") from None
+                raise UserError(f"{self._folder / segment.name} does not match its checkpoint: {error}") from None
             replay.put(first, Rows(*(part[first - segment.first :] for part in rows)))
         if end < written:
             replay.cut(end - 1)
@@ -171,7 +170,7 @@ class ReplayFiles:
 
 
 def rows_in_a_file(replay: Replay) -> int:
-    """As many as FILE_BYTES hold, and at least two: the one that was there before, and a new one."""
+    """Rows that fit into FILE_BYTES, at least two: the last row of the previous file and a new one."""
     return max(2, FILE_BYTES // _row_bytes(replay))
 
 
@@ -186,9 +185,9 @@ def _bytes(part: Tensor) -> Any:
 def _unpack(packed: bytes, length: int, replay: Replay) -> Rows:
     shapes = [(length, *part.shape[1:]) for part in replay.parts()]
     sizes = [math.prod(shape) * part.element_size() for shape, part in zip(shapes, replay.parts(), strict=True)]
-    # Checked before memory is taken: a few bytes can promise any number of rows.
+    # Checked before allocating: a small file can claim any number of rows.
     if length > rows_in_a_file(replay) or zstandard.frame_content_size(packed) != sum(sizes):
-        raise ValueError("another number of bytes than its rows take")
+        raise ValueError("its size does not match its rows")
     rows = Rows(*(torch.empty(shape, dtype=part.dtype) for shape, part in zip(shapes, replay.parts(), strict=True)))
     reader = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW).stream_reader(packed)
     for part, size in zip(rows, sizes, strict=True):
@@ -196,8 +195,8 @@ def _unpack(packed: bytes, length: int, replay: Replay) -> Rows:
         while done < size:
             count = reader.readinto(view[done:])
             if not count:
-                raise ValueError("it ends too soon")
+                raise ValueError("it is truncated")
             done += count
     if reader.read(1):
-        raise ValueError("it does not end where it should")
+        raise ValueError("it has trailing data")
     return rows

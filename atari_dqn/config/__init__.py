@@ -1,1 +1,1 @@
-"""Settings: their dataclasses, how Hydra composes them, and what they may be."""
+"""Configuration: dataclasses, composition with Hydra, validation."""

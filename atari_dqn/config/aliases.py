@@ -1,12 +1,12 @@
-"""What a misspelled setting, or one named as another library names it, is called here."""
+"""Suggest the right key for a misspelled setting, or for another library's name of it."""
 
 import difflib
 from collections.abc import Iterable
 
 from atari_dqn.utils.text import suggest
 
-# Names of Stable-Baselines3, CleanRL, Dopamine, Tianshou, RLlib and of papers. Of several keys the first that a command
-# has is meant.
+# Names used by Stable-Baselines3, CleanRL, Dopamine, Tianshou, RLlib and papers. Of several keys, the first that the
+# command has is suggested.
 ALIASES: dict[str, str] = {
     # learning
     "lr": "optimizer.learning_rate",
@@ -223,9 +223,9 @@ ALIASES: dict[str, str] = {
 }
 
 NOTES = {
-    "exploration.end": "epsilon falls from exploration.start to exploration.end over exploration.decay_steps",
+    "exploration.end": "epsilon decays from exploration.start to exploration.end over exploration.decay_steps",
     "total_steps": "agent steps, each of env.frame_skip frames",
-    "update.period_steps": "agent steps from one update to the next",
+    "update.period_steps": "agent steps between updates",
     "device": "auto, cpu, cuda, cuda:1 or mps",
     "logger.wandb": "online, offline or off",
     "optimizer.arguments": "as in +optimizer.arguments.eps=1e-5",
@@ -240,7 +240,7 @@ def _said(keys: Iterable[str]) -> str:
 
 
 def meant(typed: str, keys: set[str]) -> str:
-    """`" (did you mean X?)"`, where one of a command's `keys` is meant by what was typed; else nothing."""
+    """`" (did you mean X?)"` if `typed` resembles one of a command's `keys` or an alias of it; else empty."""
     word = typed.lower().replace("-", "_")
     last = word.rpartition(".")[2]
     for name in (word.replace(".", "_"), last):

@@ -1,6 +1,7 @@
-"""What each setting may be: its range or its choices, and an example. Types are in config.py, sense together in checks.
+"""Valid values of each setting: its range or choices, and an example. Types are in schema.py; for consistency checks
+see validate.py.
 
-Every number of every command is here; a key means the same to all commands. `check` is the one place that compares.
+Every number of every command is listed here; a key means the same to all commands. Only `check` compares values.
 """
 
 import dataclasses
@@ -12,14 +13,14 @@ from atari_dqn.utils import files
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.text import shown, suggest
 
-STEPS = 10**12  # or frames: beyond it no run ends, and products with it stay far below 2^63
+STEPS = 10**12  # largest number of steps or frames: no run is longer, and products stay far below 2^63
 
 
 class Limit(NamedTuple):
-    """A number's range.
+    """The range of a number.
 
     Attributes:
-        above: whether `low` itself is too low.
+        above: whether `low` itself is excluded.
     """
 
     low: float
@@ -40,11 +41,11 @@ class Limit(NamedTuple):
         return f"above {low}" if self.above else f"of at least {low}"
 
     def range(self, value: float) -> str:
-        """What is expected in place of a value outside of it."""
+        """Describe the range, for an error about `value`."""
         return f"{self.kind} {self.span(value)}, such as {self.example}"
 
     def holds(self, value: float) -> bool:
-        """Whether a value is in the range; nan is in none."""
+        """Whether a value is in the range; nan never is."""
         return self.low <= value <= self.high and not (self.above and value == self.low)
 
 
@@ -146,7 +147,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "score": ("last", "best", "training"),
 }
 
-# Text that may be anything but blank.
+# Text that must not be blank.
 TEXTS: dict[str, str] = {
     "env.game": "a game, such as Breakout",
     "network.name": "a network, such as nature_cnn",
@@ -166,7 +167,7 @@ TEXTS: dict[str, str] = {
     "sweep.storage": "a directory or a URL, such as s3://bucket/directory",
 }
 
-NAMES = ("preset", "protocol.name")  # that become part of a file's name
+NAMES = ("preset", "protocol.name")  # used in file names
 
 # Settings that hold several values.
 LISTS: dict[str, str] = {
@@ -179,7 +180,7 @@ LISTS: dict[str, str] = {
 
 
 def _bare(key: str) -> str:
-    """A key of LIMITS for a value in a list: `env.goals.games` for `env.goals[0].games`."""
+    """The key in LIMITS of a value in a list: `env.goals.games` for `env.goals[0].games`."""
     return re.sub(r"\[\d+\]", "", key, count=1)
 
 
@@ -188,10 +189,10 @@ def _listed(options: tuple[str, ...]) -> str:
 
 
 def expected(key: str, kind: str = "another value") -> str:
-    """What a setting's value should be, for a value that is of another type.
+    """What a setting expects, for an error about a value of the wrong type.
 
     Args:
-        kind: what is said of keys without a limit of their own.
+        kind: the description of keys without an entry here.
     """
     if key in LISTS:
         return LISTS[key]
@@ -202,7 +203,7 @@ def expected(key: str, kind: str = "another value") -> str:
 
 
 def one_of(key: str, value: str, options: tuple[str, ...]) -> None:
-    """Raise UserError where `value` is none of `options`."""
+    """Raise UserError if `value` is not one of `options`."""
     if value not in options:
         raise UserError(
             f"{key}={shown(value)}: expected {_listed(options)}{suggest(value.replace('gpu', 'cuda'), options)}"
@@ -210,7 +211,7 @@ def one_of(key: str, value: str, options: tuple[str, ...]) -> None:
 
 
 def values(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Each setting of a dataclass and its value; those in lists as `env.goals[0].games`."""
+    """Yield each setting of a dataclass with its value; list items are named like `env.goals[0].games`."""
     for field in dataclasses.fields(config):
         yield from _values(f"{prefix}{field.name}", getattr(config, field.name))
 
@@ -226,11 +227,11 @@ def _values(key: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def check(config: Any, prefix: str = "") -> None:
-    """Raise UserError for the first value out of its range, or not among its choices.
+    """Raise UserError for the first value that is out of range or not a valid choice.
 
     Args:
-        config: any command's dataclass, or a part of one.
-        prefix: what the part's keys begin with.
+        config: any command's dataclass, or a section of one.
+        prefix: the prefix of the section's keys.
     """
     for key, value in values(config, prefix):
         name = _bare(key)
@@ -241,8 +242,8 @@ def check(config: Any, prefix: str = "") -> None:
                 one_of(key, value, CHOICES[name])
             if name in NAMES and not files.is_name(value):
                 raise UserError(
-                    f"{key}={shown(value)}: expected letters, digits, blanks and . + - _, at most 100, for it becomes "
-                    f"part of a file's name"
+                    f"{key}={shown(value)}: expected letters, digits, spaces and . + - _, at most 100, because it "
+                    f"becomes part of a file name"
                 )
             if name in TEXTS and not value.strip():
                 raise UserError(f"{key} is blank: expected {TEXTS[name]}")

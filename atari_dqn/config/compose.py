@@ -1,4 +1,4 @@
-"""Settings as people type them: composed by Hydra, checked, and what is wrong with them in one line."""
+"""Compose a command's config with Hydra, check it, and explain errors in one line."""
 
 import dataclasses
 import functools
@@ -28,11 +28,11 @@ from atari_dqn.utils.hints import hint
 
 
 def to_train_config(composed: Any) -> TrainConfig:
-    """A checked TrainConfig from what Hydra composed or a run's config.yaml holds."""
+    """A checked TrainConfig from a config that Hydra composed or a run's config.yaml. Raises UserError."""
     try:
         node = completed(composed)
         keys, groups = known_keys("train")
-        for key in leaves(node):  # what was added with a plus
+        for key in leaves(node):  # keys added with a plus, too
             if not is_known(key, keys):
                 raise UserError(f"no setting is called {key!r}{aliases.meant(key, keys | {*groups})}")
         config: TrainConfig = OmegaConf.to_object(node)  # type: ignore[assignment]
@@ -62,12 +62,14 @@ def _defaults() -> omegaconf.DictConfig:
 
 
 def game_name(kind: str, typed: str) -> str:
-    """A game as the ALE or Gymnasium spells it. Raises UserError where it is none of that kind."""
+    """A game's name as the ALE or Gymnasium spells it. Raises UserError if there is no such game of that kind."""
     if kind == "atari":
         if re.fullmatch(r"cartpole(-v\d)?", typed, re.IGNORECASE):
             raise UserError(f"CartPole is not an Atari game: use env=cartpole ({hint('train', GAME='CartPole')} does)")
         if environments.is_gymnasium(typed):
-            raise UserError(f"{typed} is no Atari game but a Gymnasium environment: use env=gymnasium env.game={typed}")
+            raise UserError(
+                f"{typed} is not an Atari game but a Gymnasium environment: use env=gymnasium env.game={typed}"
+            )
         return atari_name(typed)
     if typed.lower() in {name.lower() for name in atari_games()}:
         raise UserError(f"{typed} is an Atari game: use env=atari ({hint('train', GAME=typed)} does)")
@@ -75,10 +77,10 @@ def game_name(kind: str, typed: str) -> str:
 
 
 def with_groups(command: str, words: list[str]) -> list[str]:
-    """Typed settings with the groups that they imply.
+    """Add the config groups that typed settings imply.
 
-    A game that names its module is one of Gymnasium's. CartPole has a preset of its own, unless another one is typed;
-    so has a run that is resumed.
+    A game that names its module is a Gymnasium environment. CartPole has its own preset, unless another one is typed
+    or a run is resumed.
     """
     if command not in ("train", "profile", "sweep"):
         return words
@@ -92,7 +94,7 @@ def with_groups(command: str, words: list[str]) -> list[str]:
 
 
 def check_references(composed: Any) -> None:
-    """Raise UserError where a setting refers to what is not there, as ${HOME} does; a shell's $HOME has no braces."""
+    """Raise UserError for an interpolation that cannot be resolved, such as ${HOME} (in a shell, type $HOME)."""
     try:
         OmegaConf.to_container(composed, resolve=True)
     except omegaconf.errors.OmegaConfBaseException as error:
@@ -100,7 +102,7 @@ def check_references(composed: Any) -> None:
 
 
 def allow_typed(composed: Any) -> None:
-    """Import the modules of environments that were typed for the running job. Raises UserError."""
+    """Import the modules of environments that were typed on the command line. Raises UserError."""
     typed = {word.lstrip("+").partition("=")[0] for word in task_overrides()}
     names = [str(composed.env.game)] if "env.game" in typed else []
     names += str(composed.sweep.games).split(",") if "sweep.games" in typed else []
@@ -110,7 +112,7 @@ def allow_typed(composed: Any) -> None:
 
 
 def environment(typed: str, arguments: dict[str, Any]) -> Env:
-    """A game that is played without having been learned, with the settings of its kind. Raises UserError."""
+    """The default Env settings of a game, for playing it without a checkpoint. Raises UserError."""
     kind = "gymnasium" if environments.is_gymnasium(typed) else "atari"
     kind = "cartpole" if environments.named(typed) == "CartPole-v1" else kind
     env = to_train_config(compose("train", [f"env={kind}"])).env
@@ -120,26 +122,26 @@ def environment(typed: str, arguments: dict[str, Any]) -> Env:
 
 
 def plain_arguments(composed: Any) -> Any:
-    """env.arguments as they were typed."""
+    """env.arguments as plain Python values."""
     return OmegaConf.to_container(composed.env.arguments, resolve=True)
 
 
 def plain(node: Any) -> Any:
-    """`node`, from a file, unless it asks for more than it says, as ${oc.env:SECRET} does. Raises ValueError."""
+    """Return `node`, read from a file, if it has no interpolations such as ${oc.env:SECRET}. Raises ValueError."""
     container = OmegaConf.to_container(node) if OmegaConf.is_config(node) else node
     text = str(container)
     if len(text) > 100_000:
         raise ValueError("its settings are too long")
     if "${" in text:
-        raise ValueError("its settings have ${...} in them")
+        raise ValueError("its settings contain ${...}")
     return node
 
 
 def to_object(composed: Any, prefix: str = "") -> Any:
-    """What Hydra composed, as its own dataclass, each value within its bounds.
+    """Convert a composed config to its dataclass and check bounds. Raises UserError.
 
     Args:
-        prefix: what its keys begin with, where it is a part of a command's config.
+        prefix: the prefix of its keys, if it is a section of a command's config.
     """
     try:
         config = OmegaConf.to_object(composed)
@@ -150,14 +152,14 @@ def to_object(composed: Any, prefix: str = "") -> Any:
 
 
 def apart(composed: Any, name: str) -> tuple[Any, Any]:
-    """What Hydra composed without a part that is not a run's own, and that part as its own dataclass."""
+    """Split a section that is not part of a run's config off; return the rest, and the section as its dataclass."""
     rest: Any = OmegaConf.to_container(composed)
     del rest[name]
     return OmegaConf.create(rest), to_object(composed[name], f"{name}.")
 
 
 def merge_protocol(asked: PlayProtocol, trained: Protocol) -> Protocol:
-    """The protocol to play under: one asked for by name, whole; or the run's own with changes, and then renamed."""
+    """The protocol to play under: the one asked for by name, or the run's own with changes and a changed name."""
     changes = {key: value for key, value in dataclasses.asdict(asked).items() if value is not None}
     if asked.name is not None and asked.epsilon is not None:
         return Protocol(**changes)
@@ -171,7 +173,7 @@ def to_yaml(config: TrainConfig) -> str:
 
 
 def compose(command: str, overrides: list[str]) -> omegaconf.DictConfig:
-    """The composed config of a command, as Hydra makes it; within one of hydra.main's jobs, too."""
+    """Compose a command's config with Hydra; also works within a hydra.main job. Raises UserError."""
     running = GlobalHydra().is_initialized()
     words = [as_hydra_reads(word) for word in with_groups(command, overrides)]
     if not running:
@@ -179,16 +181,16 @@ def compose(command: str, overrides: list[str]) -> omegaconf.DictConfig:
     try:
         with nullcontext() if running else hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
             return hydra.compose(command, words)
-    except (HydraException, omegaconf.errors.OmegaConfBaseException, ValueError) as error:  # Hydra's own checks, too
+    except (HydraException, omegaconf.errors.OmegaConfBaseException, ValueError) as error:  # or Hydra's own checks
         raise explain(command, overrides, error) from None
 
 
 def task_overrides() -> list[str]:
-    """What was typed for the running Hydra job."""
+    """The overrides typed for the running Hydra job."""
     return list(HydraConfig.get().overrides.task)
 
 
-# Choices that need a plugin of Hydra's, and the extra that brings it.
+# Choices that need a Hydra plugin, and the extra that installs it.
 PLUGINS = {
     "hydra/launcher=slurm": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
     "hydra/launcher=local": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
@@ -198,13 +200,13 @@ PLUGINS = {
 
 
 def check_plugins(words: list[str]) -> None:
-    """Raise UserError where a choice needs a plugin that is not installed."""
+    """Raise UserError if a choice needs a plugin that is not installed."""
     for choice, (plugin, extra) in PLUGINS.items():
         if choice in words:
             try:
                 importlib.import_module(plugin)
             except ImportError:
-                raise UserError(f"{choice} needs a package more: pip install 'atari-dqn[{extra}]'") from None
+                raise UserError(f"{choice} needs another package: pip install 'atari-dqn[{extra}]'") from None
 
 
 def is_multirun() -> bool:

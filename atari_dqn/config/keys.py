@@ -49,7 +49,7 @@ def search_path() -> list[str]:
 
 @functools.cache
 def known_keys(command: str) -> tuple[set[str], dict[str, list[str]]]:
-    """All config keys of a command, and its groups with their options."""
+    """All config keys of a command, and its config groups with their options."""
     keys, roots = set(leaves(OmegaConf.structured(SCHEMAS[command]))), (conf_dir(), *_own_dirs)
     groups = {
         folder.name: sorted(path.stem for root in roots for path in root.glob(f"{folder.name}/*.yaml"))
@@ -60,5 +60,5 @@ def known_keys(command: str) -> tuple[set[str], dict[str, list[str]]]:
 
 
 def is_known(key: str, keys: set[str]) -> bool:
-    """Whether `key` is one of `keys`, or below one that holds anything."""
+    """Whether `key` is one of `keys`, or below an open-ended one."""
     return key in keys or key.startswith(("optimizer.arguments.", "env.arguments.", "env.goals."))

@@ -1,4 +1,4 @@
-"""What is wrong with typed settings, in one line for a person."""
+"""One-line messages for errors in typed settings."""
 
 import dataclasses
 import re
@@ -13,7 +13,7 @@ from atari_dqn.config.schema import Goal
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.text import suggest
 
-# What OmegaConf says of a value that is of another kind altogether.
+# OmegaConf's messages for a value of the wrong type.
 ANOTHER_KIND = (
     "Value '|Invalid value assigned|Cannot (merge|convert|assign)|Invalid type assigned|.* is not a subclass of|"
     ".* is not Optional|Incompatible value 'None'"
@@ -22,7 +22,7 @@ KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "
 
 
 def explain_value(error: BaseException) -> str:
-    """One line for OmegaConf's errors about a value."""
+    """A one-line message for an OmegaConf error about a value."""
     text = str(getattr(error, "msg", None) or error).split("\n")[0]
     key, owner = getattr(error, "full_key", None) or "", getattr(error, "object_type", None)
     if owner is Goal and "." not in key:
@@ -33,7 +33,7 @@ def explain_value(error: BaseException) -> str:
     if isinstance(error, omegaconf.errors.ConfigKeyError) and owner is Goal:
         return f"{key}: a goal has score, games, note and stop"
     if "is not in struct" in text:
-        return f"no setting is called {key!r}; a new one is written with a plus, +{key}=..."
+        return f"no setting is called {key!r}; add a new one with a plus, +{key}=..."
     if key and re.match(ANOTHER_KIND, text):
         typed = re.match(r"Value '(.*?)' (?:of type|could not|is not)", text)
         value = "=null" if "None" in text or "Optional" in text else f"={bounds.shown(typed[1])}" if typed else ""
@@ -44,18 +44,18 @@ def explain_value(error: BaseException) -> str:
 
 
 def sections(keys: set[str]) -> dict[str, str]:
-    """Settings that hold others, each with the first of them."""
+    """Config sections, each with its first setting."""
     return {key.rpartition(".")[0]: key for key in sorted(keys, reverse=True) if "." in key}
 
 
 GROUP_REMEDIES = {
     "env": "name a game with env.game=Breakout",
-    "optimizer": "any of torch.optim is optimizer.name=AdamW",
+    "optimizer": "choose any of torch.optim with optimizer.name=AdamW",
 }
 
 
 def explain(command: str, overrides: list[str], error: BaseException) -> UserError:
-    """The one line that a person should read instead of Hydra's exception."""
+    """A one-line message that replaces Hydra's exception."""
     keys, groups = known_keys(command)
     for override in overrides:
         match = re.match(r"[+~]*([^=@]+)(?:@[^=]*)?=?(.*)", override)
@@ -76,14 +76,14 @@ def explain(command: str, overrides: list[str], error: BaseException) -> UserErr
         elif override.startswith("~") and key in keys:
             return UserError(f"~{key}: a setting cannot be removed; leave it out for its default")
         elif key in sections(keys):
-            more = "; to go on with a run, resume=PATH" if key == "checkpoint" else ""
-            return UserError(f"{key}={value}: {key} holds settings, such as {sections(keys)[key]}=...{more}")
+            more = "; to resume a run, set resume=PATH" if key == "checkpoint" else ""
+            return UserError(f"{key}={value}: {key} is a section with settings such as {sections(keys)[key]}=...{more}")
         elif not is_known(key, keys):
             return UserError(f"no setting is called {key!r}{aliases.meant(key, keys | {*groups})}")
     if match := re.match(r"Could not append to config. An item is already at '(.*)'", str(error)):
-        return UserError(f"+{match[1]}: this setting is there already; write it without the plus")
+        return UserError(f"+{match[1]}: this setting already exists; write it without the plus")
     if match := re.match(r"Ambiguous value for argument '(.*)'", str(error)):
-        return UserError(f"{match[1]}: several values make several runs, with -m before them")
+        return UserError(f"{match[1]}: several values make several runs; put -m before them")
     if isinstance(error, OverrideParseException):
         key, _, value = error.override.partition("=")
         expected = bounds.expected(key, "")
@@ -96,7 +96,7 @@ def explain(command: str, overrides: list[str], error: BaseException) -> UserErr
             return UserError(explain_value(chain))
         chain = chain.__cause__ or chain.__context__
     text = " ".join(str(error).split("\n")[0].split())
-    if match := re.match(r"Could not override '(\w+)'", text):  # a group, but of other commands
+    if match := re.match(r"Could not override '(\w+)'", text):  # a group of other commands
         remedy = "; name the game, env.game=CartPole" if match[1] == "env" else ""
         return UserError(f"{command} takes no {match[1]}=...{remedy}")
     return UserError(text)

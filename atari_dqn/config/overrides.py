@@ -1,4 +1,4 @@
-"""Settings as people type them, key=value, in the words of Hydra's grammar."""
+"""Translate settings typed as key=value to Hydra's override grammar."""
 
 import dataclasses
 import errno
@@ -17,30 +17,30 @@ from atari_dqn.config.commands import SCHEMAS, conf_dir
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.text import shown
 
-# Of settings that are text: those that are paths, and those in which commas are part of the text.
+# Text settings that are paths, and those in which a comma is part of the text.
 PATHS = ("checkpoint", "run", "runs", "run_dir", "resume", "output", "sweep.storage")
 WITH_COMMAS = (*PATHS, "sweep.games", "sweep.address", "logger.name", "logger.notes")
-# In place of files of submitit's plugin, by which a job ends after an hour and for good. (A file of ours by the same
-# name would be checked against the plugin's, with a warning.)
+# Replacements for the config files of submitit's plugin, whose jobs end after an hour without being requeued. (Files
+# of ours with the same names would be validated against the plugin's, with a warning.)
 LAUNCHERS = {
     "hydra/launcher=submitit_slurm": "hydra/launcher=slurm", "hydra/launcher=submitit_local": "hydra/launcher=local",
 }  # fmt: skip
 
 
 def as_hydra_reads(word: str, is_many: bool = False) -> str:
-    """A typed setting in Hydra's grammar.
+    """Translate a typed setting to Hydra's grammar.
 
-    Numbers as people write them, `replay.capacity=200k`, 1M, 2.5M, 1e6, 200_000 or 200,000, become whole numbers; text
-    that Hydra would read as anything else is quoted, and ~ in paths becomes a home folder. In a multirun (`is_many`)
-    commas are between values. Raises UserError for a path that cannot be one.
+    Numbers such as `replay.capacity=200k`, 1M, 2.5M, 1e6, 200_000 or 200,000 become whole numbers; text that Hydra
+    would not read as text is quoted; ~ in paths is expanded. In a multirun (`is_many`) commas separate values.
+    Raises UserError for an invalid path.
     """
     word = LAUNCHERS.get(word, word)
-    if re.match(r"(env|optimizer)\.arguments[.=]", word):  # they have no names until they are typed
+    if re.match(r"(env|optimizer)\.arguments[.=]", word):  # open-ended: their keys are not in the schema
         word = f"++{word}"
     key, equals, value = word.partition("=")
     if not equals:
         return word
-    if re.search(r"\d{1000}", value):  # more than Python turns into a number
+    if re.search(r"\d{1000}", value):  # longer than Python converts to an int
         raise UserError(f"{key}={shown(value)}: expected {bounds.expected(key)}")
     if key == "logger.tags" and value not in ("", "null") and not value.startswith("["):
         names = [name.strip().strip("'\"").replace("'", "\\'") for name in value.split(",")]
@@ -68,12 +68,12 @@ def as_hydra_reads(word: str, is_many: bool = False) -> str:
 
 
 def split(value: str) -> list[str]:
-    """What is between commas; one within quotes is none."""
+    """Split at commas that are not within quotes."""
     return re.findall(r"""(?:^|,)('(?:[^'\\]|\\.)*'(?=,|$)|"(?:[^"\\]|\\.)*"(?=,|$)|[^,]*)""", value)
 
 
 def _as_text(key: str, value: str, is_many: bool) -> str:
-    """The value of a setting that is text, so that Hydra reads it as the text that it is."""
+    """The value of a text setting, quoted if Hydra would not read it as text."""
     try:
         read = OverridesParser.create().parse_override(f"key={value}")
     except HydraException:
@@ -86,17 +86,19 @@ def _as_text(key: str, value: str, is_many: bool) -> str:
     known = _path(key, text) if key in PATHS else text
     if known == text and read and (read.value() == value or text != value):
         return value
-    # Within quotes a backslash counts only before a quote.
+    # Within quotes, a backslash escapes only a quote.
     return "'" + re.sub(r"(\\*)('|\Z)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), known) + "'"
 
 
 def _path(key: str, typed: str) -> str:
-    """`typed`, with home folders for ~ and ~name. Raises UserError where no file can have that name."""
+    """Expand ~ and ~name in `typed`. Raises UserError if it cannot be a file name."""
     words = typed.split(" ") if key in ("run", "runs") else [typed]
     for i, word in enumerate(words):
         words[i] = os.path.expanduser(word)
         if words[i] == word and re.match(r"~[\w.-]+(/|$)", word):
-            raise UserError(f"{key}={typed}: no user is called {word[1:].split('/')[0]!r}; ./{word} is a file's name")
+            raise UserError(
+                f"{key}={typed}: no user is called {word[1:].split('/')[0]!r}; for a file of this name, type ./{word}"
+            )
         try:
             os.stat(words[i])
         except OSError as error:
@@ -104,14 +106,14 @@ def _path(key: str, typed: str) -> str:
                 raise UserError(f"{key}={typed[:60]}...: {error.strerror}") from None
         except ValueError as error:  # a null byte
             raise UserError(f"{key}={typed}: {error}") from None
-        if os.fsencode(words[i]) != words[i].encode("utf-8", "replace"):  # torch would look for another file
-            raise UserError(f"{key}={typed}: its name is not read as UTF-8; rename it, or set PYTHONUTF8=1")
+        if os.fsencode(words[i]) != words[i].encode("utf-8", "replace"):  # torch would open another file
+            raise UserError(f"{key}={typed}: not decoded as UTF-8; rename it, or set PYTHONUTF8=1")
     return " ".join(words)
 
 
 @functools.cache
 def text_keys() -> set[str]:
-    """The settings of all commands that are text; groups, whose values are names of files, are none."""
+    """The text settings of all commands, without config groups, whose values are file names."""
 
     def within(schema: Any, prefix: str) -> Iterator[str]:
         for name, kind in get_type_hints(schema).items():

@@ -1,4 +1,4 @@
-"""What a run sets otherwise than its preset."""
+"""Compare a run's config with its preset."""
 
 import functools
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from atari_dqn.config import compose
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.utils.console import Console
 
-# How a run is made, watched and kept; what it computes does not depend on it. The game is the user's choice.
+# Settings that do not change the algorithm: logging, saving, execution, and the user's choice of game.
 BESIDE = (
     "env.game",
     "env.goals",
@@ -38,9 +38,9 @@ def is_known(preset: str) -> bool:
 
 
 def of(preset: str, config: TrainConfig) -> TrainConfig:
-    """What the preset alone sets, for the kind of game that `config` is of. It is kept: not to be changed.
+    """The preset's own config, for the same kind of game as `config`. Cached: do not modify it.
 
-    A preset that is not there, of a person's own folder, counts as the default one.
+    An unknown preset, such as one from a user's own directory, counts as the default one.
     """
     preset = preset if is_known(preset) else "default"
     return _composed(preset, "cartpole" if config.env.game == "CartPole-v1" else config.env.kind, config.env.game)
@@ -52,12 +52,12 @@ def _composed(preset: str, env: str, game: str) -> TrainConfig:
 
 
 def departures(config: TrainConfig, preset: str | None = None) -> list[Departure]:
-    """Where a run departs from its preset, or from the one that is named: in what it computes, not in how."""
+    """The settings that change what a run computes, compared with its own or the given preset."""
     if not is_known(preset or config.preset):
         return [Departure("preset", "not known here", config.preset)]
     found = _departures(config, preset or config.preset)
     if found and config.env.game == "CartPole-v1" and (preset or config.preset) == "default":
-        return min(found, _departures(config, "cartpole"), key=len)  # as that was called before it had a name
+        return min(found, _departures(config, "cartpole"), key=len)  # what `cartpole` was called before
     return found
 
 
@@ -68,15 +68,15 @@ def _departures(config: TrainConfig, preset: str) -> list[Departure]:
     for key in sorted({*compose.leaves(here), *compose.leaves(there)}):
         mine, own = OmegaConf.select(here, key), OmegaConf.select(there, key)
         beside = key.startswith(BESIDE) or key in ("preset", "published") or OmegaConf.is_dict(mine or own)
-        beside = beside or (key.startswith("protocol.") and key != "protocol.name")  # a name stands for the rest
+        beside = beside or (key.startswith("protocol.") and key != "protocol.name")  # the name stands for the rest
         if not beside and mine != own:
             found.append(Departure(key, own, mine))
     return found
 
 
 def table(preset: str, found: list[Departure]) -> Table:
-    """The departures for a person, 80 columns wide at most."""
-    view = Table(title=f"otherwise than preset {preset}", title_justify="left")
+    """A printable table of the departures, at most 80 columns wide."""
+    view = Table(title=f'Overrides of preset "{preset}"', title_justify="left")
     for column in ("setting", "preset", "this run"):
         view.add_column(column, overflow="fold", justify="left" if column == "setting" else "right")
     for key, own, mine in found:
@@ -85,13 +85,13 @@ def table(preset: str, found: list[Departure]) -> Table:
 
 
 def tell(preset: str, found: list[Departure], console: Console) -> None:
-    """Print the departures, if there are any."""
+    """Print the departures, if any."""
     if found:
         console.print(table(preset, found))
 
 
 def text(value: object) -> str:
-    """A setting's value as it is written in YAML, large numbers with commas."""
+    """A setting's value as YAML writes it, but with commas in large numbers."""
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""Settings that nothing in a run reads: of another environment, network, head or replay than was chosen."""
+"""Find settings without effect: those of an environment, network, head or replay that the run does not use."""
 
 import functools
 from collections.abc import Callable, Iterable
@@ -13,11 +13,13 @@ from atari_dqn.utils.errors import UserError
 
 
 class Reader(NamedTuple):
-    """What reads some settings.
+    """A condition under which some settings are used.
 
     Attributes:
-        when: what must be chosen for them to be read.
-        strict: whether they are refused where they are typed in vain. Else they may also stand in the run's own preset.
+        keys: the settings, separated by spaces.
+        reads: whether a config uses them.
+        when: the condition in words.
+        strict: reject them on the command line if they have no effect; else the run's own preset may set them, too.
     """
 
     keys: str
@@ -34,7 +36,7 @@ _GAME = " ".join(f"env.{key} protocol.{key}" for key in validate.PLAYED if key !
 
 READERS = (
     Reader(_GAME, lambda c: c.env.kind == "atari", "env=atari"),
-    Reader("env.screen_size", _sees_pictures, "games seen as pictures"),
+    Reader("env.screen_size", _sees_pictures, "games with image observations"),
     Reader("network.hidden", lambda c: c.network.name == "mlp", "network=mlp"),
     Reader("network.padding network.standardize", lambda c: c.network.name != "mlp", "a network with convolutions"),
     Reader("head.atoms head.v_min head.v_max", lambda c: c.head.name == "c51", "head=c51"),
@@ -54,7 +56,7 @@ READERS = (
     ),
     Reader(
         "exploration.decay_steps exploration.begin_steps exploration.persistence",
-        lambda c: c.exploration.start != c.exploration.end, "an epsilon that falls, exploration.start to .end",
+        lambda c: c.exploration.start != c.exploration.end, "exploration.start different from exploration.end",
         strict=False,
     ),
     Reader("evaluation.episodes", lambda c: c.protocol.source == "games", "protocol.source=games"),
@@ -72,16 +74,16 @@ def _value(config: TrainConfig, key: str) -> Any:
 
 
 def unread(config: TrainConfig, part: str = "") -> dict[str, Reader]:
-    """The settings that say something else than by default, and that nothing reads.
+    """The settings that differ from their defaults but have no effect.
 
     Args:
-        part: what their names begin with.
+        part: restrict to keys with this prefix.
     """
     found, plain = {}, compose.completed({})
     for reader in READERS:
         for key in reader.keys.split():
             value, default = _value(config, key), OmegaConf.select(plain, key)
-            asks_nothing = key.startswith("protocol.") and not value  # no stickiness, no no-ops
+            asks_nothing = key.startswith("protocol.") and not value  # no sticky actions, no no-ops
             if not key.startswith(part) or asks_nothing or value == default or reader.reads(config):
                 continue
             preset = "default" if reader.strict else config.preset
@@ -91,19 +93,19 @@ def unread(config: TrainConfig, part: str = "") -> dict[str, Reader]:
 
 
 def notes(config: TrainConfig, part: str = "") -> list[str]:
-    """A sentence that names them, if there are any."""
+    """A message that lists the settings without effect, if any."""
     told: dict[str, list[str]] = {}
     for key, reader in unread(config, part).items():
         told.setdefault(reader.when, []).append(f"{key}={presets.text(_value(config, key))}")
     if not told:
         return []
-    return ["without effect in this run: " + "; ".join(f"{', '.join(s)} (for {when})" for when, s in told.items())]
+    return ["no effect in this run: " + "; ".join(f"{', '.join(s)} (needs {when})" for when, s in told.items())]
 
 
 def refuse(config: TrainConfig, words: Iterable[str], part: str = "") -> None:
-    """Raise UserError where one of them was typed."""
+    """Raise UserError if a setting without effect was typed on the command line."""
     typed = {word.lstrip("+~").partition("=")[0] for word in words}
     for key, reader in unread(config, part).items():
         if key in typed and reader.strict:
             value = presets.text(_value(config, key))
-            raise UserError(f"{key}={value} has no effect in this run: it is for {reader.when}; leave it out")
+            raise UserError(f"{key}={value} has no effect in this run: it needs {reader.when}; leave it out")

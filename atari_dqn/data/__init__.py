@@ -1,1 +1,1 @@
-"""Published scores and learning curves with their sources, and the names of Atari's games."""
+"""Published scores and learning curves with their sources; names of Atari games."""

@@ -1,4 +1,4 @@
-"""Names of games, as people type them and as the ALE spells them."""
+"""Names of games: the ALE's spelling, and matching of what users type."""
 
 import functools
 import re
@@ -22,7 +22,7 @@ ATARI_26 = (
 
 @functools.cache
 def atari_games() -> dict[str, str]:
-    """Every single-player game of ale-py: CamelCase name -> the snake_case id of its ROM."""
+    """All single-player games of ale-py: CamelCase name -> snake_case ROM id."""
     return {
         name.removeprefix("ALE/").removesuffix("-v5"): spec.kwargs["game"]
         for name, spec in gymnasium.registry.items()
@@ -33,7 +33,7 @@ def atari_games() -> dict[str, str]:
 def atari_name(typed: str) -> str:
     """The ALE's CamelCase name of a game typed in any case: `breakout`, `ms_pacman`, `ALE/Breakout-v5`.
 
-    Raises UserError with the nearest name where there is no such game.
+    Raises UserError, with the nearest name, if there is no such game.
     """
     word = re.sub(r"^ALE/|(NoFrameskip|Deterministic)?-v\d+$", "", typed)
     key = re.sub(r"[\s_-]", "", word).lower()

@@ -1,4 +1,4 @@
-"""Published scores and learning curves, and scores in terms of a human's. Numbers and sources are in data/."""
+"""Published scores and learning curves; human-normalized scores. Numbers and sources are in the CSV files here."""
 
 import csv
 import functools
@@ -7,7 +7,7 @@ import math
 from typing import NamedTuple
 
 SOURCE = "Wang et al. 2016, Table 2 (57 games, no-op starts)"
-HUMAN_FRAMES = 18_000  # of a human's game, at most: 5 minutes (Mnih et al. 2015, Methods)
+HUMAN_FRAMES = 18_000  # longest game of the human player: 5 minutes (Mnih et al. 2015, Methods)
 MILLION = 1_000_000  # frames
 
 
@@ -18,12 +18,12 @@ def _rows(name: str) -> list[dict[str, str]]:
 
 @functools.cache
 def random_and_human() -> dict[str, tuple[float, float]]:
-    """Game -> mean raw score of a random and of a human player, by SOURCE."""
+    """Game -> mean raw scores of a random and a human player, from SOURCE."""
     return {row["game"]: (float(row["random"]), float(row["human"])) for row in _rows("atari57_random_human")}
 
 
 def human_normalised(game: str, score: float) -> float | None:
-    """(score - random) / (human - random): 0 plays at random, 1 like a human. None where the game has no numbers."""
+    """(score - random) / (human - random): 0 is random play, 1 is human level. None if the game has no human score."""
     if game not in random_and_human():
         return None
     random, human = random_and_human()[game]
@@ -31,37 +31,37 @@ def human_normalised(game: str, score: float) -> float | None:
 
 
 def percent(share: float) -> str:
-    """Whole percents, and no minus before a nought."""
+    """A whole percentage; zero without a minus sign."""
     return f"{round(100 * share) + 0:d}%"
 
 
 def human(game: str, score: float, whole: bool = True) -> str:
-    """`" (27% of a human)"`, or nothing where the game has no numbers or the score is none.
+    """`" (27% of a human)"`; empty if the game has no human score or `score` is nan.
 
     Args:
-        whole: whether the score is of games that can be compared with a human's; see emulators.Game.
+        whole: whether the games are comparable with a human's; see emulators.Game.
     """
-    normalised = human_normalised(game, score)
-    return f" ({percent(normalised)} of a human)" if whole and normalised is not None and not math.isnan(score) else ""
+    normalized = human_normalised(game, score)
+    return f" ({percent(normalized)} of a human)" if whole and normalized is not None and not math.isnan(score) else ""
 
 
 class Published(NamedTuple):
-    """Who published scores, and how they were counted."""
+    """A published agent and how its scores were measured."""
 
     agent: str
     title: str
-    preset: str  # ours, of the same constants; "" where there is none
-    measure: str  # training | evaluation: a curve of such returns; best | final: scores at the end
+    preset: str  # our preset with the same constants; "" if there is none
+    measure: str  # training | evaluation: learning curve of these returns; best | final: scores at the end
     seeds: str
     spread: str  # what sd is of: sample or population over seeds, games, seeds
     protocol: str
     source: str
-    every_frames: str  # between two values of a learning curve
+    every_frames: str  # frames between values of a learning curve
 
 
 @functools.cache
 def agents() -> dict[str, Published]:
-    """All published agents by their keys."""
+    """All published agents by key."""
     return {row["agent"]: Published(**row) for row in _rows("agents")}
 
 
@@ -69,7 +69,7 @@ LEARNING_CURVES = ("dopamine_jax_2024", "dopamine_jax_2021", "dopamine_tf", "nna
 
 
 class Curve(NamedTuple):
-    """A learning curve: value i is of the frames from i * every_frames to (i + 1) * every_frames."""
+    """A learning curve: value i covers frames i * every_frames to (i + 1) * every_frames."""
 
     by: Published
     game: str
@@ -81,13 +81,13 @@ class Curve(NamedTuple):
         return int(self.by.every_frames)
 
     def allowed(self, million: float) -> tuple[float, float]:
-        """What counts as on the curve after so many million frames: mean +- max(3 sd, 20% of the mean)."""
+        """The tolerance band after `million` million frames: mean +- max(3 sd, 20% of the mean)."""
         mean, sd = self.at(million)
         width = max(3 * sd, 0.2 * abs(mean))
         return mean - width, mean + width
 
     def at(self, million: float) -> tuple[float, float]:
-        """Mean and sd after so many million frames, from the first value on; between two, linearly. Then the last."""
+        """Mean and sd after `million` million frames: linearly interpolated, constant beyond both ends."""
         last = len(self.means)
         here = min(max(million * MILLION / self.every_frames, 1.0), float(last))
         before = min(int(here), last - 1) if last > 1 else 1
@@ -100,7 +100,7 @@ class Curve(NamedTuple):
 
 @functools.cache
 def curve(agent: str, game: str) -> Curve | None:
-    """The learning curve of a published agent on a game; None where none was published."""
+    """The learning curve of a published agent on a game; None if there is none."""
     for row in _rows("curves"):
         if (row["agent"], row["game"]) == (agent, game):
             means, sds = (tuple(map(float, row[key].split())) for key in ("means", "sds"))
@@ -118,7 +118,7 @@ class Score(NamedTuple):
 
 
 def published(game: str) -> list[Score]:
-    """All scores published for a game at the end of training."""
+    """All published scores of a game at the end of training."""
     return [
         Score(
             agents()[row["agent"]],
@@ -133,14 +133,14 @@ def published(game: str) -> list[Score]:
 
 @functools.cache
 def finals(agent: str) -> dict[str, float]:
-    """Game -> the mean score that a published agent has at the end of training."""
+    """Game -> mean score of a published agent at the end of training."""
     return {row["game"]: float(row["mean"]) for row in _rows("scores") if row["agent"] == agent}
 
 
 def by_its_own_human(agent: str = "nature_2015") -> list[float]:
-    """Human-normalised scores by the human and the random player of the agent's own paper, game by game.
+    """Human-normalized score of each game, using the human and random scores of the agent's own paper.
 
-    The 49 of Mnih et al. 2015 have the median 93.5% and the mean 241.1% that van Hasselt et al. 2016, Table 1, states.
+    For the 49 games of Mnih et al. 2015, median 93.5% and mean 241.1% match van Hasselt et al. 2016, Table 1.
     """
     human, random = finals(f"{agent}_human"), finals(f"{agent}_random")
     return [(mean - random[game]) / (human[game] - random[game]) for game, mean in finals(agent).items()]
@@ -148,9 +148,9 @@ def by_its_own_human(agent: str = "nature_2015") -> list[float]:
 
 @functools.cache
 def dqn_zoo_medians() -> dict[str, list[tuple[float, float]]]:
-    """Agent of DQN Zoo -> (million frames, median human-normalised score over 57 games), read off its figure.
+    """DQN Zoo agent -> (million frames, median human-normalized score over 57 games), read off its figure.
 
-    Source: google-deepmind/dqn_zoo:plot_atari_summary.svg@45061f4bbbcf, digitised; its points are not evenly spaced.
+    Source: google-deepmind/dqn_zoo:plot_atari_summary.svg@45061f4bbbcf, digitized; points are not evenly spaced.
     """
     medians: dict[str, list[tuple[float, float]]] = {}
     for row in _rows("dqn_zoo_medians"):

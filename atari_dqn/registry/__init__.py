@@ -1,1 +1,1 @@
-"""Which environments there are: Gymnasium's and your own, by name. Settings are checked against them."""
+"""Environments by name: Gymnasium's and your own."""

@@ -1,4 +1,4 @@
-"""Gymnasium's environments and your own: their names, what they are made with, what they do by themselves."""
+"""Gymnasium environments and your own: names, arguments, built-in behavior such as frame skipping."""
 
 import contextlib
 import copy
@@ -26,12 +26,13 @@ _tried: set[tuple[str, str]] = set()
 
 
 def bare(name: str) -> str:
-    """An environment's name without its module, as a file can be called: `my_module:My/Env-v0` -> `My-Env-v0`."""
+    """An environment's name without its module, as a file name: `my_module:My/Env-v0` -> `My-Env-v0`."""
     return files.name(name.rpartition(":")[2])
 
 
 def named(typed: str) -> str:
-    """A registered name typed in any case, or without its version: `cartpole` -> `CartPole-v1`. Others as they are."""
+    """Resolve a registered name typed in any case or without its version: `cartpole` -> `CartPole-v1`. Other names are
+    returned unchanged."""
     if typed in gymnasium.registry or ":" in typed:
         return typed
     names = {spec.id.lower(): spec for spec in gymnasium.registry.values()}
@@ -46,13 +47,13 @@ def _unversioned(name: str) -> str:
 
 
 def is_gymnasium(typed: str) -> bool:
-    """Whether a name is of a Gymnasium environment that is no Atari game, in any version."""
+    """Whether a name, in any version, is a Gymnasium environment other than an Atari game."""
     spec = gymnasium.registry.get(named(typed)) or gymnasium.registry.get(named(_unversioned(typed)))
     return ":" in typed or (spec is not None and not own_modules.origin(spec).startswith("ale_py."))
 
 
 def find(name: str) -> EnvSpec:
-    """How an environment is made. Raises UserError where none has that name."""
+    """The spec of an environment. Raises UserError if there is none of that name."""
     if ":" in name:
         return own_modules.spec(name)
     if name in gymnasium.registry:
@@ -63,15 +64,15 @@ def find(name: str) -> EnvSpec:
     namespace = name.rpartition("/")[0]
     if namespace not in {spec.namespace or "" for spec in gymnasium.registry.values()}:
         raise UserError(
-            f"no Gymnasium environment {name!r}: no installed package registers any called {namespace}/...; install "
-            f"it, or name its module, env.game=my_module:{name}"
+            f"no Gymnasium environment {name!r}: no installed package registers {namespace}/...; install "
+            f"the package, or name its module with env.game=my_module:{name}"
         )
-    own = "; for one of your own, name its module: env.game=my_module:MyEnv-v0"
+    own = "; for your own environment, name its module: env.game=my_module:MyEnv-v0"
     raise UserError(f"no Gymnasium environment {name!r}{suggest(name, gymnasium.registry) or own}")
 
 
 def check_arguments(kind: str, game: str, arguments: Mapping[str, Any]) -> None:
-    """Raise UserError for arguments of an environment (env.arguments) that are not its own."""
+    """Raise UserError for env.arguments that an environment cannot take."""
     if arguments and kind == "atari":
         raise UserError(
             f"env.arguments are for env=gymnasium. The settings of env=atari are env.*; the ALE's mode, difficulty and "
@@ -83,13 +84,13 @@ def check_arguments(kind: str, game: str, arguments: Mapping[str, Any]) -> None:
 
 
 def make(name: str, arguments: Mapping[str, Any] | None = None, **kwargs: Any) -> gymnasium.Env:
-    """An environment by its name, watched for mistakes (see watched.py), and tried out when it is first made.
+    """Create an environment by name. It is checked for errors (see watched.py), and tested when first created.
 
     Args:
         arguments: env.arguments.
-        kwargs: more of gymnasium.make's.
+        kwargs: further arguments of gymnasium.make.
 
-    Raises UserError where it cannot be made.
+    Raises UserError if it cannot be created.
     """
     spec, arguments = find(name), copy.deepcopy(dict(arguments or {}))
     own_modules.check_typed(name, arguments)
@@ -98,9 +99,9 @@ def make(name: str, arguments: Mapping[str, Any] | None = None, **kwargs: Any) -
         creator: Any = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
         known = _parameters(creator)
         if known is not None:
-            kwargs = {key: value for key, value in kwargs.items() if key in known}  # of render_mode few must know
+            kwargs = {key: value for key, value in kwargs.items() if key in known}  # render_mode is optional
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a render_mode that `metadata` does not list
+            warnings.simplefilter("ignore")  # about a render_mode that `metadata` does not list
             env = gymnasium.make(spec, disable_env_checker=True, **kwargs, **arguments)
         watched = Watched(env, name)
     except (UserError, KeyboardInterrupt):
@@ -115,14 +116,14 @@ def make(name: str, arguments: Mapping[str, Any] | None = None, **kwargs: Any) -
             raise UserError(f"{name} takes no env.arguments.{unknown[0]}{hint}") from None
         text = re.sub(r" was raised from the environment creator .*\)(?= \(|$)", "", where(error))
         given = f" with env.arguments={json.dumps(arguments)}" if arguments else ""
-        remedy = "; env.arguments={...} gives it" if "missing" in text else ""
-        raise UserError(f"{name} cannot be made{given}: {text}{remedy}") from None
+        remedy = "; set it with env.arguments={...}" if "missing" in text else ""
+        raise UserError(f"{name} cannot be created{given}: {text}{remedy}") from None
     _try_out(watched, name, arguments)
     return watched
 
 
 def _parameters(creator: Any) -> list[str] | None:
-    """The names of the arguments that make an environment; None where it takes any."""
+    """Names of the arguments that an environment takes; None if it takes any."""
     try:
         found = inspect.signature(creator).parameters.values()
     except (TypeError, ValueError):
@@ -133,7 +134,7 @@ def _parameters(creator: Any) -> list[str] | None:
 
 
 def _lacking(name: str, error: Exception) -> str:
-    """What to install."""
+    """Explain which package is missing."""
     text = " ".join(str(error).split())
     extra = re.search(r"(gymnasium|shimmy)\[[\w-]+\]", text)
     if (package := re.match(r"(\S+) is not installed", text)) and extra:
@@ -142,16 +143,16 @@ def _lacking(name: str, error: Exception) -> str:
         )
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"{name} needs the module {error.name}, which is not installed"
-    return f"{name} cannot be made: {text[:300]}"
+    return f"{name} cannot be created: {text[:300]}"
 
 
 def _try_out(env: gymnasium.Env, name: str, arguments: Mapping[str, Any]) -> None:
-    """Play one step, once for each environment, so that its mistakes are told before a run begins."""
+    """Play one step, once per environment, so that its errors are reported before a run starts."""
     key = (name, json.dumps(arguments, sort_keys=True, default=str))
     actions, space = env.action_space, env.observation_space
     if key in _tried or not isinstance(actions, gymnasium.spaces.Discrete):
         return
-    if not isinstance(space, gymnasium.spaces.Box):  # is refused elsewhere
+    if not isinstance(space, gymnasium.spaces.Box):  # rejected elsewhere
         return
     try:
         env.reset(seed=0)
@@ -163,10 +164,10 @@ def _try_out(env: gymnasium.Env, name: str, arguments: Mapping[str, Any]) -> Non
 
 
 class Own(NamedTuple):
-    """What a Gymnasium environment does by itself, whatever the settings say."""
+    """Built-in behavior of a Gymnasium environment, independent of our settings."""
 
     shape: tuple[int, ...]  # of its observations
-    frame_skip: tuple[int, int]  # frames in a step: at least, at most
+    frame_skip: tuple[int, int]  # minimum and maximum frames per step
     stickiness: float  # probability that an action is repeated
     atari: str | None  # its name for env=atari
 
@@ -176,7 +177,7 @@ class Own(NamedTuple):
         return " to ".join(map(str, sorted({*self.frame_skip})))
 
     def check(self, name: str, frame_skip: int) -> None:
-        """Raise UserError where frames would be skipped twice."""
+        """Raise UserError if frames would be skipped twice."""
         if self.frame_skip[1] > 1 and frame_skip > 1:
             remedy = f"env=atari env.game={self.atari}, or " if self.atari else ""
             raise UserError(
@@ -186,19 +187,19 @@ class Own(NamedTuple):
 
     @property
     def note(self) -> str:
-        """What of it must be known beside a score; nothing where it does as the settings say."""
+        """The behavior that affects how a score is read; empty if the settings describe it fully."""
         does = [f"plays {self.frames} frames a step"] if self.frame_skip[1] > 1 else []
         does += [f"repeats an action with a probability of {self.stickiness:g}"] if self.stickiness else []
         return " and ".join(does)
 
 
-# What environments and wrappers around them call it: the ALE's, VizDoom's, Gymnasium's.
+# Names of these attributes in the ALE, VizDoom and Gymnasium.
 SKIPS = ("frameskip", "_frameskip", "frame_skip", "_frame_skip", "_skip")
 STICKINESS = ("repeat_action_probability", "_repeat_action_probability")
 
 
 def own(env: gymnasium.Env) -> Own:
-    """What an environment does by itself, read from its wrappers, its arguments and what it was registered with."""
+    """An environment's built-in behavior, read from its wrappers, its arguments and its registration."""
     layers = [env]
     while isinstance(layers[-1], gymnasium.Wrapper):
         layers.append(layers[-1].env)
@@ -206,7 +207,7 @@ def own(env: gymnasium.Env) -> Own:
     told += [told[-1].get("_ezpickle_kwargs", {}), env.spec.kwargs if env.spec else {}]
     found = {names: [one[name] for one in told for name in names if name in one] for names in (SKIPS, STICKINESS)}
     skips = [(skip, skip) for skip in found[SKIPS] if isinstance(skip, int)]
-    # Of two numbers, the ALE draws one below the second.
+    # Of a pair, the ALE draws a number below the second.
     skips += [(skip[0], skip[1] - 1) for skip in found[SKIPS] if isinstance(skip, tuple | list) and len(skip) == 2]
     sticky = [float(share) for share in found[STICKINESS] if isinstance(share, int | float)]
     name = env.spec.id if env.spec else ""
@@ -223,7 +224,7 @@ def own(env: gymnasium.Env) -> Own:
 
 
 def own_of(name: str, arguments: Mapping[str, Any] | None = None) -> Own:
-    """The same of an environment by its name and env.arguments. Raises UserError where it cannot be made."""
+    """`own` for an environment's name and env.arguments. Raises UserError if it cannot be created."""
     return _own_of(name, json.dumps(arguments or {}))
 
 

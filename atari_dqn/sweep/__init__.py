@@ -1,1 +1,1 @@
-"""Many runs: games times seeds, on one machine or a Ray cluster."""
+"""Sweeps: many games and seeds, on one machine or a Ray cluster."""

@@ -1,4 +1,4 @@
-"""The live table of a sweep."""
+"""The live status table of a sweep."""
 
 import collections
 import math
@@ -12,35 +12,35 @@ from rich.text import Text
 
 from atari_dqn.tracking.display import Seldom
 from atari_dqn.utils.console import Console
-from atari_dqn.utils.text import compact, hours
+from atari_dqn.utils.text import compact, hours, plural
 
-PLAIN_SECONDS = 60.0  # between two lines where the output is not a terminal
-ROWS = 12  # of runs, at most
+PLAIN_SECONDS = 60.0  # between two lines when the output is not a terminal
+ROWS = 12  # maximum number of runs shown
 
 
 class Told(NamedTuple):
-    """How far a run says that it is."""
+    """The progress that a run reported."""
 
-    begun: int  # how often; more than once where a worker or a machine was lost
+    begun: int  # number of starts; more than one if a worker or machine was lost
     machine: str
-    agent_steps: int | None = None  # None until it has said
+    agent_steps: int | None = None  # None before the first report
     frames_per_second: float = 0.0
-    score: float = math.nan  # mean return of its last training games
+    score: float = math.nan  # mean return of the last training games
 
 
 class Outcome(NamedTuple):
-    """How a run went."""
+    """How a run ended."""
 
     word: str  # finished | stopped | failed
-    text: str  # what it failed of
-    seconds: float  # in Ray's worker, this time
+    text: str  # the reason, if it failed
+    seconds: float  # in this Ray worker
 
 
 class Scoreboard:
-    """Runs done, running, failed; frames a second in all; time left. Where the output is not a terminal, lines.
+    """Status of all runs, total speed and time left; plain lines if the output is not a terminal.
 
     Args:
-        total_steps: of each run, by its name.
+        total_steps: agent steps of each run, by name.
     """
 
     def __init__(self, console: Console, total_steps: dict[str, int], frame_skip: int) -> None:
@@ -63,16 +63,16 @@ class Scoreboard:
         self._console.say(text)
 
     def of(self, word: str) -> list[str]:
-        """The runs that ended so."""
+        """The runs that ended with this outcome."""
         return [name for name, outcome in self._ended.items() if outcome.word == word]
 
     def told(self, board: dict[str, Told]) -> None:
-        """What the runs tell of themselves."""
+        """Update from the runs' reports."""
         for name, told in board.items():
             if name in self._ended:
                 continue
             if told.begun > 1 and told.begun > self._running.get(name, told).begun:
-                self.say(f"{name}: its worker or machine was lost; it is begun again on {told.machine}")
+                self.say(f"{name}: its worker or machine was lost; restarted on {told.machine}")
             self._running[name] = told
             if told.agent_steps is not None:
                 self._steps[name] = told.agent_steps
@@ -95,7 +95,7 @@ class Scoreboard:
         words = [f"{counts['finished']} done", f"{len(self._running)} running", f"{waiting} waiting"]
         words += [f"{counts[word]} {word}" for word in ("failed", "stopped") if counts[word]]
         return (
-            f"{len(self._total)} runs: {', '.join(words)}  {compact(rate)} frames/s in all"
+            f"{plural(len(self._total), 'run')}: {', '.join(words)}  {compact(rate)} frames/s in total"
             f"  left {hours(left * self._skip / rate) if rate else '?'}"
         )
 
@@ -113,9 +113,9 @@ class Scoreboard:
         return Group(*lines, table, *([Text(f"and {more} more")] if more > 0 else []))
 
     def conclude(self) -> None:
-        """The last line."""
+        """Print the final line."""
         done = len(self.of("finished"))
         self.say(
-            f"{done} of {len(self._total)} runs are done, after {hours(time.monotonic() - self._started)}"
-            + ("" if done == len(self._total) else "; the same command does what is missing")
+            f"{done} of {plural(len(self._total), 'run')} done after {hours(time.monotonic() - self._started)}"
+            + ("" if done == len(self._total) else "; run the same command again for the rest")
         )

@@ -1,4 +1,4 @@
-"""Where a sweep keeps its runs: a folder that all machines see, or a URL that fsspec knows."""
+"""Storage of a sweep's runs: a directory shared by all machines, or a URL that fsspec supports."""
 
 import time
 from collections.abc import Callable
@@ -11,20 +11,20 @@ from atari_dqn.utils import files
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.text import one_line
 
-LAST = ("checkpoints/previous.pt", "checkpoints/latest.pt")  # they name files that must be there before them
-MOST_BYTES = 1_000_000  # of a text file that is read
+LAST = ("checkpoints/previous.pt", "checkpoints/latest.pt")  # copied last: they refer to other files
+MOST_BYTES = 1_000_000  # size limit when reading a text file
 NOT_KEPT = (".lock",)
 
 
 class Store:
-    """A folder or a URL. Raises UserError where fsspec does not know it, or lacks a package for it."""
+    """A directory or a URL. Raises UserError if fsspec does not support it or lacks a package for it."""
 
     def __init__(self, where: str) -> None:
         self.where = where.rstrip("/")
         self.is_folder = "://" not in where
         if self.is_folder:
             self.where = self.root = str(Path(where).absolute())
-            self.files = fsspec.filesystem("file")  # whatever signs are in the path
+            self.files = fsspec.filesystem("file")  # the path may contain any characters
             return
         try:
             self.files, self.root = fsspec.core.url_to_fs(self.where)
@@ -32,16 +32,16 @@ class Store:
             raise UserError(f"sweep.storage={where}: {one_line(error, 150)}") from None
 
     def make(self) -> None:
-        """Raises UserError where the folder cannot be made."""
+        """Create the directory. Raises UserError if that fails."""
         try:
             self.files.makedirs(self.root, exist_ok=True)
         except Exception as error:
             raise UserError(
-                f"cannot make {self.where}: {one_line(error, 150)}; set sweep.storage (STORAGE=...)"
+                f"cannot create {self.where}: {one_line(error, 150)}; set sweep.storage (STORAGE=...)"
             ) from None
 
     def read(self, name: str) -> str | None:
-        """A text file's content; None where there is no such file. Raises UserError where the store does not answer."""
+        """Read a text file; None if it does not exist. Raises UserError if the store does not respond."""
         try:
             if self.is_folder:
                 return files.text(Path(self.where) / name)
@@ -54,15 +54,15 @@ class Store:
 
 
 class Mirror(Tracker):
-    """A run's folder on this machine, and its copy in a store, whole after each checkpoint.
+    """Mirrors a local run directory to a store after each checkpoint.
 
-    A copy that breaks off in the middle leaves the checkpoint before it, with all its files: what a checkpoint names
-    is copied before it, and what none needs any more is removed after it.
+    An interrupted copy leaves the previous checkpoint intact: files that a checkpoint refers to are copied before it,
+    and files that are no longer needed are removed after it.
     """
 
     def __init__(self, store: Store, name: str, folder: Path, say: Callable[[str], None]) -> None:
         self._files, self._root, self._folder, self._say = store.files, f"{store.root}/{name}", folder, say
-        self._copied: dict[str, tuple[int, int]] = {}  # size and time of change
+        self._copied: dict[str, tuple[int, int]] = {}  # size and modification time
 
     def _here(self) -> dict[str, tuple[int, int]]:
         found = {}
@@ -72,17 +72,17 @@ class Mirror(Tracker):
         return found
 
     def pull(self) -> None:
-        """Fetch what the store has of the run. Raises OSError and whatever else the store raises."""
-        self._files.makedirs(self._root, exist_ok=True)  # what cannot be kept is not begun
+        """Download the run from the store, if it is there. Raises OSError and the store's own exceptions."""
+        self._files.makedirs(self._root, exist_ok=True)  # fail now if the store is not writable
         if self._files.exists(f"{self._root}/config.yaml"):
             for name in self._files.find(self._root):
                 if ".." in name.removeprefix(self._root).replace("\\", "/").split("/"):
-                    raise UserError(f"{self._root} holds {name!r}, which leads out of the run's folder")
+                    raise UserError(f"{self._root} contains {name!r}, a path outside of the run directory; remove it")
             self._files.get(f"{self._root}/", f"{self._folder}/", recursive=True)
             self._copied = self._here()
 
     def push(self) -> None:
-        """Copy what has changed. Raises OSError and whatever else the store raises."""
+        """Upload what has changed. Raises OSError and the store's own exceptions."""
         here = self._here()
         changed = [name for name, stamp in here.items() if self._copied.get(name) != stamp]
         for name in sorted(changed, key=lambda name: (LAST.index(name) if name in LAST else -1, name)):
@@ -97,6 +97,6 @@ class Mirror(Tracker):
         began = time.perf_counter()
         try:
             self.push()
-        except Exception as error:  # the next checkpoint tries again; the run's end insists
+        except Exception as error:  # the next checkpoint retries; at the end of the run, errors are raised
             text = one_line(error)
-            self._say(f"could not be copied to its store after {time.perf_counter() - began:.0f} s: {text}")
+            self._say(f"copying to the store failed after {time.perf_counter() - began:.0f} s: {text}")

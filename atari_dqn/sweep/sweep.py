@@ -1,4 +1,4 @@
-"""Many games and seeds: each run is a Ray task, which goes on from its checkpoint wherever it is begun again."""
+"""Run many games and seeds. Each run is a Ray task that resumes from its checkpoint if it is restarted anywhere."""
 
 import copy
 import dataclasses
@@ -28,11 +28,11 @@ from atari_dqn.utils import ray_cluster
 from atari_dqn.utils.console import Console, appended, visible
 from atari_dqn.utils.errors import RunFailed, UserError
 from atari_dqn.utils.signals import stop_signals
-from atari_dqn.utils.text import memory_size, one_line
+from atari_dqn.utils.text import memory_size, one_line, plural
 
-WAIT_SECONDS = 120.0  # for the process of a run that was lost to let go of its folder
-BESIDE_REPLAY_BYTES = 1_000_000_000  # of a run: networks, torch, emulators
-TOLD_SECONDS = 2.0  # between two words of a run on how far it is
+WAIT_SECONDS = 120.0  # for a lost worker's process to release the run directory
+BESIDE_REPLAY_BYTES = 1_000_000_000  # per run, for networks, torch and emulators
+TOLD_SECONDS = 2.0  # between progress reports of a run
 
 
 class Job(NamedTuple):
@@ -44,7 +44,7 @@ class Job(NamedTuple):
 
 
 def games_of(asked: str, kind: str) -> list[str]:
-    """The games that `sweep.games` means. Raises UserError for names that are none."""
+    """The games that `sweep.games` selects. Raises UserError for unknown names."""
     sets = {
         "atari57": [*scores.random_and_human()],
         "atari26": [*ATARI_26],
@@ -54,56 +54,56 @@ def games_of(asked: str, kind: str) -> list[str]:
         return sets[asked.lower()]
     names = [compose.game_name(kind, name.strip()) for name in asked.split(",") if name.strip()]
     if not names:
-        raise UserError("sweep.games (GAMES=...) names no game: atari57, atari26, nature49, or names with commas")
+        raise UserError(
+            "sweep.games (GAMES=...) names no game; use atari57, atari26, nature49, or names separated by commas"
+        )
     return [*dict.fromkeys(names)]
 
 
 def plan(config: TrainConfig, sweep: Sweep, typed: list[str]) -> list[Job]:
-    """All runs of a sweep, seed by seed. Raises UserError where a run cannot be made as it is asked for."""
+    """All runs of a sweep, seed by seed. Raises UserError if a run's settings are invalid."""
     for key in ("run_dir", "resume"):
         if getattr(config, key) is not None:
-            raise UserError(f"{key} is each run's own in a sweep; sweep.storage says where they all are")
+            raise UserError(f"{key} is set for each run in a sweep; set sweep.storage (STORAGE=...) instead")
     if ":" in config.device:
-        raise UserError(f"device={config.device}: Ray gives each run of a sweep a GPU of its choice; leave device out")
+        raise UserError(f"device={config.device}: in a sweep, Ray assigns GPUs to the runs; leave device out")
     if sweep.gpus is not None and sweep.gpus > 1 and not sweep.gpus.is_integer():  # Ray's rule
-        raise UserError(
-            f"sweep.gpus={sweep.gpus:g}: expected a part of one GPU, such as 0.25, or a whole number of them"
-        )
+        raise UserError(f"sweep.gpus={sweep.gpus:g}: expected a fraction of a GPU, such as 0.25, or a whole number")
     words = [word for word in typed if not word.lstrip("+").startswith("sweep.")]
     jobs: list[Job] = []
     games = games_of(sweep.games, config.env.kind)
-    for game in games if config.env.kind == "gymnasium" else []:  # before all its runs fail
+    for game in games if config.env.kind == "gymnasium" else []:  # fail early, not in every run
         make_single(dataclasses.replace(config.env, game=game)).close()
     for seed in range(config.seed, config.seed + sweep.seeds):
         for game in games:
             own = copy.deepcopy(config)
             own.env.game, own.seed, own.resume = game, seed, "auto"
-            if not jobs:  # the others are told the same
+            if not jobs:  # the same for all runs
                 unread.refuse(own, words)
             jobs.append(Job(f"{bare(game)}-seed{seed}", own, words))
     return jobs
 
 
 def is_done(job: Job, store: Store) -> bool:
-    """Whether a run of before is this one, and finished. Raises UserError where it is another one."""
+    """Whether a job's run is in the store and finished. Raises UserError if it has different settings."""
     written, process = store.read(f"{job.name}/config.yaml"), store.read(f"{job.name}/process.json")
     if written is None:
         return False
     before = launch.parsed_config(f"{store.where}/{job.name}", written)
     if changed := launch.changes(before, job.config):
         raise UserError(
-            f"{store.where}/{job.name} was begun with other settings, in {', '.join(changed)}; put them back, or "
+            f"{store.where}/{job.name} was started with different {', '.join(changed)}; restore these settings, or "
             f"choose another sweep.storage (STORAGE=...)"
         )
     try:
         ended = json.loads(process or "{}").get("ended")
-    except (ValueError, AttributeError, RecursionError):  # was killed while it wrote; the run itself knows
+    except (ValueError, AttributeError, RecursionError):  # killed while writing; the run itself will decide
         ended = None
     return bool(ended == "finished" and before.total_steps == job.config.total_steps)
 
 
 class Teller(Tracker):
-    """Tells the board how far a run is."""
+    """Reports a run's progress to the board."""
 
     def __init__(self, name: str, board: Any) -> None:
         self._name, self._board, self._told = name, board, 0.0
@@ -115,7 +115,7 @@ class Teller(Tracker):
 
 
 class Board:
-    """What the runs last told. An actor beside the sweep's display."""
+    """The runs' latest reports: a Ray actor on the sweep's own machine."""
 
     def __init__(self) -> None:
         self._told: dict[str, Told] = {}
@@ -134,7 +134,7 @@ class Board:
 
 
 def work(job: Job, where: str, board: Any) -> Outcome:
-    """A run, begun or gone on with, in a worker of Ray's."""
+    """Start or resume a run in a Ray worker."""
     began = time.monotonic()
     board.begin.remote(job.name, socket.gethostname())
 
@@ -144,7 +144,7 @@ def work(job: Job, where: str, board: Any) -> Outcome:
     try:
         own_modules.allow(
             job.config.env.game, job.config.env.arguments
-        )  # as the driver has done, where they were typed
+        )  # they were typed on the command line of the sweep
         store = Store(where)
         if store.is_folder:
             return outcome(_train(job, Path(where), [Teller(job.name, board)]))
@@ -152,15 +152,15 @@ def work(job: Job, where: str, board: Any) -> Outcome:
             return outcome(_train_away(job, store, Path(scratch), [Teller(job.name, board)]))
     except (UserError, RunFailed) as error:
         return outcome("failed", str(error))
-    except Exception as error:  # whatever it is, the other runs go on
+    except Exception as error:  # must not affect the other runs
         return outcome("failed", f"{type(error).__name__}: {error}")
 
 
 def _train(job: Job, parent: Path, watchers: list[Tracker]) -> str:
-    """Train in `parent`; how the run ended."""
+    """Train in `parent`; returns the run's outcome."""
     folder = parent / job.name
     until = time.monotonic() + WAIT_SECONDS
-    while folders.is_held(folder) and time.monotonic() < until:  # by the worker that was lost, for a moment
+    while folders.is_held(folder) and time.monotonic() < until:  # a lost worker may hold it for a moment
         time.sleep(0.5)
     parent.mkdir(parents=True, exist_ok=True)
     with appended(parent / f"{job.name}.log") as file:
@@ -175,7 +175,7 @@ def _train(job: Job, parent: Path, watchers: list[Tracker]) -> str:
 
 
 def _train_away(job: Job, store: Store, scratch: Path, watchers: list[Tracker]) -> str:
-    """Train on this machine's own disk, and keep the run in a store."""
+    """Train on a local disk and mirror the run to a store."""
     log = scratch / f"{job.name}.log"
 
     def say(text: str) -> None:
@@ -192,7 +192,7 @@ def _train_away(job: Job, store: Store, scratch: Path, watchers: list[Tracker]) 
 
 
 def needs(config: TrainConfig, sweep: Sweep, gpus: float) -> dict[str, float]:
-    """What a run takes of a machine, in Ray's words; memory in bytes."""
+    """Resources that a run needs, as arguments of Ray; memory in bytes."""
     steps = min(config.replay.capacity, config.total_steps + 2 * config.num_envs * config.env.frame_stack)
     frame = config.env.screen_size**2 if config.env.kind == "atari" else 0
     on_gpu = gpus and config.replay.device != "cpu"
@@ -201,9 +201,9 @@ def needs(config: TrainConfig, sweep: Sweep, gpus: float) -> dict[str, float]:
 
 
 def gpus_of(config: TrainConfig, asked: Sweep, there: dict[str, float]) -> float:
-    """How much of a GPU each run gets. Raises UserError where it asks for one and gets none.
+    """The number of GPUs, or the fraction of one, per run. Raises UserError if runs need a GPU and get none.
 
-    Ray shows a run no other GPU than its own (CUDA_VISIBLE_DEVICES), and none where it gets none.
+    Ray hides all other GPUs from a run (CUDA_VISIBLE_DEVICES).
     """
     gpus = asked.gpus if asked.gpus is not None else 0.25 if there.get("GPU") and config.device != "cpu" else 0
     if config.device == "cuda" and not gpus:
@@ -213,19 +213,21 @@ def gpus_of(config: TrainConfig, asked: Sweep, there: dict[str, float]) -> float
 
 
 def _check_room(wanted: dict[str, float], there: dict[str, float]) -> None:
-    """Raise UserError where no machine of the cluster could ever hold a run."""
+    """Raise UserError if no machine of the cluster is large enough for a run."""
     for key, name, setting in (("num_cpus", "CPU", "sweep.cpus"), ("num_gpus", "GPU", "sweep.gpus")):
         if wanted[key] > there.get(name, 0):
-            raise UserError(f"{setting}={wanted[key]:g}: the largest machine of the cluster has {there.get(name, 0):g}")
+            raise UserError(
+                f"{setting}={wanted[key]:g}: the largest machine of the cluster has {plural(there.get(name, 0), name)}"
+            )
     if wanted["memory"] > there.get("memory", 0):
         raise UserError(
-            f"a run takes {memory_size(wanted['memory'])} of memory, and Ray has {memory_size(there.get('memory', 0))} "
-            f"on the largest machine; set a smaller replay.capacity (REPLAY=...)"
+            f"a run needs {memory_size(wanted['memory'])} of memory, but Ray's largest machine has "
+            f"{memory_size(there.get('memory', 0))}; set a smaller replay.capacity (REPLAY=...)"
         )
 
 
 def sweep(config: TrainConfig, asked: Sweep, typed: list[str], console: Console) -> None:
-    """Run what is missing of a sweep. Raises RunFailed at its end where runs failed."""
+    """Run all unfinished runs of a sweep. Raises RunFailed at the end if any failed."""
     store = Store(asked.storage or f"runs/sweeps/{config.preset}")
     jobs = plan(config, asked, typed)
     missing = [job for job in jobs if not is_done(job, store)]
@@ -233,7 +235,7 @@ def sweep(config: TrainConfig, asked: Sweep, typed: list[str], console: Console)
     for job in jobs:
         if job not in missing:
             view.ended(job.name, Outcome("finished", "", 0.0))
-    view.say(f"{len(jobs)} runs in {store.where}, {len(jobs) - len(missing)} of them done")
+    view.say(f"{plural(len(jobs), 'run')} in {store.where}, {len(jobs) - len(missing)} already done")
     if missing:
         ray = ray_cluster.join(asked.address)
         try:
@@ -243,21 +245,22 @@ def sweep(config: TrainConfig, asked: Sweep, typed: list[str], console: Console)
     view.conclude()
     if failed := view.of("failed"):
         raise RunFailed(
-            f"{len(failed)} of {len(jobs)} runs failed, see {store.where}/<run>.log: {', '.join(failed[:5])}"
-            f"{' ...' if len(failed) > 5 else ''}; the same command tries them again"
+            f"{len(failed)} of {plural(len(jobs), 'run')} failed; see {store.where}/<run>.log: {', '.join(failed[:5])}"
+            f"{' ...' if len(failed) > 5 else ''}; to retry, run the same command again"
         )
 
 
 def _place(ray: Any, jobs: list[Job], store: Store, config: TrainConfig, asked: Sweep, view: Scoreboard) -> None:
-    """Give the runs to Ray, and follow them to their ends or to a request to stop."""
+    """Submit the runs to Ray, and follow them until they end or a stop is requested."""
     there = ray_cluster.largest_node(ray)
     gpus = gpus_of(config, asked, there)
     wanted = needs(config, asked, gpus)
     _check_room(wanted, there)
     view.say(
-        f"Ray: {sum(node['Alive'] for node in ray.nodes())} machines, {ray.cluster_resources().get('CPU', 0):g} CPUs, "
-        f"{ray.cluster_resources().get('GPU', 0):g} GPUs; a run takes {wanted['num_cpus']:g} CPUs, {gpus:g} GPUs, "
-        f"{memory_size(wanted['memory'])}"
+        f"Ray: {plural(sum(node['Alive'] for node in ray.nodes()), 'machine')}, "
+        f"{plural(ray.cluster_resources().get('CPU', 0), 'CPU')}, "
+        f"{plural(ray.cluster_resources().get('GPU', 0), 'GPU')}; each run needs "
+        f"{plural(wanted['num_cpus'], 'CPU')}, {plural(gpus, 'GPU')}, {memory_size(wanted['memory'])} of memory"
     )
     store.make()
     if url := ray_cluster.dashboard(ray):
@@ -266,7 +269,7 @@ def _place(ray: Any, jobs: list[Job], store: Store, config: TrainConfig, asked: 
         ray.get_runtime_context().get_node_id(), soft=False
     )
     board = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
-    # A worker for each run: nothing of one is left for the next. Of retries Ray counts those that were lost, no others.
+    # A new worker for each run, so that no state is shared. Ray counts only lost workers as retries, not failures.
     task = ray.remote(max_calls=1, max_retries=asked.retries, scheduling_strategy="SPREAD", **wanted)(work)
     pending = {task.remote(job, store.where, board): job.name for job in jobs}
     stopped, told_to_stop = threading.Event(), False
@@ -277,9 +280,9 @@ def _place(ray: Any, jobs: list[Job], store: Store, config: TrainConfig, asked: 
             view.told(ray.get(board.all.remote()))
             if stopped.is_set() and not told_to_stop:
                 told_to_stop = True
-                view.say("stopping: the runs save and end; the same command goes on with them")
+                view.say("stopping: runs are saving; run the same command again to resume them")
                 for ref in pending:
-                    ray.cancel(ref)  # a run takes it as Ctrl-C
+                    ray.cancel(ref)  # acts like Ctrl-C
 
 
 def _outcome(ray: Any, ref: Any) -> Outcome:
@@ -288,4 +291,4 @@ def _outcome(ray: Any, ref: Any) -> Outcome:
     except ray.exceptions.TaskCancelledError:
         return Outcome("stopped", "", 0.0)
     except ray.exceptions.RayError as error:
-        return Outcome("failed", f"its workers or machines were lost too often: {one_line(error)}", 0.0)
+        return Outcome("failed", f"its workers or machines were lost too many times: {one_line(error)}", 0.0)

@@ -1,1 +1,1 @@
-"""What is told of a run while it trains: the terminal, CSV files, W&B, TensorBoard."""
+"""Trackers report a run while it trains: terminal, CSV files, W&B, TensorBoard."""

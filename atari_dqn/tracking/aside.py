@@ -1,4 +1,4 @@
-"""A tracker in a thread of its own: however slow or broken it is, the run neither waits for it nor stops."""
+"""Run a tracker in its own thread, so that a slow or broken tracker neither delays nor stops the run."""
 
 import contextlib
 import queue
@@ -9,18 +9,18 @@ from typing import Any
 
 from atari_dqn.tracking.display import Row, Tracker
 
-MOST_EVENTS = 100_000  # that wait their turn, some 100 MB; a tracker further behind than that hangs
-QUIET_SECONDS = 2.0  # of waiting at the end before a person is told why
-LAST_SECONDS = 15.0  # that an abandoned tracker has for its last words
+MOST_EVENTS = 100_000  # queue capacity, about 100 MB; a tracker further behind is treated as hung
+QUIET_SECONDS = 2.0  # wait at the end before a message explains the delay
+LAST_SECONDS = 15.0  # for an abandoned tracker to finish
 
 
 class Aside(Tracker):
-    """Hands what happens to a tracker in another thread, in order. Its failure is told once.
+    """Forward events, in order, to a tracker in another thread. A failure is reported once.
 
     Args:
-        make: makes the tracker, in its thread.
-        seconds: how long `close` waits, at most, for it to deal with all that it was told.
-        abandon: called after that; has whatever the tracker waits for fail.
+        make: creates the tracker; called in its thread.
+        seconds: how long `close` waits, at most, for the tracker to process its queue.
+        abandon: called after that; makes whatever the tracker waits for fail.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Aside(Tracker):
         self._name, self._make, self._seconds, self._abandon, self._say = name, make, seconds, abandon, say
         self._events: queue.Queue[tuple[str, tuple[Any, ...]]] = queue.Queue(MOST_EVENTS)
         self._failed = False
-        self._done = threading.Event()  # a thread's join() that Ctrl-C ends takes it for ended
+        self._done = threading.Event()  # not join(): interrupted by Ctrl-C, it marks the thread as finished
         threading.Thread(target=self._work, name=name, daemon=True).start()
 
     def _work(self) -> None:
@@ -47,7 +47,7 @@ class Aside(Tracker):
                 getattr(tracker, event)(*what)
             if event != "close":
                 self._end(tracker)
-        except (Exception, SystemExit) as error:  # the W&B client ends with its service
+        except (Exception, SystemExit) as error:  # the W&B client exits when its service does
             self._fail(repr(error))
             if tracker is not None and event != "close":
                 self._end(tracker)
@@ -64,7 +64,7 @@ class Aside(Tracker):
     def _fail(self, why: str) -> None:
         if not self._failed:
             self._failed = True
-            self._say(f"{self._name} failed and is off for the rest of this run; training goes on ({why:.200})")
+            self._say(f"{self._name} failed and is disabled for the rest of this run; training continues ({why:.200})")
 
     def _tell(self, event: str, *what: Any) -> None:
         if self._failed:
@@ -72,7 +72,7 @@ class Aside(Tracker):
         try:
             self._events.put_nowait((event, what))
         except queue.Full:
-            self._fail("it does not keep up")
+            self._fail("it cannot keep up")
             self._abandon()
 
     def metrics(self, row: Row) -> None:
@@ -88,12 +88,12 @@ class Aside(Tracker):
         self._tell("video", path, row)
 
     def close(self) -> None:
-        """Wait until the tracker is done, `seconds` at most. Ctrl-C ends the wait, and not the run."""
+        """Wait until the tracker is done, `seconds` at most. Ctrl-C ends the wait but not the run."""
         self._tell("close")
         try:
             self._done.wait(QUIET_SECONDS)
             if not self._done.is_set() and not self._failed:
-                self._say(f"{self._name}: finishing, at most {self._seconds:.0f} s (Ctrl-C skips this)")
+                self._say(f"{self._name}: finishing, at most {self._seconds:.0f} s (press Ctrl-C to skip)")
                 self._done.wait(self._seconds)
         except KeyboardInterrupt:
             self._say(f"{self._name}: skipped")

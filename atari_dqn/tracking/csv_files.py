@@ -1,4 +1,4 @@
-"""A run's CSV files: rows read one by one, so that a damaged one costs no other, and rows added at once."""
+"""A run's CSV files. Rows are validated one by one, so a damaged row costs no other, and written immediately."""
 
 import csv
 import math
@@ -12,26 +12,26 @@ from atari_dqn.utils import files
 from atari_dqn.utils.files import replacing
 from atari_dqn.utils.text import plural
 
-# What the columns of a run's files hold; others are text.
+# Column types in a run's files; other columns are text.
 COUNTS = ("frames", "agent_steps", "updates", "episodes", "length_frames", "env")  # whole numbers, never empty
 NUMBERS = ("seconds", "return", "mean", "sd")  # finite, never empty
 SCORES = ("median", "min", "max", "human_normalised", "games")  # finite, or empty
-MEASURES = (  # nan before there is anything to measure
+MEASURES = (  # nan until there is something to measure
     "epsilon", "loss", "q_mean", "grad_norm", "return_mean", "frames_per_second", "held_out_q",
 )  # fmt: skip
-REQUIRED = {  # without these a file is not what its name says
+REQUIRED = {  # a file without these columns is rejected
     "metrics.csv": {"frames", "agent_steps"},
     "episodes.csv": {"frames", "return"},
     "evaluations.csv": {"frames", "mean", "sd", "episodes"},
 }
-LARGEST = 1e15  # number that a sound file may hold
+LARGEST = 1e15  # largest valid number
 
 
 class Rows(NamedTuple):
-    """A file's sound rows, in order.
+    """A file's valid rows, in order.
 
     Attributes:
-        damaged: how many others there are, which were left out.
+        damaged: number of invalid rows, which were skipped.
     """
 
     rows: list[dict[str, str]]
@@ -39,12 +39,12 @@ class Rows(NamedTuple):
 
 
 def read(path: Path, required: Collection[str] = ()) -> Rows:
-    """The rows of one of a run's CSV files; none where it is not there.
+    """Read the rows of one of a run's CSV files; a missing file has none.
 
-    The last line may be half-written, and is no damage. Raises OSError for what is no regular file, or too large.
+    A half-written last line does not count as damage. Raises OSError for a file that is not regular or too large.
 
     Args:
-        required: columns without which nothing counts, besides REQUIRED.
+        required: further columns, besides REQUIRED, without which no row is valid.
     """
     try:
         content = files.text(path, files.MOST_BYTES)
@@ -66,7 +66,7 @@ def read(path: Path, required: Collection[str] = ()) -> Rows:
 
 
 def damage(folder: Path) -> str:
-    """What cannot be read of a run's CSV files, in words; empty where there is nothing."""
+    """Describe the unreadable parts of a run's CSV files; empty if there are none."""
     found = []
     for name in REQUIRED:
         try:
@@ -97,7 +97,7 @@ def _row(columns: list[str], line: str, is_checked: bool) -> dict[str, str] | No
 
 
 def _usual(column: str) -> str:
-    """What a column's values look like nearly always, and are sound then: three times as fast as a closer look."""
+    """Regex for a column's usual values, which are always valid: three times as fast as the full check."""
     if column in COUNTS:
         return "[0-9]{1,14}"
     return ("" if column == "seconds" else "-?") + r"[0-9]{1,14}(?:\.[0-9]{1,20})?"
@@ -121,13 +121,13 @@ def _is_sound(column: str, value: str) -> bool:
 
 
 class CsvFile:
-    """Rows appended to a file at once. On a resumed run, rows later than `keep_steps` agent steps are dropped first.
+    """Append rows to a file, line-buffered. On a resumed run, rows after `keep_steps` agent steps are dropped first.
 
-    A file that is damaged is set aside, and what can be read of it is kept.
+    A damaged file is set aside, and its valid rows are kept.
 
     Args:
-        again: which rows of that very step will be written again, and are dropped, too.
-        say: hears what is damaged.
+        again: selects rows at exactly that step that will be written again; they are dropped, too.
+        say: receives a message about damage.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class CsvFile:
             lost = why or f"{plural(found.damaged, 'row')} cannot be read"
             kept_as = files.set_aside(path).name
             left = plural(len(found.rows), "row")
-            say(f"{path}: {lost}; going on with the other {left}; the damaged file is now {kept_as}")
+            say(f"{path}: {lost}; kept the other {left}; the damaged file is now {kept_as}")
         kept = [row for row in found.rows if int(row["agent_steps"]) <= keep_steps]
         kept = [row for row in kept if int(row["agent_steps"]) < keep_steps or not again(row)]
         with replacing(path, "w", newline="") as new:
@@ -160,7 +160,7 @@ class CsvFile:
         try:
             self._writer.writerow({k: f"{v:.10g}" if isinstance(v, float) else v for k, v in row.items()})
         except OSError as error:
-            error.filename = self._file.name  # a failed write does not know it
+            error.filename = self._file.name  # a failed write does not set it
             raise
 
     def sync(self) -> None:

@@ -1,4 +1,4 @@
-"""Learning curves: a run's own from its CSV files, and where it stands on a published one."""
+"""Learning curves: a run's own, read from its CSV files, and its progress against a published one."""
 
 import collections
 import math
@@ -15,7 +15,7 @@ from atari_dqn.utils.errors import UserError
 
 
 class Point(NamedTuple):
-    """A run's score over some frames up to `frames`."""
+    """A run's mean score over a window of environment frames that ends at `frames`."""
 
     frames: int
     mean: float
@@ -24,7 +24,7 @@ class Point(NamedTuple):
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    """The sound rows of one of a run's CSV files; none where it is not there. Raises UserError; see csv_files.read."""
+    """Read the valid rows of one of a run's CSV files, as csv_files.read does. Raises UserError."""
     try:
         return csv_files.read(path).rows
     except OSError as error:
@@ -38,7 +38,7 @@ def point(frames: int, returns: list[float]) -> Point:
 
 
 def training(episodes: Iterable[dict[str, str]], every_frames: int = MILLION) -> list[Point]:
-    """Mean return of the training games that ended in each `every_frames`, as Dopamine counts them."""
+    """Mean return of the training games that ended in each window of `every_frames`, as Dopamine reports it."""
     parts: dict[int, list[float]] = {}
     for row in episodes:
         parts.setdefault(-(-int(row["frames"]) // every_frames), []).append(float(row["return"]))
@@ -46,20 +46,20 @@ def training(episodes: Iterable[dict[str, str]], every_frames: int = MILLION) ->
 
 
 def evaluations(rows: Iterable[dict[str, str]]) -> list[Point]:
-    """The evaluations of the network as it was then."""
+    """The evaluations of the network being trained (not of the best network)."""
     return [
         Point(int(row["frames"]), float(row["mean"]), float(row["sd"]), int(row["episodes"]))
         for row in rows
-        if (row.get("network") or "current") == "current"  # and not the best one, once more
+        if (row.get("network") or "current") == "current"  # skips the best network's second evaluation
     ]
 
 
 def score(folder: Path, which: str) -> float | None:
-    """What counts of a run; None where it has not come to that yet. Raises ValueError for what is no number.
+    """A run's score; None if it has none yet. Raises ValueError for a malformed number.
 
     Args:
-        which: last, the last evaluation; best, the best network's from fresh seeds; training, the mean return of the
-            games that ended in the last tenth of the run, at most a million frames.
+        which: last, the last evaluation; best, the best network evaluated again with fresh seeds; training, the mean
+            return of the games that ended in the last tenth of the run, at most a million frames.
     """
     if which == "training":
         episodes = read(folder / "episodes.csv")
@@ -72,13 +72,13 @@ def score(folder: Path, which: str) -> float | None:
 
 
 def objective(folder: Path) -> float | None:
-    """What a sweeper is to make large: the last evaluation's mean, or without one the last training games'."""
+    """The value that a sweeper maximizes: the last evaluation's mean, or else that of the last training games."""
     last = score(folder, "last")
     return score(folder, "training") if last is None else last
 
 
 def window(episodes: Iterable[dict[str, str]], protocol: Protocol, frames: int) -> list[dict[str, str]]:
-    """The training games that a protocol with source=training scores a run by, at `frames`."""
+    """The training games that a protocol with source=training averages at `frames`."""
     past = [row for row in episodes if int(row["frames"]) <= frames]
     if protocol.window_frames is not None:
         past = [row for row in past if int(row["frames"]) > frames - protocol.window_frames]
@@ -86,39 +86,39 @@ def window(episodes: Iterable[dict[str, str]], protocol: Protocol, frames: int) 
 
 
 def by_value(points: list[Point], frames: int, every_frames: int = MILLION) -> dict[int, Point]:
-    """Of points the last one near each value of a curve that the run has come to, counted from 1.
+    """The last point near each value of a curve, for the values that the run has reached, numbered from 1.
 
-    (An evaluation comes with the first turn at or after it is due.)
+    (An evaluation happens at the first step at or after it is due.)
     """
     found = {round(p.frames / every_frames): p for p in points if p.frames > 0.9 * every_frames}
     return {value: p for value, p in found.items() if value * every_frames <= frames}
 
 
 def verdict(curve: Curve, million: float, mean: float) -> str:
-    """inside | above | below what is allowed around the curve; see Curve.allowed."""
+    """Return inside, above or below: where a mean lies relative to the curve's tolerance band (Curve.allowed)."""
     low, high = curve.allowed(million)
     return "inside" if low <= mean <= high else "above" if mean > high else "below"
 
 
 class Pace:
-    """How a run stands against a curve while it goes on."""
+    """Track a running run against a published curve."""
 
     WORDS = {"inside": "on track", "above": "ahead", "below": "behind"}  # noqa: RUF012
 
     def __init__(self, curve: Curve) -> None:
         self.curve = curve
-        self._games: collections.deque[tuple[int, float]] = collections.deque()  # of the last every_frames
+        self._games: collections.deque[tuple[int, float]] = collections.deque()  # in the last every_frames
         self._evaluated: tuple[int, float] | None = None
 
     def game(self, frames: int, score: float) -> None:
-        """A training game that ended."""
+        """Add a finished training game."""
         self._games.append((frames, score))
 
     def evaluation(self, frames: int, mean: float) -> None:
         self._evaluated = frames, mean
 
     def word(self, frames: int) -> str:
-        """`on track (6.9, expected 7.1)`, ahead or behind; nothing before the curve's first value."""
+        """`on track (6.9, expected 7.1)`, or ahead, or behind; empty before the curve's first value."""
         while self._games and self._games[0][0] <= frames - self.curve.every_frames:
             self._games.popleft()
         if self.curve.by.measure == "training":
@@ -134,22 +134,22 @@ class Pace:
 
 
 def has_measure(config: TrainConfig, curve: Curve) -> bool:
-    """Whether a run counts what a curve is of: training returns every run does, evaluations where games are played."""
+    """Whether a run measures what the curve shows: any run has training returns, not every run plays evaluations."""
     return curve.by.measure == "training" or config.protocol.source == "games"
 
 
 def is_whole(config: TrainConfig, training: bool = False) -> bool:
-    """Whether the games that score a run may last as long as a human's, so that a mean can be compared with a human's.
+    """Whether the scored games may last as long as a human's, so that a mean is comparable with a human score.
 
     Args:
-        training: of the training games, and not of the evaluations.
+        training: check the training games instead of the evaluations.
     """
     apart = not training and config.protocol.source == "games" and config.protocol.max_frames
     return (apart or config.env.max_frames) >= scores.HUMAN_FRAMES
 
 
 def pace(config: TrainConfig, folder: Path, agent_steps: int) -> Pace | None:
-    """The pace of a run from `agent_steps` on; None where its curve has not got its game."""
+    """The pace of a run from `agent_steps` on; None if its published curve does not include its game."""
     curve = scores.curve(config.published, config.env.game) if config.published else None
     if curve is None or not has_measure(config, curve):
         return None

@@ -1,4 +1,4 @@
-"""What a tracker is, and the one that a person looks at while a run goes on."""
+"""The tracker interface, and the terminal display of a running run."""
 
 import math
 import time
@@ -21,29 +21,29 @@ Row = dict[str, Any]
 
 
 class Tracker:
-    """Sees everything that happens; does what it wants with it. Each row has frames, agent_steps, updates, seconds."""
+    """Receives every event of a run; the default ignores all. Each row has frames, agent_steps, updates, seconds."""
 
     def turn(self, record: StepInfo) -> None: ...
     def metrics(self, row: Row) -> None: ...
     def episode(self, row: Row) -> None: ...
-    def evaluating(self, what: str, played: int, episodes: int) -> None: ...  # at each step of an evaluation's games
+    def evaluating(self, what: str, played: int, episodes: int) -> None: ...  # at each step of an evaluation
     def evaluation(self, row: Row) -> None: ...
     def video(self, path: Path, row: Row) -> None: ...
-    def sync(self) -> None: ...  # a checkpoint is being saved: what was told so far must outlive the process
-    def saved(self) -> None: ...  # a checkpoint is on the disk
+    def sync(self) -> None: ...  # a checkpoint is being saved: flush all earlier events to disk
+    def saved(self) -> None: ...  # a checkpoint was written
     def close(self) -> None: ...
 
 
 def group(evaluation: Row) -> str:
-    """Where an evaluation is drawn: the best network's, once more at the end, is no part of the curve."""
+    """Chart group of an evaluation: the best network's second evaluation, at the end, is not part of the curve."""
     return "evaluation" if evaluation["network"] == "current" else f"evaluation_{evaluation['network']}"
 
 
-PLAIN_SECONDS = 30.0  # between two lines where the output is no terminal
+PLAIN_SECONDS = 30.0  # between two lines when the output is not a terminal
 
 
 class Seldom:
-    """Tells when a line is due in what is no terminal, where nothing moves; on a terminal none ever is."""
+    """Rate limit for plain progress lines when the output is not a terminal; on a terminal none is ever due."""
 
     def __init__(self, console: Console, seconds: float | None = None) -> None:
         self._console, self._spoke = console, time.monotonic()
@@ -57,7 +57,7 @@ class Seldom:
 
 
 class TimeLeft(ProgressColumn):
-    """The time that is left at the present speed, and at the end what it took. Nothing while a run is evaluated."""
+    """Time left at the current speed; the time taken at the end; nothing during an evaluation."""
 
     def render(self, task: Task) -> Text:
         if task.finished:
@@ -68,7 +68,7 @@ class TimeLeft(ProgressColumn):
 
 
 class Display(Tracker):
-    """A calm display, a bar and three lines; where the output is not a terminal, a plain line every 30 seconds."""
+    """A progress bar and three lines; a plain line every 30 seconds if the output is not a terminal."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Display(Tracker):
     ) -> None:
         """
         Args:
-            whole: whether the mean return of training games, and `best`, can be compared with a human's.
+            whole: whether the training games' mean return, and `best`, are comparable with a human score.
         """
         self._console, self._game, self._total, self._skip = console, game, total_steps, frame_skip
         self._first, self._started, self._seldom = agent_steps, time.perf_counter(), Seldom(console)
@@ -106,7 +106,7 @@ class Display(Tracker):
             self._live.start()
 
     def _lines(self) -> list[str]:
-        """How far it is; the score now, and against the published one; the best score, and where the time goes."""
+        """Progress; the current score, also against the published one; the best score and where the time goes."""
         steps = int(self._bar.tasks[0].completed)
         row = self._row
         shown = row.get("return_mean", math.nan)
@@ -115,13 +115,13 @@ class Display(Tracker):
         return [
             f"{compact(steps)} steps {compact(steps * self._skip)} frames {compact(self._updates)} updates  "
             f"{row.get('frames_per_second', 0):,.0f} frames/s  {'epsilon' if self._ascii else 'ε'} {self._epsilon:.2f}",
-            ("return: no game ended yet" if math.isnan(shown) else score) + (pace and f"  {pace}"),
+            ("return: no game finished yet" if math.isnan(shown) else score) + (pace and f"  {pace}"),
             self._best + "time: " + " ".join(f"{stage} {share:.0%}" for stage, share in self._largest()),
             *filter(None, [self._busy, self._evaluation]),
         ]
 
     def _largest(self) -> list[tuple[str, float]]:
-        """The two stages of a turn that take most of the time."""
+        """The two stages of a step that take the most time."""
         shares = {key.removeprefix("time_"): value for key, value in self._row.items() if key.startswith("time_")}
         return sorted(shares.items(), key=lambda item: -item[1])[:2]
 

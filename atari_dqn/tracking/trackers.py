@@ -1,4 +1,4 @@
-"""What watches the loop: CSV files, TensorBoard, goals; all of it put together. The CSV files are the truth."""
+"""Trackers of the training loop: CSV files (the source of truth), TensorBoard, goals; and how to build them all."""
 
 import collections
 import contextlib
@@ -30,7 +30,7 @@ EVALUATIONS = (
 
 
 class Guarded(Tracker):
-    """A tracker whose failures are told once, and never stop the run."""
+    """A tracker whose failure is reported once and never stops the run."""
 
     def __init__(self, name: str, make: Callable[[], Tracker], say: Callable[[str], None]) -> None:
         self._name, self._say = name, say
@@ -42,7 +42,9 @@ class Guarded(Tracker):
             action()
         except Exception as error:
             self._inner = None
-            self._say(f"{self._name} failed and is off for the rest of this run; training goes on ({error!r:.200})")
+            self._say(
+                f"{self._name} failed and is disabled for the rest of this run; training continues ({error!r:.200})"
+            )
 
     def metrics(self, row: Row) -> None:
         if inner := self._inner:
@@ -136,7 +138,7 @@ class Trackers(Tracker):
 
 
 class CsvFiles(Tracker):
-    """metrics.csv, episodes.csv and evaluations.csv in the run's folder."""
+    """Write metrics.csv, episodes.csv and evaluations.csv in the run directory."""
 
     def __init__(
         self,
@@ -173,14 +175,14 @@ class CsvFiles(Tracker):
             file.close()
 
 
-# What TensorBoard shows last (it sorts panels by name): how far and how fast, not how well.
+# Shown last in TensorBoard, which sorts panels by name: progress and speed, not scores.
 BOOKKEEPING = {
     "agent_steps", "updates", "seconds", "games", "frames_per_second", "length_frames", *(f"time_{s}" for s in STAGES),
 }  # fmt: skip
 
 
 class TensorBoard(Tracker):
-    """Scalars against environment frames, and the config as text, in tensorboard/."""
+    """Write scalars against environment frames, and the config as text, to tensorboard/."""
 
     def __init__(self, folder: Path, frames: int = 0, config: str = "") -> None:
         from torch.utils.tensorboard.writer import SummaryWriter  # slow to load
@@ -212,11 +214,11 @@ class TensorBoard(Tracker):
 
 
 class Goals:
-    """Watches the mean return of consecutive training games, and tells when a goal is reached.
+    """Watch the mean return of consecutive training games and report when a goal is reached.
 
     Attributes:
-        recent: returns of the last games.
-        reached: notes of the goals that were told of.
+        recent: returns of the most recent games.
+        reached: notes of the goals already reported.
     """
 
     def __init__(self, goals: list[Goal]) -> None:
@@ -226,12 +228,12 @@ class Goals:
 
     @property
     def mean(self) -> float:
-        """Mean raw return of the last 100 games at most; nan before the first."""
+        """Mean raw return of up to the last 100 games; nan before the first."""
         last = list(self.recent)[-100:]
         return sum(last) / len(last) if last else math.nan
 
     def add(self, game: Game) -> list[tuple[Goal, float]]:
-        """The goals that this game completes, each with the mean that did it."""
+        """Add a finished game; return the goals that it reaches, each with the mean return."""
         self.recent.append(game.score)
         reached = []
         for goal in self._goals:
@@ -261,13 +263,15 @@ def make_trackers(
     console: Console,
     say: Callable[[str], None],
 ) -> list[Tracker]:
-    """All that a run asks for, from `agent_steps` on, `events` having been told; `say` prints a line for a person.
+    """Build the trackers that a run's config asks for, starting at `agent_steps`.
 
     Args:
-        confirmed: whether the best network was examined again at the end; see Evaluator.
+        events: number of rows that W&B already has.
+        confirmed: whether the best network was evaluated again at the end; see Evaluator.
+        say: prints a one-line message.
     """
     logger, skip = config.logger, config.env.frame_skip
-    chosen: list[Tracker] = [CsvFiles(folder, agent_steps, confirmed, say)]  # first: it sets aside what is damaged
+    chosen: list[Tracker] = [CsvFiles(folder, agent_steps, confirmed, say)]  # first: it sets damaged files aside
     past = curves.evaluations(curves.read(folder / "evaluations.csv"))
     best = max((point.mean for point in past if point.frames <= agent_steps * skip), default=None)
     if logger.tensorboard:

@@ -1,6 +1,6 @@
-"""The W&B client: its settings and login, which it finds by its own rules, and its process in the background.
+"""The W&B client: its settings, its login and its background process.
 
-It reads the environment, its settings files and .netrc; nothing of that is read here.
+The client itself reads the environment, its settings files and .netrc; this module reads none of them.
 """
 
 import contextlib
@@ -19,10 +19,10 @@ import psutil
 from atari_dqn.config.schema import Logger
 from atari_dqn.utils.text import one_line
 
-TIMEOUT_SECONDS = 30.0  # for the server to answer at the start, and to take what is left at the end
-LOGIN_SECONDS = 10.0  # for reading the client's files: a home folder may hang
-MODES = {"offline": "offline", "dryrun": "offline", "disabled": "off"}  # of the client; all others are online
-# What the client's settings are called that a run's config has, too.
+TIMEOUT_SECONDS = 30.0  # for the server to respond at the start, and to accept the rest at the end
+LOGIN_SECONDS = 10.0  # for reading the client's files: a network home directory may hang
+MODES = {"offline": "offline", "dryrun": "offline", "disabled": "off"}  # the client's modes; all others are online
+# Logger settings, and the client's names for them.
 NAMES = {
     "project": "project", "entity": "entity", "name": "run_name", "group": "run_group", "tags": "run_tags",
     "notes": "run_notes",
@@ -30,7 +30,7 @@ NAMES = {
 
 
 class Warnings:
-    """Where the client's messages go: to nobody, but its warnings are kept."""
+    """A sink for the client's messages that keeps its warnings."""
 
     def __init__(self) -> None:
         self.heard: list[str] = []
@@ -43,21 +43,21 @@ class Warnings:
     error = warning
 
     def of_upload(self) -> str:
-        """What kept a part from being uploaded, in a sentence; empty for nothing."""
-        found = next((text for text in self.heard if "wandb sync" in text), "")  # the remedy that it names
+        """Why part of the data was not uploaded, in one sentence; empty if all was."""
+        found = next((text for text in self.heard if "wandb sync" in text), "")  # the remedy that the client names
         return re.sub(r"^wandb: \w+ ", "", one_line(found)).partition(". ")[0] if found else ""
 
 
 def load() -> Any:
-    """The client's module."""
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # else a broken server holds up telemetry, and with it us
+    """Import the client."""
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # a broken server would block its telemetry, and us
     import wandb  # slow to load
 
     return wandb
 
 
 def client_settings(warnings: Warnings | None = None) -> Any:
-    """The client's own settings, from its files and the environment. It is quiet unless these say otherwise."""
+    """The client's own settings, from its files and the environment; silent unless these say otherwise."""
     wandb = load()
     from wandb.sdk.wandb_setup import singleton  # wandb.setup() would start a process
 
@@ -70,12 +70,12 @@ def client_settings(warnings: Warnings | None = None) -> Any:
 
 
 def wandb_login() -> bool:
-    """Whether the client has a login for its server, by its own rules. Costs no network.
+    """Whether the client has a login for its server, by its own rules. Uses no network.
 
-    Raises what the client raises, and TimeoutError where its files cannot be read in time.
+    Raises what the client raises, and TimeoutError if its files cannot be read in time.
     """
     settings, answer = client_settings(), Future[bool]()
-    silent, settings.silent = settings.silent, True  # else it asks the server for a name to show
+    silent, settings.silent = settings.silent, True  # otherwise it asks the server for a user name to show
 
     def ask() -> None:
         try:
@@ -93,34 +93,36 @@ def wandb_login() -> bool:
 
 
 def standing() -> str:
-    """What becomes of a run here, in a sentence."""
+    """How runs on this machine are logged, in one sentence."""
     wandb = load()
-    stop(kill=False)  # settings are read anew
+    stop(kill=False)  # so that settings are read again
     settings, mode = client_settings(), wandb_mode("online")
     if mode != "online":
-        where = "runs are recorded offline" if mode == "offline" else "runs do not use it"
-        return f"{wandb.__version__}, {settings.mode}: {where} (`wandb online`, or WANDB_MODE=online, changes that)"
+        where = "runs are recorded offline" if mode == "offline" else "runs are not logged"
+        return f"{wandb.__version__}, {settings.mode}: {where} (enable with `wandb online` or WANDB_MODE=online)"
     try:
         found = wandb_login()
     except TimeoutError as error:
         return f"{wandb.__version__}: {error}, so runs are recorded offline"
     if not found:
-        return f"{wandb.__version__}, no login: runs are recorded offline (`wandb login` changes that)"
-    return f"{wandb.__version__}, logged in: runs are sent to {settings.base_url} (WANDB=offline or off changes that)"
+        return f"{wandb.__version__}, not logged in: runs are recorded offline (log in with `wandb login`)"
+    return (
+        f"{wandb.__version__}, logged in: runs are uploaded to {settings.base_url} (unless WANDB=offline or WANDB=off)"
+    )
 
 
 def wandb_mode(asked: str) -> str:
-    """online, offline or off; the client's own mode counts where nothing else was asked."""
+    """Resolve to online, offline or off; the client's own mode applies unless another was requested."""
     return MODES.get(client_settings().mode, "online") if asked == "online" else asked
 
 
 def service_processes() -> list[psutil.Process]:
-    """The client's processes in the background."""
+    """The client's background processes."""
     return [child for child in psutil.Process().children() if child.name().startswith("wandb-core")]
 
 
 def end_service() -> None:
-    """Have all fail at once that waits for the client."""
+    """Kill the client's service, so that all pending calls fail at once."""
     killed = service_processes()
     for process in killed:
         with contextlib.suppress(psutil.Error):
@@ -129,11 +131,11 @@ def end_service() -> None:
 
 
 class Client:
-    """The client, set up for a run.
+    """The client, configured for a run.
 
     Attributes:
-        known_id: of the run when it is resumed, else empty.
-        warnings: what the client warned of.
+        known_id: the run's W&B id if it is resumed, else empty.
+        warnings: the client's warnings.
     """
 
     def __init__(self, logger: Logger, folder: Path) -> None:
@@ -142,7 +144,7 @@ class Client:
         self._new_id = secrets.token_hex(4)
 
     def settings(self, mode: str) -> Any:
-        """Its settings: what the run's config says, then the user's own, then our defaults."""
+        """The client's settings: the run's config takes precedence over the user's own, these over our defaults."""
         settings, logger = client_settings(self.warnings), self._logger
         default = {
             "project": "atari_dqn",
@@ -153,26 +155,26 @@ class Client:
             "console": "off",
             "init_timeout": TIMEOUT_SECONDS,
             "finish_timeout": TIMEOUT_SECONDS,
-            "x_transaction_log_flush_interval": 1.0,  # seconds of rows that a kill may cost; 15 is its own
+            "x_transaction_log_flush_interval": 1.0,  # seconds of rows that a kill may lose; its default is 15
         }
         values = {key: value for key, value in default.items() if key not in settings.model_fields_set}
         values |= {name: getattr(logger, key) for key, name in NAMES.items() if getattr(logger, key) is not None}
         if self.known_id:
             values |= {"run_id": self.known_id, "resume": "allow"}
         for key in ("init_timeout", "finish_timeout"):
-            if logger.timeout_seconds is not None or getattr(settings, key) <= 0:  # 0 would wait for ever
+            if logger.timeout_seconds is not None or getattr(settings, key) <= 0:  # 0 would wait forever
                 values[key] = logger.timeout_seconds or TIMEOUT_SECONDS
         for key, value in values.items():
             if hasattr(settings, key):
                 setattr(settings, key, value)
         settings.finish_timeout_raises = True
-        settings.reinit = "create_new"  # no `wandb.run`, which a service that was killed would leave behind
+        settings.reinit = "create_new"  # no global `wandb.run`, which a killed service would leave behind
         if mode == "offline" or not settings._shared:
             settings.mode = mode
         return settings
 
     def start(self, mode: str, config: dict[str, Any]) -> Any:
-        """A new run of the client's. Where that fails, its process and what it began to write are gone."""
+        """Start a W&B run. On failure, remove its process and its half-written directory."""
         settings = self.settings(mode)
         folder, runs = Path(settings.wandb_dir), f"*run-*-{settings.run_id}"
         before = set(folder.glob(runs))
@@ -186,15 +188,15 @@ class Client:
 
 
 def stop(kill: bool = True) -> None:
-    """End the client's process; without `kill`, once it has done what it has to."""
+    """End the client's process; without `kill`, after it has finished its work."""
     if kill:
         end_service()
-    with contextlib.suppress(Exception, SystemExit):  # what it says of a process that was killed
+    with contextlib.suppress(Exception, SystemExit):  # raised if the process was killed
         load().teardown()
 
 
 def _read_id(path: Path) -> str:
-    """The run's id of before; empty where there is none, or no id in the file."""
+    """The id of the run being resumed; empty if there is none or it is not valid."""
     if path.is_symlink() or not path.is_file():
         return ""
     with open(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""Weights & Biases: the same rows as in the CSV files, films, a summary, the networks. Its failures stop nothing."""
+"""Log to Weights & Biases: the rows of the CSV files, videos, a summary, the networks. Failures never stop a run."""
 
 import os
 import re
@@ -17,9 +17,9 @@ from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.files import replacing
 from atari_dqn.utils.text import one_line
 
-# What would be a panel of its own for each kind of row, and is one of `train`'s, or no number worth drawing.
+# Columns left out of evaluation and episode panels: they already have a `train` panel or are not worth plotting.
 BESIDE = ("frames", "agent_steps", "updates", "seconds", "env", "episodes", "best", "network", "protocol")
-LAST = "last.pt"  # what of latest.pt is uploaded, in the client's folder meanwhile
+LAST = "last.pt"  # the uploaded part of latest.pt, kept in the client's folder until then
 PLAYABLE = (
     "config", "actions", "frame_shape", "frame_dtype", "agent_steps", "updates", "seconds", "online",
 )  # fmt: skip
@@ -28,16 +28,16 @@ PLAYABLE = (
 def build(
     logger: Logger, folder: Path, config: Row, step: int, final: Row, say: Callable[[str], None]
 ) -> Tracker | None:
-    """W&B as the config and the client's own settings say; None where they say off, or it cannot be used.
+    """Build the W&B tracker from the config and the client's own settings; None if it is off or unusable.
 
     Args:
-        step: W&B's own count of rows. A resumed run writes those since its checkpoint again, with the same numbers.
-        final: of its summary, what was known before.
+        step: W&B's row counter. A resumed run rewrites the rows since its checkpoint, with the same numbers.
+        final: summary values known so far.
     """
     if logger.wandb == "off":
         return None
     try:
-        wandb_client.stop(kill=False)  # of a run before, in this process: settings are read anew
+        wandb_client.stop(kill=False)  # left by an earlier run in this process; settings are read again
         mode = wandb_client.wandb_mode(logger.wandb)
         if mode == "off":
             return None
@@ -46,7 +46,7 @@ def build(
         client = Client(logger, folder)
         settings = client.settings(mode)
     except Exception as error:
-        say(f"W&B cannot be used and is off for this run: {one_line(error)}")
+        say(f"W&B cannot be used and is disabled for this run: {one_line(error)}")
         return None
     seconds = settings.init_timeout + 2 * settings.finish_timeout + 10
     artifacts = folder / "checkpoints" if logger.artifacts else None
@@ -61,10 +61,10 @@ def build(
 
 def _has_login(say: Callable[[str], None]) -> bool:
     try:
-        found, why = wandb_client.wandb_login(), "no login on this machine (`wandb login` makes one)"
+        found, why = wandb_client.wandb_login(), "not logged in (run `wandb login`)"
     except TimeoutError as error:
         found, why = False, str(error)
-    except Exception as error:  # a key that cannot be one
+    except Exception as error:  # a malformed key
         found, why = False, f"the login is not valid ({one_line(error)})"
     if not found:
         say(f"W&B: {why}, so this run is recorded offline")
@@ -72,13 +72,13 @@ def _has_login(say: Callable[[str], None]) -> bool:
 
 
 class WandB(Tracker):
-    """The real Weights & Biases client. Metrics are drawn against environment frames; videos are its mp4 files.
+    """Log to Weights & Biases. Metrics are plotted against environment frames; videos are uploaded as mp4.
 
-    Where its server cannot be reached, or refuses, it records offline and says how to upload later.
+    If the server cannot be reached, or rejects the run, record offline and print how to upload later.
 
     Args:
-        step: W&B's own count of rows.
-        artifacts: the folder of checkpoints whose networks are uploaded at the end; None for none.
+        step: W&B's row counter.
+        artifacts: folder of the checkpoints whose networks are uploaded at the end; None to upload none.
     """
 
     def __init__(
@@ -137,14 +137,14 @@ class WandB(Tracker):
         self._numbers(group(row), row)
         if row["best"]:
             self._final |= {"best_return": row["mean"], "best_human_normalised": row["human_normalised"]}
-        if row["network"] == "best":  # once more, from fresh seeds
+        if row["network"] == "best":  # evaluated again with fresh seeds
             self._final["best_return_again"] = row["mean"]
 
     def video(self, path: Path, row: Row) -> None:
         self._log({"frames": row["frames"], "evaluation/video": self._wandb.Video(str(path), format="mp4")})
 
     def close(self) -> None:
-        """Upload what is left. Where the server does not take it, say so, and how to upload it later."""
+        """Upload what is left. If the server does not accept it, print how to upload it later."""
         folder, why = Path(self._run.dir).parent, ""
         try:
             self._run.summary.update({f"final/{key}": v for key, v in self._final.items() if v is not None})
@@ -153,21 +153,21 @@ class WandB(Tracker):
             self._run.finish()
             why = self._client.warnings.of_upload()
         except TimeoutError:
-            why = f"its server did not take it within {self._seconds:.0f} s"
+            why = f"the server did not accept it within {self._seconds:.0f} s"
         except Exception as error:
             why = one_line(repr(error))
         wandb_client.stop(kill=bool(why))
         if not why:
             (folder / LAST).unlink(missing_ok=True)
         if why and not self._offline:
-            self._say(f"W&B: not all was uploaded ({why}); it is stored: {_sync(folder)} uploads it")
+            self._say(f"W&B: not everything was uploaded ({why}); upload the rest with {_sync(folder)}")
         elif self._offline:
-            if len(list(folder.parent.glob(f"offline-run-*-{self._run.id}"))) > 1:  # one for each time it was resumed
+            if len(list(folder.parent.glob(f"offline-run-*-{self._run.id}"))) > 1:  # one per resume
                 folder = folder.parent / f"offline-run-*-{self._run.id}"
             self._say(f"W&B: recorded offline; upload with {_sync(folder)}")
 
     def _upload_networks(self, checkpoints: Path, folder: Path) -> None:
-        """Have the best and the last network of a finished run uploaded, as two versions of an artifact."""
+        """Upload the best and the last network of a finished run as two versions of an artifact."""
         failed: list[str] = []
 
         def upload() -> None:
@@ -178,7 +178,7 @@ class WandB(Tracker):
                     artifact.add_file(str(path), policy="immutable", skip_cache=True)
                     logged = self._run.log_artifact(artifact, aliases=[path.stem])
                     try:
-                        logged.wait(timeout=self._seconds)  # each is the "latest", so one after the other
+                        logged.wait(timeout=self._seconds)  # each becomes "latest", so upload them in order
                     except Exception as error:
                         failed.append(one_line(error))
             except Exception as error:
@@ -188,12 +188,12 @@ class WandB(Tracker):
         thread.start()
         thread.join(self._seconds)
         if failed or thread.is_alive():
-            why = failed[0] if failed else "no answer"
+            why = failed[0] if failed else "no response"
             self._say(f"W&B: the networks may not have been uploaded ({why}); they are in {checkpoints}")
 
 
 def _last(checkpoints_: Path, folder: Path) -> Path | None:
-    """latest.pt's network alone, in the client's folder; None where the run is not at its end."""
+    """Write latest.pt's network alone to the client's folder; None if the run is not finished."""
     try:
         content = checkpoints.Checkpoint(checkpoints_ / "latest.pt").content
     except UserError:
@@ -206,14 +206,14 @@ def _last(checkpoints_: Path, folder: Path) -> Path | None:
 
 
 def _refusal(error: BaseException) -> str:
-    """What the client's failure to start means."""
+    """Explain why the client failed to start."""
     text = one_line(error)
     if re.search(r"\b40[13]\b|permission|API key|authenticat", text, re.IGNORECASE):
-        return f"the server refuses the login or the project ({text}); `wandb login --relogin` makes a new one"
+        return f"the server rejected the login or the project ({text}); log in again with `wandb login --relogin`"
     return f"cannot reach the server ({text})"
 
 
 def _sync(folder: Path) -> str:
-    """The command that uploads what is in a folder of the client's."""
+    """The command that uploads one of the client's folders."""
     parent, name = shlex.quote(os.path.relpath(folder.parent)), folder.name
     return f"`wandb sync {parent}/{name}`"

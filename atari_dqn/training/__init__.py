@@ -1,1 +1,1 @@
-"""A run: the loop with all that hangs off it, from a config to its end, and its resumption."""
+"""A training run, from its config to its end: starting, running, evaluating, saving, resuming."""

@@ -1,4 +1,4 @@
-"""How large a run's replay memory will be, where it will be, and whether the machine has got it."""
+"""Choose the size and device of a run's replay memory, and check that it fits."""
 
 from collections.abc import Callable
 
@@ -21,16 +21,16 @@ def replay_room(
     say: Callable[[str], None],
     beside: int = 0,
 ) -> tuple[int, torch.device]:
-    """Rows of a run's replay, and their device.
+    """Number of rows of a run's replay, and their device.
 
-    Says what they take; raises UserError where the machine has not got it.
+    Reports the memory that they need. Raises UserError if the machine does not have it.
 
     Args:
-        device: the run's.
-        beside: bytes that the run takes there for all else; see footprint.py.
+        device: the run's device.
+        beside: bytes that the rest of the run needs on it; see footprint.py.
     """
-    # A run shorter than its capacity never fills more than its length, and the first states' row; and what its
-    # checkpoint holds, where it has been made shorter.
+    # A run shorter than its capacity fills no more rows than its length, plus the first states; but a shortened run
+    # must still hold what its checkpoint contains.
     needed = config.total_steps // config.num_envs + config.env.frame_stack + 2
     if resumed and resumed.files.segments:
         needed = max(needed, resumed.files.segments[-1].last - resumed.files.segments[0].first)
@@ -44,14 +44,14 @@ def replay_room(
     needed, available = steps * step_bytes + beside, machine.available_memory(device)
     if place.type == device.type and needed > available:
         raise UserError(
-            f"a replay of {steps:,} agent steps and {memory_size(beside)} for networks and minibatches are "
+            f"a replay of {steps:,} agent steps, plus {memory_size(beside)} for networks and minibatches, needs "
             f"{memory_size(needed)}, but {memory_size(available)} is available on {device}; lower "
             f"replay.capacity or update.batch_size"
         )
     say(told)
     if config.total_steps <= config.replay.warmup_steps:
         say(
-            f"note: nothing will be learnt, for total_steps={config.total_steps} ends before "
+            f"note: nothing will be learned, because total_steps={config.total_steps} ends before "
             f"replay.warmup_steps={config.replay.warmup_steps}"
         )
     return rows, place
@@ -72,7 +72,7 @@ def replay_device(wanted: str, needed: int, device: torch.device) -> torch.devic
 
     Args:
         wanted: auto, cpu or cuda.
-        device: the run's.
+        device: the run's device.
     Raises UserError where the run's device is not the one wanted.
     """
     host = torch.device("cpu")

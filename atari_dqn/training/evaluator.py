@@ -1,4 +1,4 @@
-"""Evaluation while training: whole games on emulators of their own, the best network, a film."""
+"""Evaluation during training: full games on separate emulators, the best network, videos."""
 
 import functools
 import math
@@ -24,13 +24,13 @@ from atari_dqn.viewing import video
 
 
 class Evaluator:
-    """Evaluates the online network every `evaluation.every_steps`, and at the run's end the best one once more.
+    """Evaluates the online network every `evaluation.every_steps`, and the best network again at the end of the run.
 
     Attributes:
         evaluated_steps: agent steps at the last evaluation.
         best_score: the best mean return so far.
-        confirmed: whether the best network was evaluated again, at the end.
-        last: the last evaluation's numbers, if this process has made it.
+        confirmed: whether the best network was evaluated again at the end.
+        last: the last evaluation's row, if it was made by this process.
     """
 
     def __init__(
@@ -43,16 +43,16 @@ class Evaluator:
     ) -> None:
         """
         Args:
-            tell: hears at each step of an evaluation how many of its games are over.
+            tell: called at each step of an evaluation with its title, finished games and total games.
         """
         self._config, self._learnt, self._stop, self._tell = config, actions, stop, tell
         self._env = environment(config.env, config.protocol, None)
-        self._actions = actions  # of the games that are played, which may be more
+        self._actions = actions  # the evaluation games' actions, possibly a superset
         if config.env.kind == "atari":
             self._actions = atari_actions(self._env.game, self._env.full_action_space)
         self._player = Player(online, actions, self._actions)
         self._films = config.evaluation.video_seconds > 0
-        self._filmed = self._film_seconds = 0.0  # when the last film ended, and what it took
+        self._filmed = self._film_seconds = 0.0  # when the last video was finished, and how long it took
         self.evaluated_steps = 0
         self.best_score: float | None = None
         self.confirmed = False
@@ -73,7 +73,7 @@ class Evaluator:
         self.best_score = None if state["best_score"] is None else float(state["best_score"])
 
     def is_due(self, agent_steps: int) -> bool:
-        """Also where an evaluation was interrupted by a request to stop."""
+        """Whether an evaluation is due, including one that a request to stop interrupted."""
         return due(self._config.evaluation.every_steps, self.evaluated_steps, agent_steps) > 0
 
     def _seed(self, agent_steps: int, stream: str = "evaluation") -> int:
@@ -81,7 +81,7 @@ class Evaluator:
 
     @functools.cached_property
     def _held_out(self) -> Tensor | None:
-        """States of random play, from the run's seed alone: the same whenever the run is resumed."""
+        """States of random play. They depend only on the run's seed, so a resumed run has the same."""
         states, seed = self._config.evaluation.held_out_states, self._seed(0, "held-out states")
         if not states:
             return None
@@ -89,14 +89,14 @@ class Evaluator:
 
     @functools.cached_property
     def _games(self) -> Games:
-        """The same for all evaluations."""
+        """The emulators, shared by all evaluations."""
         asked = self._config.evaluation
         return Games(self._env, min(asked.num_envs, asked.episodes), self._player.device)
 
     def _play(self, player: Player, seed: int) -> list[Game]:
         epsilon, episodes = self._config.protocol.epsilon, self._config.evaluation.episodes
         what = "evaluation" if player is self._player else "evaluation of the best network"
-        self._tell(what, 0, episodes)  # before the games are made, which takes a while
+        self._tell(what, 0, episodes)  # before the games are created, which takes a while
 
         def tell(played: list[Game]) -> None:
             self._tell(what, len(played), episodes)
@@ -104,7 +104,7 @@ class Evaluator:
         return rollout.play(player, self._games, epsilon, episodes, seed, tell, self._stop)
 
     def close(self) -> None:
-        """End the games that evaluations play."""
+        """Close the evaluation games."""
         if "_games" in vars(self):
             self._games.close()
 
@@ -117,12 +117,12 @@ class Evaluator:
         } | evaluate.summary(self._env.game, played)
 
     def evaluate(self, agent_steps: int, episodes: Path) -> dict[str, Any] | None:
-        """Score the online network by the protocol; a row for evaluations.csv.
+        """Evaluate the online network under the protocol; returns a row for evaluations.csv.
 
-        None where the run was asked to stop meanwhile, or no training game has ended that could be counted.
+        None if the run was asked to stop meanwhile, or the protocol scores training games and none has finished.
 
         Args:
-            episodes: the run's episodes.csv, for protocols that score its training games.
+            episodes: the run's episodes.csv, for protocols that score training games.
         """
         protocol = self._config.protocol
         if protocol.source == "training":
@@ -130,7 +130,7 @@ class Evaluator:
             played = counted(rows, self._config.env)
         else:
             played = self._play(self._player, self._seed(agent_steps))
-            if self._stop():  # a part of the games would favour short ones
+            if self._stop():  # an incomplete set would favor short games
                 return None
         self.evaluated_steps = agent_steps
         if not played:
@@ -145,9 +145,9 @@ class Evaluator:
         return self.last
 
     def confirm(self, best: QNetwork, agent_steps: int) -> dict[str, Any] | None:
-        """Score the best network again in games from fresh seeds: the largest of many scores is too large.
+        """Evaluate the best network again with fresh seeds: the maximum of many scores is biased upward.
 
-        None where the run was asked to stop meanwhile, or the protocol scores training games, which are over.
+        None if the run was asked to stop meanwhile, or if the protocol scores training games, which are over.
         """
         if self._config.protocol.source == "training":
             return None
@@ -155,10 +155,10 @@ class Evaluator:
         return None if self._stop() else self._row(played, "best", False, math.nan)
 
     def film(self, agent_steps: int, path: Path, last: bool, say: Callable[[str], None]) -> bool:
-        """A film of one more game, if films are wanted; whether there is one now.
+        """Film one more game, if videos are enabled; returns whether a video was written.
 
-        A fast GPU comes to the next evaluation before a film is done. So one is left out where it would take more than
-        its share of the time since the one before; the last evaluation is always filmed.
+        On a fast GPU, filming could take longer than training between evaluations. A video is skipped if it would
+        exceed evaluation.video_share of the time since the last one; the last evaluation is always filmed.
         """
         began = time.perf_counter()
         share = self._config.evaluation.video_share * (began - self._filmed)
@@ -167,9 +167,9 @@ class Evaluator:
         seconds, epsilon = self._config.evaluation.video_seconds, self._config.protocol.epsilon
         try:
             video.film(self._player, self._env, epsilon, self._seed(agent_steps), path, seconds, stop=self._stop)
-        except Exception as error:  # a film is not worth a run
+        except Exception as error:  # a video must not stop a run
             self._films = False
-            say(f"no videos for the rest of this run; training goes on ({str(error) or repr(error):.200})")
+            say(f"no videos for the rest of this run; training continues ({str(error) or repr(error):.200})")
             return False
         self._filmed = time.perf_counter()
         self._film_seconds = self._filmed - began

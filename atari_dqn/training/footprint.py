@@ -1,4 +1,4 @@
-"""The memory that a run takes beside its replay: networks, minibatches, states. Estimated before any of it is taken."""
+"""Estimate the memory that a run needs besides its replay (networks, minibatches, states) before allocating it."""
 
 import math
 from typing import Any
@@ -14,12 +14,12 @@ from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.text import memory_size
 
 FLOAT = 4  # bytes
-COPIES = 6  # of the weights: online, target, new and last gradients, two moments of the optimizer
-DRAW = 200  # bytes that finding a transition takes
+COPIES = 6  # of the weights: online, target, new and last gradients, two optimizer moments
+DRAW = 200  # bytes to sample a transition
 
 
 def _measured(network: networks.QNetwork, states: Tensor) -> int:
-    """Numbers that a forward pass computes for each state."""
+    """Numbers that a forward pass computes per state."""
     counted = 0
 
     def count(module: nn.Module, inputs: Any, output: Tensor) -> None:
@@ -34,25 +34,25 @@ def _measured(network: networks.QNetwork, states: Tensor) -> int:
 
 
 def parts(config: TrainConfig, envs: Emulators) -> dict[str, int]:
-    """Bytes by the settings that they come from; nothing is allocated.
+    """Bytes by the settings that cause them; nothing is allocated.
 
-    Raises UserError where the network cannot see the environment's frames.
+    Raises UserError if the network cannot process the environment's frames.
     """
     stack, head, frame = config.env.frame_stack, config.head, math.prod(envs.frame_shape)
-    with torch.device("meta"):  # shapes without numbers
+    with torch.device("meta"):  # shapes only, no memory
         network = networks.make_network(
             config.network, envs.frame_shape, stack, len(envs.actions), config.head, config.agent
         )
         dtype = torch.uint8 if envs.frame_dtype.itemsize == 1 else torch.float32
         computed = _measured(network, torch.empty(1, stack, *envs.frame_shape, dtype=dtype))
-    if head.name == "iqn":  # seen for each quantile that an update draws, and no fewer than an action is chosen by
+    if head.name == "iqn":  # per quantile that an update samples, at least as many as for acting
         asked = max(head.samples, head.target_samples + head.policy_samples)
         computed = 3 * computed * -(-asked // head.policy_samples)
     pairs = {
         "scalar": 1, "c51": head.atoms**2, "qr": head.quantiles**2, "iqn": head.samples * head.target_samples,
     }[head.name]  # fmt: skip
     stored, seen = stack * frame * envs.frame_dtype.itemsize, FLOAT * (stack * frame + computed)
-    minibatches = -(-config.num_envs // config.update.period_steps)  # of one turn
+    minibatches = -(-config.num_envs // config.update.period_steps)  # per step of all games
     evaluated = min(config.evaluation.num_envs, config.evaluation.episodes)
     return {
         "the network (network, head, env.frame_stack)": COPIES * FLOAT * sum(p.numel() for p in network.parameters()),
@@ -65,14 +65,14 @@ def parts(config: TrainConfig, envs: Emulators) -> dict[str, int]:
 
 
 def check(config: TrainConfig, envs: Emulators, device: torch.device) -> int:
-    """The bytes that a run takes beside its replay. Raises UserError where `device` has not got them."""
+    """The bytes that a run needs besides its replay. Raises UserError if `device` does not have them."""
     found = parts(config, envs)
     needed, available = sum(found.values()), machine.available_memory(device)
     if needed > available:
         most = max(found, key=lambda part: found[part])
         raise UserError(
-            f"beside its replay this run needs {memory_size(needed)} of memory, but "
+            f"besides its replay, this run needs {memory_size(needed)} of memory, but "
             f"{memory_size(available)} is available on {device}; {memory_size(found[most])} is for "
-            f"{most}: make that smaller"
+            f"{most}: reduce that"
         )
     return needed

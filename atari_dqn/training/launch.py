@@ -1,4 +1,4 @@
-"""Starting a run, or going on with one: its folder, and the config that holds for it."""
+"""Start or resume a run: its directory and its config."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -21,9 +21,9 @@ from atari_dqn.utils.files import replacing
 from atari_dqn.utils.text import one_line
 
 _select = omegaconf.OmegaConf.select
-MOST_EVENTS, DEEPEST = 20_000, 20  # parts of a config.yaml, of which a run writes some 300, 4 deep
+MOST_EVENTS, DEEPEST = 20_000, 20  # limits for a config.yaml; a run writes about 300 nodes, 4 levels deep
 
-# What may be changed when a run goes on; anything else would make it another run and is taken from its config.yaml.
+# Settings that may be changed when resuming; all others define the run and are taken from its config.yaml.
 RESUMABLE = (
     "total_steps",
     "device",
@@ -35,21 +35,21 @@ RESUMABLE = (
     "logger.",
     "emulators.",
 )
-# What a stored run never chooses, for its files may be anybody's: where this machine connects to, and as whom. It is
-# what is typed, or the default. (run_dir and resume are never read from a stored run, nor is a sweep's address.)
+# Never taken from a stored run, whose files may come from anyone: where this machine connects to, and as whom. Only
+# the command line or the default counts. (run_dir, resume and a sweep's address are never read from a stored run.)
 NEVER_STORED = ("emulators.address", "logger.entity", "logger.host")
 
 
 def resumed_config(folder: Path, overrides: list[str], asked: TrainConfig) -> TrainConfig:
-    """The run's own config.yaml with what was typed on top. Raises UserError where that would make it another run.
+    """The run's config.yaml with the typed overrides. Raises UserError if these would make it a different run.
 
     Args:
-        asked: what `overrides` would make of a fresh run.
+        asked: the config that `overrides` would give a new run.
     """
     typed, written = omegaconf.OmegaConf.structured(asked), _written(folder)
     saved = _whole(folder, written)
 
-    def differs(key: str) -> bool:  # in what was written then: an older program knew fewer settings
+    def differs(key: str) -> bool:  # compares only settings in the file: older versions had fewer
         node = _select(written, key)
         if key.endswith(".arguments"):
             return bool(_select(saved, key) != _select(typed, key))
@@ -62,16 +62,16 @@ def resumed_config(folder: Path, overrides: list[str], asked: TrainConfig) -> Tr
             key = override.key_or_group
             if key in ("resume", "run_dir") or override.is_sweep_override():
                 continue
-            if key == "emulators":  # a group, whose value is a name
+            if key == "emulators":  # a config group
                 omegaconf.OmegaConf.update(saved, key, typed.emulators)
             elif key.startswith(RESUMABLE):
                 omegaconf.OmegaConf.update(saved, key, override.value())
-            elif key == "env":  # a group, of whose defaults a run may have changed any
+            elif key == "env":  # a config group; the run may differ from its defaults
                 if differs("env.kind") or (override.value() == "cartpole" and differs("env.game")):
                     raise UserError(f"{folder} is a run of {saved.env.game}; leave out env={override.value()}")
             elif key not in ("logger", "hydra", "preset") and differs(key):
                 allowed = ", ".join(f"{name}*" if name.endswith(".") else name for name in RESUMABLE)
-                raise UserError(f"{key} cannot be changed when a run goes on; only {allowed} can")
+                raise UserError(f"{key} cannot be changed when resuming; only {allowed} can")
     for key in NEVER_STORED:
         if _select(saved, key) is not None:
             omegaconf.OmegaConf.update(saved, key, _select(typed, key))
@@ -89,7 +89,7 @@ def _readable(folder: Path | str) -> Iterator[None]:
 
 
 def forgotten(folder: Path, config: TrainConfig) -> list[str]:
-    """Settings of a stored run that were not taken over into `config`; see NEVER_STORED."""
+    """Settings of a stored run that `config` does not use; see NEVER_STORED."""
     written, taken = _written(folder), omegaconf.OmegaConf.structured(config)
     there = {key: _select(written, key) for key in NEVER_STORED}
     return [
@@ -98,12 +98,12 @@ def forgotten(folder: Path, config: TrainConfig) -> list[str]:
 
 
 def saved_config(folder: Path) -> TrainConfig:
-    """A run's own config.yaml. Raises UserError where it cannot be read."""
+    """Read a run's config.yaml. Raises UserError if it cannot be read."""
     return _checked(folder, _whole(folder, _written(folder)))
 
 
 def parsed_config(folder: Path | str, text: str) -> TrainConfig:
-    """The same from the text of it, where it is not on this machine."""
+    """Parse the text of a config.yaml, for runs in a remote store. Raises UserError."""
     return _checked(folder, _whole(folder, _parsed(folder, text)))
 
 
@@ -119,7 +119,7 @@ def _parsed(folder: Path | str, text: str) -> omegaconf.DictConfig:
 
 
 def _whole(folder: Path | str, written: omegaconf.DictConfig) -> omegaconf.DictConfig:
-    """What was written, and the defaults of settings that are newer."""
+    """The written config, with defaults for newer settings."""
     with _readable(folder):
         whole: omegaconf.DictConfig = completed(plain(written))
         return whole
@@ -131,18 +131,18 @@ def _checked(folder: Path | str, saved: omegaconf.DictConfig) -> TrainConfig:
 
 
 def _without_aliases(text: str) -> str:
-    """`text`, unless it is YAML whose parts stand for each other, of which a few bytes can make gigabytes, or whose
-    parts lie in each other by the thousand, which takes minutes to read."""
+    """Return `text` unless its YAML has aliases, by which a few bytes expand to gigabytes, or thousands of nested
+    nodes, which take minutes to parse. Raises ValueError."""
     depth = 0
     for count, event in enumerate(yaml.parse(text)):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if count > MOST_EVENTS or depth > DEEPEST or isinstance(event, yaml.AliasEvent):
-            raise ValueError("it is too large, or has YAML's aliases in it")
+            raise ValueError("it is too large, or contains YAML aliases")
     return text
 
 
 def changes(one: TrainConfig, other: TrainConfig) -> list[str]:
-    """The settings in which two configs of one run differ and must not."""
+    """Settings that differ between two configs of one run and must not."""
     here, there = (omegaconf.OmegaConf.structured(config) for config in (one, other))
     keys = known_keys("train")[0]
     groups = {key.rpartition(".")[0] for key in keys}
@@ -153,12 +153,12 @@ def changes(one: TrainConfig, other: TrainConfig) -> list[str]:
 def train(
     config: TrainConfig, overrides: list[str], console: Console | None = None, watchers: Sequence[Tracker] = ()
 ) -> Run | None:
-    """Start a run, or go on with one; None where it was finished.
+    """Start or resume a run; returns None if it is already finished.
 
     Args:
-        overrides: the words that were typed.
-        console: where the run speaks; None for the terminal.
-        watchers: trackers besides its own.
+        overrides: the typed settings.
+        console: for the run's output; None for the terminal.
+        watchers: additional trackers.
     """
     console = console or Console()
     folders.of_job(config)
@@ -166,7 +166,7 @@ def train(
     if folder:
         return resume(folder, config, overrides, console, watchers)
     config.resume = None
-    if not is_multirun():  # whose words are for all its runs
+    if not is_multirun():  # whose settings are for all of its runs
         unread.refuse(config, overrides)
     departures = presets.departures(config)
     run = prepare(config, console)
@@ -180,10 +180,10 @@ def train(
 def resume(
     folder: Path, asked: TrainConfig, overrides: list[str], console: Console, watchers: Sequence[Tracker] = ()
 ) -> Run | None:
-    """Go on with the run in `folder` where its newest checkpoint left it, or from its start where there is none yet.
+    """Resume the run in `folder` from its newest checkpoint, or from the start if there is none yet.
 
     Args:
-        asked: what `overrides` would make of a fresh run.
+        asked: the config that `overrides` would give a new run.
     """
     folders.refuse_links(folder)
     config = resumed_config(folder, overrides, asked)
@@ -196,34 +196,34 @@ def resume(
         if typed and now != then:
             raise UserError(f"{folder} is a run of {key}={then}, not {now}; choose another folder")
     for setting in forgotten(folder, config):
-        console.say(f"note: {setting} in config.yaml is not used; type it to use it")
-    devices.choose_device(config.device)  # before process.json tells of it
+        console.say(f"note: {setting} in config.yaml is ignored; to use it, type it on the command line")
+    devices.choose_device(config.device)  # before process.json is written
     with folders.held(folder) as process:
         resumed = checkpoints.newest(folder, console.say)
         if resumed:
             steps, content = resumed.checkpoint.agent_steps, resumed.checkpoint.content
             if changed := changes(config, resumed.checkpoint.config):
                 raise UserError(
-                    f"{folder}/config.yaml was changed since its checkpoint, in {', '.join(changed)}; "
-                    f"put it back, or start a new run"
+                    f"{folder}/config.yaml differs from its checkpoint in {', '.join(changed)}; "
+                    f"restore it, or start a new run"
                 )
             same_end = content["config"]["total_steps"] == config.total_steps
             if content.get("finished") and (same_end or steps >= config.total_steps):
-                console.say(f"{folder} is finished: {steps:,} agent steps; total_steps=... makes it longer")
+                console.say(f"{folder} is finished: {steps:,} agent steps; extend it with total_steps=...")
                 process.ended = "finished"
                 return None
         run = Run(config, folder, console, resumed)
-        with replacing(folder / "config.yaml", "w") as file:  # with what was changed, for the next time
+        with replacing(folder / "config.yaml", "w") as file:  # saves changed settings for the next resume
             file.write(to_yaml(config))
         presets.tell(config.preset, presets.departures(config), console)
-        console.say(f"going on in {folder} after {run.agent_steps:,} agent steps")
+        console.say(f"resuming {folder} after {run.agent_steps:,} agent steps")
         run.tell_outcome = process.end
         run.go(*watchers)
     return run
 
 
 def prepare(config: TrainConfig, console: Console) -> Run:
-    """A fresh run. Its folder is made only when all its parts could be."""
+    """Create a new run. Its directory is created last, when everything else succeeded."""
     run = Run(config, Path(), console)
     try:
         run.folder = folders.make(config)

@@ -1,4 +1,4 @@
-"""Where the time of a turn goes, measured on the real loop."""
+"""Profile the training loop: time per stage, and torch's slowest operators."""
 
 import shutil
 import tempfile
@@ -15,13 +15,14 @@ from atari_dqn.training.run import Run
 from atari_dqn.utils.console import Console
 from atari_dqn.utils.errors import RunFailed, UserError
 from atari_dqn.utils.stopwatch import Stopwatch
+from atari_dqn.utils.text import plural
 
-SETTLE_UPDATES = 50  # left out: the first ones are slower
+SETTLE_UPDATES = 50  # warm-up, not measured: the first updates are slower
 OPERATOR_TURNS = 10
 
 
 class Profiler(Tracker):
-    """Watches a run: the time of its stages, then, for the last turns, of torch's operators."""
+    """Measure the stages of a run, then torch's operators in its last steps."""
 
     def __init__(self, run: Run) -> None:
         self._run, self._turns_left = run, OPERATOR_TURNS
@@ -48,12 +49,12 @@ class Profiler(Tracker):
 
     @property
     def is_done(self) -> bool:
-        """Whether all was measured."""
+        """Whether everything was measured."""
         return not self._turns_left
 
 
 def profile(config: TrainConfig) -> None:
-    """Train for config.total_steps in a folder that is removed again, and print where the time went."""
+    """Train for config.total_steps in a temporary directory and print where the time went."""
     console = Console()
     if not console.is_terminal:
         console.width = 80
@@ -73,16 +74,19 @@ def profile(config: TrainConfig) -> None:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if run.outcome == "stopped" and not profiler.is_done:
-        raise RunFailed(f"interrupted after {run.agent_steps:,} agent steps, before all was measured; nothing is kept")
+        raise RunFailed(
+            f"interrupted after {run.agent_steps:,} agent steps, before the profile was complete; nothing was saved"
+        )
     if not profiler.turns or profiler.operators is None:
-        raise UserError(f"total_steps={config.total_steps} is too short to measure; give more")
+        raise UserError(f"total_steps={config.total_steps} is too short to profile; increase it")
     report(profiler, config, run, console)
 
 
 def report(profiler: Profiler, config: TrainConfig, run: Run, console: Console) -> None:
     turns, steps, total = profiler.turns, profiler.agent_steps, sum(profiler.seconds.values())
-    table = Table("stage", title=f"{config.env.game}, {config.num_envs} games, {run.device}, {turns} turns")
-    for heading in ("ms a turn", "µs an agent step", "share"):
+    title = f"{config.env.game}, {plural(config.num_envs, 'game')}, {run.device}, {plural(turns, 'vector step')}"
+    table = Table("stage", title=title)
+    for heading in ("ms/vector step", "µs/agent step", "share"):
         table.add_column(heading, justify="right")
     for stage in sorted(STAGES, key=lambda name: -profiler.seconds.get(name, 0.0)):
         seconds = profiler.seconds.get(stage, 0.0)
@@ -101,8 +105,8 @@ def report(profiler: Profiler, config: TrainConfig, run: Run, console: Console) 
         return event.self_device_time_total if on_gpu else event.self_cpu_time_total
 
     events = sorted(profiler.operators.key_averages(), key=own_time, reverse=True)
-    operators = Table("torch operator", title=f"the ten largest of {OPERATOR_TURNS} more turns")
-    for heading in ("ms a turn", "calls a turn"):
+    operators = Table("torch operator", title=f"the ten slowest operators, over {OPERATOR_TURNS} more vector steps")
+    for heading in ("ms/vector step", "calls/vector step"):
         operators.add_column(heading, justify="right")
     for event in events[:10]:
         operators.add_row(
@@ -110,6 +114,6 @@ def report(profiler: Profiler, config: TrainConfig, run: Run, console: Console) 
         )
     console.print(operators)
     console.say(
-        "emulators: the time that the loop waits for them; they run while it learns."
+        "emulators: time that the loop waits for them; they run while it learns."
         + (" With graphs, sampling counts as updating." if run.replay.frames.is_cuda and config.compute.graphs else "")
     )

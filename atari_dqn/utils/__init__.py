@@ -1,1 +1,1 @@
-"""What everything else leans on: errors, files, text on the terminal, random streams, the machine. Knows no DQN."""
+"""Utilities without any DQN in them: errors, files, terminal output, random streams, the machine."""

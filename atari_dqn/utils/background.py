@@ -1,4 +1,4 @@
-"""A thread that works while the loop goes on."""
+"""A background thread that runs jobs in order."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,9 +8,9 @@ P = ParamSpec("P")
 
 
 class Worker:
-    """Does one thing at a time, in the order given, on a thread of its own.
+    """Run jobs one at a time, in order, in a separate thread.
 
-    A failure is raised where the next thing is given, or waited for.
+    An exception is raised by the next call of `do` or `wait`.
     """
 
     def __init__(self, name: str) -> None:
@@ -18,16 +18,16 @@ class Worker:
         self._job: Future[None] | None = None
 
     def do(self, work: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Begin `work` once what was given before is done, which this waits for."""
+        """Wait for the previous job, then start `work`."""
         self.wait()
         self._job = self._pool.submit(work, *args, **kwargs)
 
     def wait(self) -> None:
-        """Until all is done."""
+        """Wait until the job is done."""
         job, self._job = self._job, None
         if job:
             job.result()
 
     def close(self) -> None:
-        """End the thread, once all is done. A failure that nobody waited for is not raised."""
+        """End the thread after its job is done. A pending exception is not raised."""
         self._pool.shutdown()

@@ -1,7 +1,7 @@
-"""The one way out for text: whatever a command shows goes through here, and failing to show it stops nothing.
+"""All terminal output goes through this module, and an output error never stops a command.
 
-A terminal may be closed, a pipe's reader gone, a disk full, an encoding without the letter; what is computed goes on.
-Text from files and names is shown with its control characters written out, so that it cannot drive the terminal.
+A terminal may be closed, a pipe broken, a disk full, a character not encodable; the computation continues. Control
+characters in text from files and names are escaped, so that they cannot control the terminal.
 """
 
 import codecs
@@ -22,19 +22,19 @@ from rich.text import Text
 from atari_dqn.utils import files
 from atari_dqn.utils.text import one_line
 
-LEAST, MOST = 20, 500  # columns that are drawn for, whatever a window or $COLUMNS says
-# Control characters but tab and newline, marks that turn the direction of text, line separators, lone surrogates.
+LEAST, MOST = 20, 500  # limits of the width in columns, whatever the window or $COLUMNS says
+# Control characters except tab and newline, bidirectional marks, line separators, lone surrogates.
 HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
-PLAIN = str.maketrans({"µ": "u", "×": "x", "–": "-", "—": "-", "…": "~"})  # as wide, where the encoding lacks them
+PLAIN = str.maketrans({"µ": "u", "×": "x", "–": "-", "—": "-", "…": "~"})  # same width, if the encoding lacks them
 
 
 def visible(text: str) -> str:
-    r"""`text` with what could drive a terminal written out: ESC as \x1b."""
+    r"""`text` with characters that could control a terminal escaped: ESC as \x1b."""
     return HIDDEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def _as_plain_text(error: UnicodeError) -> tuple[str, int]:
-    """What stands for letters that an encoding lacks."""
+    """Codec error handler: replace characters that an encoding lacks."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     missing = error.object[error.start : error.end].translate(PLAIN)
@@ -45,13 +45,13 @@ codecs.register_error("as_plain_text", _as_plain_text)
 
 
 class Stream(io.TextIOBase):
-    """A text stream whose writes never fail. What cannot be encoded is written as \\u...; what is lost is dropped.
+    """A text stream whose writes never fail. Unencodable characters are escaped as \\u...; failed writes are dropped.
 
     Args:
-        find: the stream that is meant, looked up at each write; None where it is closed.
+        find: returns the underlying stream, called at each write; None if that is closed.
 
     Attributes:
-        lost: the last failure, None where all was written.
+        lost: the last error; None if everything was written.
     """
 
     def __init__(self, find: Callable[[], TextIO | None]) -> None:
@@ -83,7 +83,7 @@ class Stream(io.TextIOBase):
             self._drop(stream, error)
 
     def _drop(self, stream: Any, error: Exception) -> None:
-        """Forget what is still in `stream`'s buffer: Python would try again at exit, and fail."""
+        """Discard `stream`'s buffer: Python would try to flush it at exit, and fail."""
         self.lost = error if isinstance(error, OSError) else OSError(str(error))
         with contextlib.suppress(OSError, ValueError):
             number = stream.fileno()
@@ -121,7 +121,7 @@ class Stream(io.TextIOBase):
 
 
 class Console(rich.console.Console):
-    """A console that cannot fail, knows a real terminal, and shows text as it is: no markup, no control characters.
+    """A console that cannot fail, detects real terminals and prints text literally: no markup, no control characters.
 
     Args:
         file: None for standard output.
@@ -137,7 +137,7 @@ class Console(rich.console.Console):
 
     @property
     def is_terminal(self) -> bool:
-        """Whether the cursor can be moved. FORCE_COLOR asks for colors, and makes no terminal of a file."""
+        """Whether the cursor can be moved. FORCE_COLOR enables colors but does not turn a file into a terminal."""
         if self._force_terminal is not None:
             return self._force_terminal
         return self._environ.get("TTY_COMPATIBLE") != "0" and not _is_dumb(self._environ) and self.file.isatty()
@@ -166,7 +166,7 @@ class Console(rich.console.Console):
         self.print(text, soft_wrap=True)
 
     def status(self, *what: Any, **how: Any) -> Any:
-        if not self.encoding.startswith("utf"):  # whose spinner is not of ASCII
+        if not self.encoding.startswith("utf"):  # the default spinner is not ASCII
             how.setdefault("spinner", "line")
         return super().status(*what, **how)
 
@@ -176,7 +176,7 @@ def _is_dumb(environment: Mapping[str, str]) -> bool:
 
 
 def _environment() -> dict[str, str]:
-    """The environment, without widths and heights that are no numbers or cannot be."""
+    """The environment without invalid COLUMNS and LINES."""
     found = dict(os.environ)
     for name in ("COLUMNS", "LINES"):
         if not re.fullmatch(r"0*[1-9]\d{0,5}", found.get(name, ""), re.ASCII):
@@ -185,17 +185,17 @@ def _environment() -> dict[str, str]:
 
 
 def say(text: str) -> None:
-    """A line on standard output."""
+    """Print a line on standard output."""
     _line(Stream(lambda: sys.stdout), visible(text))
 
 
 def complain(text: str) -> None:
-    """A line on standard error, and one line only."""
+    """Print exactly one line on standard error."""
     _line(Stream(lambda: sys.stderr), visible(f"atari_dqn: {text}").replace("\n", r"\n"))
 
 
 def show_traceback() -> None:
-    """The traceback of the exception that is being handled, on standard error."""
+    """Print the traceback of the current exception on standard error."""
     import traceback
 
     _line(Stream(lambda: sys.stderr), visible(traceback.format_exc().rstrip()))
@@ -208,7 +208,7 @@ def _line(stream: Stream, text: str) -> None:
 
 @contextlib.contextmanager
 def appended(path: Path) -> Iterator[TextIO]:
-    """A text file that lines are added to; where it cannot be opened or written, they are dropped."""
+    """Open a text file for appending; lines that cannot be written are dropped."""
     with contextlib.ExitStack() as stack:
         file: Any = None
         with contextlib.suppress(OSError):
@@ -220,9 +220,9 @@ def appended(path: Path) -> Iterator[TextIO]:
 
 @contextlib.contextmanager
 def guarded() -> Iterator[Stream]:
-    """Standard output and error that cannot fail, for whoever writes to them, other packages too; the first of them.
+    """Make standard output and error unable to fail, for other packages, too. Yields standard output.
 
-    Where they are closed, their numbers are taken: else the next file that is opened would get what C code prints.
+    Closed file descriptors 0 to 2 are opened on /dev/null: else the next opened file would receive C code's output.
     """
     for number in range(3):
         try:
@@ -241,6 +241,6 @@ def guarded() -> Iterator[Stream]:
 
 
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:
-    """A line instead of a traceback: it is another package's thread, such as TensorBoard's on a full disk."""
+    """Print one line instead of a traceback for another package's thread, such as TensorBoard's on a full disk."""
     text = one_line(str(failure.exc_value))
-    complain(f"in the background: {failure.exc_type.__name__}: {text}; the run goes on")
+    complain(f"in a background thread: {failure.exc_type.__name__}: {text}; the run continues")

@@ -1,20 +1,20 @@
-"""The two ways in which a command can end badly."""
+"""Errors of commands and runs, with their exit codes."""
 
 
 class UserError(Exception):
-    """Wrong input: one line that says what is wrong and what to do instead. Exit code 2."""
+    """Wrong input, with a one-line message that states the problem and the remedy. Exit code 2."""
 
 
 class RunFailed(Exception):
-    """A run that could not go on, in a sentence. Exit code 1."""
+    """A run that had to abort, with a one-sentence reason. Exit code 1."""
 
 
 class Stopped(KeyboardInterrupt):
-    """A person asked a run to stop: it is saved, and of several no other is begun."""
+    """The user asked a run to stop: it is saved, and the remaining runs of a multirun are not started."""
 
 
 class JobFailed(Exception):
-    """A run among several has failed, and has said why. Picklable: it may have been in another process.
+    """One of several runs failed, and has printed why. Picklable, because it may come from another process.
 
     Attributes:
         code: the exit code.
@@ -25,4 +25,4 @@ class JobFailed(Exception):
         self.code = code
 
 
-DIVERGED = "learning diverged; lower optimizer.learning_rate"  # the remedy that its messages end with
+DIVERGED = "learning diverged; lower optimizer.learning_rate"  # the end of its error messages

@@ -1,7 +1,7 @@
-"""Reading files that anybody may have made, and writing files that are whole or not there.
+"""Read untrusted files safely, and write files atomically.
 
-Whatever lies in a run's folder, or came with a downloaded checkpoint, is read by `opened`, `read` or `text`, and
-written by `replacing`: regular files only, never through a link, never waiting for a FIFO, never without a limit.
+Files in run directories and downloaded checkpoints are read with `opened`, `read` or `text` and written with
+`replacing`: regular files only, no links followed, no blocking on a FIFO, never without a size limit.
 """
 
 import contextlib
@@ -15,10 +15,10 @@ from typing import IO, Any, BinaryIO
 
 import psutil
 
-MOST_BYTES = 64_000_000  # of a file that is read whole
+MOST_BYTES = 64_000_000  # of a file that is read into memory
 SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 KINDS = {stat.S_IFLNK: "a link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
-RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # Windows' own names
+RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # reserved names on Windows
 
 
 def check_regular(path: Path, mode: int) -> None:
@@ -30,7 +30,7 @@ def check_regular(path: Path, mode: int) -> None:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """A regular file, to be read. Raises OSError for anything else."""
+    """Open a regular file for reading. Raises OSError for anything else."""
     check_regular(path, os.lstat(path).st_mode)
     with open(os.open(path, os.O_RDONLY | SAFELY), "rb") as file:
         check_regular(path, os.fstat(file.fileno()).st_mode)
@@ -38,7 +38,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def read(path: Path, most: int = MOST_BYTES) -> bytes:
-    """A regular file of at most `most` bytes. Raises OSError."""
+    """Read a regular file of at most `most` bytes. Raises OSError."""
     with opened(path) as file:
         length = os.fstat(file.fileno()).st_size
         if length > most:
@@ -47,15 +47,15 @@ def read(path: Path, most: int = MOST_BYTES) -> bytes:
 
 
 def text(path: Path, most: int = 1_000_000) -> str:
-    """The same as text; what is not UTF-8 becomes question marks."""
+    """Read a file as text; invalid UTF-8 is replaced."""
     return read(path, most).decode("utf-8-sig", "replace")
 
 
 @contextlib.contextmanager
 def replacing(path: Path, mode: str = "wb", **how: Any) -> Iterator[IO[Any]]:
-    """A file that takes the place of `path` when the block ends well, and leaves no trace where it does not.
+    """Yield a file that replaces `path` if the block succeeds and is removed if it raises.
 
-    It has a temporary name meanwhile, and is on the disk before it gets its own: a kill or a power cut leaves the
+    It has a temporary name and is synced to disk before the rename: after a kill or a power failure there is either the
     old file or the new one. Only a regular file is replaced. Text is UTF-8. Raises OSError.
     """
     if "b" not in mode:
@@ -70,7 +70,7 @@ def replacing(path: Path, mode: str = "wb", **how: Any) -> Iterator[IO[Any]]:
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a failed write does not know it
+        error.filename = error.filename or str(path)  # a failed write does not set it
         raise
     finally:
         if temporary.is_file():
@@ -78,20 +78,20 @@ def replacing(path: Path, mode: str = "wb", **how: Any) -> Iterator[IO[Any]]:
 
 
 def check_replaceable(path: Path) -> None:
-    """Raise OSError where there is something at `path` that is not a regular file."""
+    """Raise OSError if `path` exists and is not a regular file."""
     with contextlib.suppress(FileNotFoundError):
         check_regular(path, os.lstat(path).st_mode)
 
 
 def create(path: Path) -> int:
-    """A new empty file, open to be written, whatever had its name before. Raises OSError where a folder had it."""
+    """Create a new empty file and open it for writing; an old file is removed. Raises OSError for a directory."""
     path.unlink(missing_ok=True)
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | SAFELY, 0o666)
 
 
 @contextlib.contextmanager
 def appending(path: Path) -> Iterator[IO[str]]:
-    """A text file to add lines to, made where there is none. Raises OSError for what is no regular file."""
+    """Open a text file for appending, creating it if missing. Raises OSError if it is not a regular file."""
     check_replaceable(path)
     handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | SAFELY, 0o666)
     with open(handle, "a", newline="", encoding="utf-8") as file:
@@ -100,12 +100,12 @@ def appending(path: Path) -> Iterator[IO[str]]:
 
 
 def temporary_name(path: Path) -> Path:
-    """A hidden name beside `path`, of this process' own; see `sweep`. Its ending stays, for those who go by it."""
+    """A hidden name beside `path`, unique to this process; see `sweep`. The file extension is kept."""
     return path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
 
 
 def sync_folder(folder: Path) -> None:
-    """Have a folder's names on the disk, too."""
+    """Sync a directory's entries to disk."""
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -116,7 +116,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed writers left in `folder` and its own folders; those of living processes stay."""
+    """Remove temporary files of killed processes in `folder` and its subdirectories; running processes keep theirs."""
     for path in [*folder.glob(".*.tmp*"), *folder.glob("*/.*.tmp*")]:
         pid = path.name.rpartition(".tmp")[0].rpartition(".")[2]
         if path.is_file() and pid.isdecimal() and (int(pid) == os.getpid() or not psutil.pid_exists(int(pid))):
@@ -124,17 +124,17 @@ def sweep(folder: Path) -> None:
 
 
 def set_aside(path: Path) -> Path:
-    """Rename what cannot be read, to be looked at by a person; its new name, which nothing had before."""
+    """Rename a damaged file to an unused name, so that it can be inspected; returns the new name."""
     for i in range(1, 1000):
         aside = path.with_name(f"{path.name}.damaged{'' if i == 1 else f'-{i}'}")
         if not os.path.lexists(aside):
             os.rename(path, aside)
             return aside
-    raise OSError(errno.EEXIST, f"there are too many {path.name}.damaged", str(path))
+    raise OSError(errno.EEXIST, f"too many {path.name}.damaged files; remove them", str(path))
 
 
 def is_name(text: str) -> bool:
-    """Whether `text` can be a part of a file's name and can lead nowhere: no separators, not hidden, not long."""
+    """Whether `text` is safe as part of a file name: no separators, not hidden, not too long."""
     return (
         bool(re.fullmatch(r"\w[\w .+-]*", text))
         and len(text.encode("utf-8", "replace")) <= 100
@@ -144,7 +144,7 @@ def is_name(text: str) -> bool:
 
 
 def name(text: str) -> str:
-    """`text` as a part of a file's name; see `is_name`."""
+    """Convert `text` to a safe part of a file name; see `is_name`."""
     made = re.sub(r"[^\w.+-]+", "-", text.encode("utf-8", "replace").decode()).strip(".-")
     while len(made.encode()) > 100:
         made = made[:-1]

@@ -1,4 +1,4 @@
-"""A function recorded once and repeated without Python: as a CUDA graph on a GPU, as a list of operators on a CPU."""
+"""Record a function once and replay it without Python: as a CUDA graph on a GPU, as TorchScript on a CPU."""
 
 import functools
 import warnings
@@ -13,17 +13,17 @@ from atari_dqn.utils.text import one_line
 P = ParamSpec("P")
 R = TypeVar("R")
 
-EAGER_CALLS = 3  # as they stand, which lets torch's libraries settle
+EAGER_CALLS = 3  # warm-up calls before capture, for torch's libraries to initialize
 
 
 def graphed(function: Callable[P, R], device: torch.device, generators: Sequence[torch.Generator]) -> Callable[P, R]:
-    """`function` as a CUDA graph, one for each arguments that it is called with; on other devices `function`.
+    """Wrap `function` in CUDA graphs, one per distinct arguments; on other devices, return `function`.
 
-    A graph repeats the kernels of one call, with that call's Python numbers and on the same memory: what changes must
-    be in tensors, nothing may wait for the device, and a result is overwritten by the next call.
+    A graph replays the kernels of one call, with that call's Python numbers and memory: everything that changes must be
+    in tensors, nothing may wait for the device, and the next call overwrites the result.
 
     Args:
-        generators: those that the function draws from.
+        generators: random generators that the function uses.
     """
     if device.type != "cuda":
         return function
@@ -43,7 +43,7 @@ def graphed(function: Callable[P, R], device: torch.device, generators: Sequence
             graph = torch.cuda.CUDAGraph()
             for generator in generators:
                 graph.register_generator_state(generator)
-            # What other threads ask of the device meanwhile, such as a checkpoint's, is no part of it.
+            # thread_local: other threads, such as the checkpoint writer's, may use the device during capture.
             with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 result = function(*args, **kwargs)
             graphs[key] = graph, result
@@ -56,12 +56,12 @@ def graphed(function: Callable[P, R], device: torch.device, generators: Sequence
 
 @functools.cache
 def can_compile(device: torch.device) -> bool:
-    """Whether torch's compiler works on `device`: it needs Triton, which needs a C compiler and Python's headers."""
+    """Whether torch.compile works on `device`: it needs Triton, which needs a C compiler and Python's headers."""
     try:
         torch.compile(torch.neg, fullgraph=True)(torch.ones(8, device=device))
     except Exception as error:
         text = one_line(error)
-        warnings.warn(f"torch.compile does not work here, so updates are slower ({text})", stacklevel=2)
+        warnings.warn(f"torch.compile does not work on this machine, so updates are slower ({text})", stacklevel=2)
         return False
     return True
 
@@ -81,53 +81,53 @@ class PerShape:
 
 
 def compiled(function: Callable[..., Any], *examples: torch.Tensor) -> Callable[..., Any]:
-    """`function`'s operators, forwards and backwards, as a few kernels by torch's compiler.
+    """Compile `function`'s operators, forward and backward, to a few kernels with torch.compile.
 
-    Compiled as a whole, where nn.Module.compile would leave the loss, its gradient and the casts apart. Shapes are
-    those of `examples`; tensors from outside, like parameters, are used as they are then.
+    Everything is compiled together; nn.Module.compile would leave out the loss, its gradient and the casts. Shapes are
+    those of `examples`; captured tensors, such as parameters, are used by reference.
     """
     from torch.fx.experimental.proxy_tensor import make_fx  # slow to load, and only training needs it
 
     fast = torch.compile(make_fx(lambda *args: function(*args))(*examples), dynamic=False, fullgraph=True)
 
     def call(*args: torch.Tensor) -> Any:
-        with torch.no_grad():  # the gradients are operators now
+        with torch.no_grad():  # gradients are part of the traced operators
             return fast(*args)
 
     return call
 
 
 def scripted(function: Callable[..., Any], *examples: torch.Tensor) -> Callable[..., Any]:
-    """`function`'s operators, forwards and backwards, run by TorchScript without Python and autograd.
+    """Trace `function`'s operators, forward and backward, and run them in TorchScript without Python and autograd.
 
-    Its numbers and shapes are those of `examples`; tensors from outside, like parameters, are used as they are then.
-    Returns `function` itself where that cannot be; both compute the same.
+    Python numbers and shapes are those of `examples`; captured tensors, such as parameters, are used by reference.
+    Returns `function` itself if tracing fails; both compute the same.
     """
     from torch.fx.experimental.proxy_tensor import make_fx  # slow to load, and only training needs it
 
     try:
-        module = make_fx(lambda *args: function(*args))(*examples)  # not a method: it would count `self`
+        module = make_fx(lambda *args: function(*args))(*examples)  # not a method: make_fx would count `self`
         for node in module.graph.nodes:
-            if node.target is torch.ops.aten.detach.default:  # without autograd it does nothing
+            if node.target is torch.ops.aten.detach.default:  # a no-op without autograd
                 node.replace_all_uses_with(node.args[0])
             elif isinstance(node.target, torch._ops.OpOverload):
-                if node.kwargs.get("memory_format") == torch.contiguous_format:  # which TorchScript does not know
+                if node.kwargs.get("memory_format") == torch.contiguous_format:  # unknown to TorchScript
                     with module.graph.inserting_after(node):
                         ordered = module.graph.call_function(torch.ops.aten.contiguous, (node,))
                     node.replace_all_uses_with(ordered)
                     ordered.args = (node,)
-                node.target = node.target.overloadpacket  # TorchScript chooses the overload by itself
+                node.target = node.target.overloadpacket  # TorchScript chooses the overload
                 node.kwargs = {k: v for k, v in node.kwargs.items() if k not in ("pin_memory", "memory_format")}
         module.graph.eliminate_dead_code()
         module.recompile()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # TorchScript is frozen, and says so
+            warnings.simplefilter("ignore")  # TorchScript's deprecation warning
             script = torch.jit.script(module)
     except Exception:
         return function
 
     def call(*args: torch.Tensor) -> Any:
-        # Not optimised: after two calls it would round otherwise, and so would a resumed run's first two.
+        # Not optimized: from the third call on, rounding would change, so a resumed run would not be bit-identical.
         with torch.no_grad(), torch.jit.optimized_execution(False):
             return script(*args)
 

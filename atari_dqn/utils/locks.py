@@ -1,4 +1,4 @@
-"""One process at a time in a folder: by a lock of the system's, and by a note of who it is where there are no locks."""
+"""Lock a directory for one process: with a file lock, and with the process' identity where locks are unsupported."""
 
 import datetime
 import errno
@@ -17,18 +17,18 @@ try:
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
-TAKEN = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES)  # the last one is NFS's
-CLOCK_SECONDS = 2.0  # that two looks at a process' start may differ
+TAKEN = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES)  # EACCES on NFS
+CLOCK_SECONDS = 2.0  # tolerance when comparing a process' start times
 
 
 class Taken(Exception):
-    """Another process has the lock."""
+    """Another process holds the lock."""
 
 
 def take(path: Path, seconds: float) -> int | None:
-    """Lock a file, made where it is missing: a handle that keeps the lock until it is closed, however that happens.
+    """Lock a file, creating it if missing. Returns a file descriptor that holds the lock until it is closed.
 
-    None where the file system has no locks. Raises Taken after `seconds`, and OSError where the file cannot be made.
+    None if the file system does not support locks. Raises Taken after `seconds`, OSError if the file cannot be created.
     """
     until = time.monotonic() + seconds
     while True:
@@ -52,7 +52,7 @@ def take(path: Path, seconds: float) -> int | None:
 
 
 def _lock(handle: int, shared: bool = False) -> bool | None:
-    """Whether a file could be locked; None where the file system has no locks."""
+    """Whether a file could be locked; None if the file system does not support locks."""
     if fcntl is None:
         return None
     try:
@@ -63,9 +63,9 @@ def _lock(handle: int, shared: bool = False) -> bool | None:
 
 
 def is_taken(path: Path) -> bool:
-    """Whether a process has a file locked, as far as the file system tells. Nothing is written, and nobody kept out.
+    """Whether a process has locked a file, as far as the file system reports. Neither writes nor blocks others.
 
-    (A shared lock cannot be had while another has the exclusive one, and is given back at once.)
+    (A shared lock fails while another process holds the exclusive one, and is released at once.)
     """
     try:
         handle = os.open(path, os.O_RDONLY | SAFELY)
@@ -78,17 +78,17 @@ def is_taken(path: Path) -> bool:
 
 
 def own() -> dict[str, Any]:
-    """What tells this process from all others, as `is_alive` reads it."""
+    """This process' identity, for `is_alive`."""
     now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
     started = psutil.Process().create_time()
     return {"pid": os.getpid(), "host": socket.gethostname(), "since": now, "started": started}
 
 
 def is_alive(process: dict[str, Any]) -> bool:
-    """Whether another process of this machine than this one still lives: the same, and not a later one of its number.
+    """Whether another process on this machine is still running: the same process, not a later one with its PID.
 
     Args:
-        process: what `own` told then.
+        process: what its `own` returned.
     """
     try:
         if process.get("host", socket.gethostname()) != socket.gethostname() or int(process["pid"]) == os.getpid():

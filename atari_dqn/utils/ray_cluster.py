@@ -1,4 +1,4 @@
-"""Ray, which places work on machines: joining a cluster, or starting one of this machine alone."""
+"""Join a Ray cluster, or start a local one."""
 
 import os
 import re
@@ -9,16 +9,16 @@ from atari_dqn.utils import machine
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.text import one_line
 
-OBJECT_STORE_BYTES = 200_000_000  # next to nothing goes through it; Ray would take a third of the memory
+OBJECT_STORE_BYTES = 200_000_000  # barely used; by default, Ray takes a third of the memory
 
 
 def join(address: str | None) -> Any:
-    """Ray, ready to be used. Raises UserError where it is not installed, or there is no cluster at `address`.
+    """Return Ray, connected. Raises UserError if it is not installed or there is no cluster at `address`.
 
     Args:
-        address: `auto` or host:port of a cluster; None: $RAY_ADDRESS, or else Ray is started on this machine.
+        address: `auto` or host:port of a cluster; None for $RAY_ADDRESS, or else a local cluster.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray
@@ -27,7 +27,7 @@ def join(address: str | None) -> Any:
     if ray.is_initialized():
         return ray
     address = address or os.environ.get("RAY_ADDRESS")
-    if address and (match := re.fullmatch(r"([^/]+):(\d+)", address)):  # Ray itself would try for minutes
+    if address and (match := re.fullmatch(r"([^/]+):(\d+)", address)):  # Ray itself would retry for minutes
         try:
             socket.create_connection((match[1], int(match[2])), timeout=10).close()
         except (OSError, OverflowError) as error:
@@ -38,20 +38,20 @@ def join(address: str | None) -> Any:
     try:
         ray.init(address or "local", log_to_driver=False, logging_level="ERROR", **({} if address else here))
     except Exception as error:
-        where = f"no Ray cluster answers at {address!r}" if address else "Ray cannot be started on this machine"
-        remedy = "start one with `ray start --head`, or leave the address out" if address else "see /tmp/ray"
+        where = f"no Ray cluster answers at {address!r}" if address else "cannot start Ray on this machine"
+        remedy = "start one with `ray start --head`, or omit the address" if address else "see /tmp/ray"
         raise UserError(f"{where} ({one_line(error, 150)}); {remedy}") from None
     return ray
 
 
 def dashboard(ray: Any) -> str:
-    """The address of Ray's own dashboard; empty where `ray[default]` is not installed."""
+    """The URL of Ray's own dashboard; empty if `ray[default]` is not installed."""
     address = ray._private.worker.get_dashboard_url()
     return f"http://{address}" if address else ""
 
 
 def largest_node(ray: Any) -> dict[str, float]:
-    """Of each resource the most that one machine of the cluster has; `memory` in bytes."""
+    """The largest amount of each resource on a single machine of the cluster; `memory` in bytes."""
     most: dict[str, float] = {}
     for node in ray.nodes():
         for name, amount in node["Resources"].items() if node["Alive"] else ():

@@ -1,4 +1,4 @@
-"""Independent random streams from one seed, so that no part of a run can disturb another's draws."""
+"""Independent random streams from one seed, so that no part of a run affects another's random numbers."""
 
 import contextlib
 import zlib
@@ -27,7 +27,7 @@ STREAMS = {
 
 
 def derive(seed: int, stream: str, *more: object, count: int = 1) -> list[int]:
-    """`count` seeds below 2**31 for one of STREAMS, told apart by `more`: the same ones on any machine."""
+    """`count` seeds below 2**31 for one of STREAMS and `more`; reproducible on any machine."""
     assert stream in STREAMS, stream
     key = zlib.crc32("/".join(map(str, (stream, *more))).encode())
     return [int(word) >> 1 for word in np.random.SeedSequence([seed, key]).generate_state(count)]

@@ -1,4 +1,4 @@
-"""Being asked to stop."""
+"""Handle requests to stop."""
 
 import contextlib
 import signal
@@ -6,12 +6,12 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-_taken: list[int] = []  # that stopped the last run
+_taken: list[int] = []  # signals that stopped the last run
 
 
 @contextlib.contextmanager
 def stop_signals(stopped: threading.Event) -> Iterator[None]:
-    """SIGINT, SIGTERM, SIGUSR1 and 2, SIGHUP unless it is ignored (nohup) set `stopped`. A second SIGINT interrupts."""
+    """Set `stopped` on SIGINT, SIGTERM, SIGUSR1/2, and SIGHUP unless ignored (nohup). A second SIGINT interrupts."""
     _taken.clear()
 
     def stop(number: int, frame: Any) -> None:
@@ -31,9 +31,9 @@ def stop_signals(stopped: threading.Event) -> Iterator[None]:
 
 
 def pass_on() -> None:
-    """Give a scheduler's signal that stopped the last run to the scheduler's own handler, now that all is saved.
+    """Forward the scheduler's signal that stopped the last run to the scheduler's handler, after the run is saved.
 
-    submitit's puts the job back into its queue, and ends the process.
+    submitit's handler requeues the job and ends the process.
     """
     for number in [*_taken]:
         if number in (getattr(signal, "SIGUSR1", 0), getattr(signal, "SIGUSR2", 0)) and callable(

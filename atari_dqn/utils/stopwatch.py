@@ -1,4 +1,4 @@
-"""Where the time goes."""
+"""Measure the time spent per stage."""
 
 import time
 from collections.abc import Callable
@@ -9,7 +9,7 @@ R = TypeVar("R")
 
 
 class Stopwatch:
-    """Seconds by stage. What a GPU was asked to do counts where it is waited for, unless `settle` waits at each lap.
+    """Seconds per stage. GPU work counts towards the stage that waits for it, unless `settle` synchronizes each lap.
 
     Args:
         settle: called before the clock is read, e.g. torch.cuda.synchronize.
@@ -21,11 +21,11 @@ class Stopwatch:
         self.skip()
 
     def skip(self) -> None:
-        """Leave out the time since the last lap; the next one begins now."""
+        """Discard the time since the last lap; the next lap starts now."""
         self._last = time.perf_counter()
 
     def lap(self, stage: str) -> None:
-        """Count the time since the last lap as `stage`'s."""
+        """Add the time since the last lap to `stage`."""
         if self._settle:
             self._settle()
         now = time.perf_counter()
@@ -43,6 +43,6 @@ class Stopwatch:
         return call
 
     def since(self, before: dict[str, float]) -> dict[str, float]:
-        """Seconds by stage, the largest first, since `seconds` was `before`."""
+        """Seconds per stage since `seconds` was `before`, largest first."""
         passed = {stage: total - before.get(stage, 0.0) for stage, total in self.seconds.items()}
         return dict(sorted(passed.items(), key=lambda item: -item[1]))

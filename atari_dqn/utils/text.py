@@ -1,35 +1,36 @@
-"""Numbers, names and errors as people read them."""
+"""Format numbers, names and errors for people."""
 
 import difflib
 from collections.abc import Iterable
 from datetime import timedelta
 
-LONG = 60  # characters of a value that an error repeats
+LONG = 60  # characters of a value shown in an error
 
 
 def shown(value: object) -> str:
-    """A value as typed, shortened if long."""
+    """A value as typed on the command line, shortened if long."""
     text = f"{value:g}" if isinstance(value, float) else str(value)
     text = {"None": "null", "True": "true", "False": "false"}.get(text, text)
     return text if len(text) <= LONG else f"{text[:LONG]}..."
 
 
 def suggest(word: str, options: Iterable[str]) -> str:
-    """`" (did you mean X?)"` where one of `options` is near `word`, else nothing."""
+    """`" (did you mean X?)"` if one of `options` is similar to `word`, else empty."""
     plain = {option.lower(): option for option in options}
     near = difflib.get_close_matches(word.lower(), plain, n=1, cutoff=0.6)
     return f" (did you mean {plain[near[0]]}?)" if near else ""
 
 
 def one_line(error: object, most: int = 200) -> str:
-    """An error's text, or any, in one line of at most `most` characters; of an error without a text its type."""
+    """One line of at most `most` characters; an error without text gives the name of its type."""
     text = " ".join(str(error).split())[:most]
     return text or (type(error).__name__ if isinstance(error, BaseException) else "")
 
 
-def plural(number: int, noun: str) -> str:
-    """`1 game`, `1,000 games`."""
-    return f"{number:,} {noun}{'s' * (number != 1)}"
+def plural(number: float, noun: str) -> str:
+    """`1 game`, `1,000 games`, `0.25 GPUs`."""
+    shown_number = f"{number:,}" if isinstance(number, int) else f"{number:g}"
+    return f"{shown_number} {noun}{'s' * (number != 1)}"
 
 
 def compact(number: float) -> str:

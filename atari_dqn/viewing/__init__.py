@@ -1,1 +1,1 @@
-"""Games to look at: films, a window, what the network sees, and playing yourself."""
+"""Watch games: videos, a window, the inspector of the network, and playing by hand."""

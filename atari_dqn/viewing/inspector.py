@@ -1,4 +1,4 @@
-"""A game and the mind that plays it in one picture: what the network sees, what it expects, what it looks at."""
+"""The inspector: a game with the network's input, Q-values and saliency in one picture."""
 
 import collections
 import functools
@@ -18,18 +18,18 @@ from atari_dqn.viewing.screens import Around, Screen, Thought
 WIDTH, HEIGHT, MARGIN = 960, 696, 16
 GAME = (16, 60, 320, 420)  # left, top, width, height
 SALIENCY = (352, 60, 320, 420)
-BOTH = (16, 60, 656, 420)  # where there is no screen to look at
+BOTH = (16, 60, 656, 420)  # for the game, if observations are not images
 BARS = (688, 60, 256, 420)
 INPUTS = (16, 512, 656, 152)
 VALUE = (688, 512, 256, 152)
-NAMES, NUMBERS = 118, 60  # widths left and right of the bars
-HISTORY, RECENT = 150, 30  # agent steps that the value's curve and the bars' scale look back: 10 and 2 seconds of Atari
+NAMES, NUMBERS = 118, 60  # widths of the labels left and right of the bars
+HISTORY, RECENT = 150, 30  # agent steps covered by the value curve and by the bars' scale: 10 and 2 seconds of Atari
 
 BACK, PANEL, INK, SOFT = (18, 22, 29), (29, 35, 45), (231, 235, 242), (150, 160, 176)
 BEST, RANDOM, BAR, GLOW = (124, 192, 255), (255, 167, 94), (62, 90, 120), (255, 190, 40)
 WON, LOST = (70, 110, 80), (120, 70, 70)
 
-# Gymnasium's environments do not name their actions and numbers.
+# Gymnasium environments do not name their actions and observations.
 KNOWN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "CartPole-v1": (("LEFT", "RIGHT"), ("position", "velocity", "angle", "angular velocity"))
 }
@@ -44,9 +44,9 @@ def font(size: int, bold: bool = False) -> Any:
 
 
 def saliency(network: QNetwork, state: Tensor, action: int) -> Tensor:
-    """How much each input matters for the value of an action: |dQ(s, a) / dx|, x being the state as it is prepared.
+    """Saliency of each input for an action's value: |dQ(s, a) / dx|, where x is the prepared state.
 
-    (The "vanilla" gradient of Simonyan et al. 2014, which Wang et al. 2016 show for Dueling networks.)
+    (The "vanilla" gradient of Simonyan et al. 2014, used by Wang et al. 2016 for dueling networks.)
 
     Args:
         state: [stack, *frame].
@@ -58,15 +58,15 @@ def saliency(network: QNetwork, state: Tensor, action: int) -> Tensor:
 
 
 def number(value: float) -> str:
-    """As many digits as find room beside a bar: 0.123, 1234.5, 12.3k, 1.2M."""
-    for least, unit, name in ((0.999e6, 1e6, "M"), (0.999e4, 1e3, "k"), (99.9, 1, "")):  # before it rounds to more
+    """Format a value to fit beside a bar: 0.123, 1234.5, 12.3k, 1.2M."""
+    for least, unit, name in ((0.999e6, 1e6, "M"), (0.999e4, 1e3, "k"), (99.9, 1, "")):  # as rounded
         if abs(value) >= least:
             return f"{value / unit:.1f}{name}" if abs(value) < 0.999e8 else f"{value:.0e}"
     return f"{value:.3f}"
 
 
 def fit(picture: np.ndarray, width: int, height: int) -> np.ndarray:
-    """A picture as large as fits, pixels kept sharp where it grows by whole numbers."""
+    """Scale a picture to fit; pixels stay sharp for integer factors."""
     scale = min(width / picture.shape[1], height / picture.shape[0])
     size = int(picture.shape[1] * scale), int(picture.shape[0] * scale)
     how = cv2.INTER_NEAREST if scale == int(scale) else cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
@@ -74,25 +74,25 @@ def fit(picture: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def lit(picture: np.ndarray, glow: np.ndarray) -> np.ndarray:
-    """A picture darkened, and lit where `glow`, float32 [height, width] from 0 to 1 in any size, is large."""
+    """Darken a picture and highlight it where `glow` (float32 [height, width] of any size, 0 to 1) is large."""
     light = cv2.resize(glow, picture.shape[1::-1], interpolation=cv2.INTER_LINEAR)[..., None]
     return (picture * (0.55 - 0.35 * light) + np.array(GLOW, np.float32) * light).clip(max=255).astype(np.uint8)
 
 
 def paste(canvas: np.ndarray, place: tuple[int, int, int, int], picture: np.ndarray) -> None:
-    """Put a picture into the middle of a place."""
+    """Center a picture in a rectangle (left, top, width, height) of the canvas."""
     left, top, width, height = place
     y, x = top + (height - picture.shape[0]) // 2, left + (width - picture.shape[1]) // 2
     canvas[y : y + picture.shape[0], x : x + picture.shape[1]] = picture
 
 
 class Inspected(Around):
-    """Puts what `player` thinks around the pictures that go to another screen.
+    """A screen wrapper that draws the panels of `player`'s network around the game.
 
-    Panels are drawn anew for each agent step, the game for each frame.
+    Panels are redrawn for each agent step, the game for each frame.
 
     Attributes:
-        shown: the Q-values [A] whose bars are seen now; `scale` the values at the bars' ends.
+        shown: the Q-values [A] currently drawn as bars; `scale`: the values at both ends of the axis.
     """
 
     def __init__(self, screen: Screen, player: Player, game: str) -> None:
@@ -102,7 +102,7 @@ class Inspected(Around):
         names, self._inputs = KNOWN.get(game, (player.learnt, ()))
         self._names = names if len(names) == len(player.learnt) else player.learnt
         self._canvas = np.full((HEIGHT, WIDTH, 3), BACK, np.uint8)
-        self._glow: np.ndarray | None = None  # float32 [height, width], how strongly each pixel matters
+        self._glow: np.ndarray | None = None  # float32 [height, width], saliency
         self._peak = 0.0
         self._values: collections.deque[tuple[float, float, float]] = collections.deque(maxlen=HISTORY)
         self.shown: list[float] = []
@@ -171,7 +171,7 @@ class Inspected(Around):
         self._put(image, MARGIN, 10)
 
     def _look(self, pixels: Tensor) -> None:
-        """The strongest over the stack, blurred a little; as bright as the strongest of late."""
+        """Saliency: maximum over the stack, slightly blurred, normalized by its recent maximum."""
         found = cv2.GaussianBlur(pixels.amax(0).cpu().numpy(), (0, 0), 1.0)
         self._peak = max(float(found.max()), 0.98 * self._peak, 1e-12)
         self._glow = found / self._peak
@@ -188,10 +188,10 @@ class Inspected(Around):
             x = left + i * (size + MARGIN)
             self._canvas[top : top + size, x : x + size] = seen[..., None]
         shape = "x".join(map(str, state.shape[1:]))
-        self._line(left, top + size + 3, width, f"what it sees: {count} frames of {shape}, the newest on the right")
+        self._line(left, top + size + 3, width, f"network input: {count} frames of {shape}, newest on the right")
 
     def _numbers(self, state: Tensor, pixels: Tensor) -> None:
-        """The newest observation's numbers, and how much each matters."""
+        """The newest observation's numbers and their saliency."""
         left, top, width, height = INPUTS
         image, draw = self._draw(INPUTS)
         values, weights = state[-1].flatten().tolist(), pixels[-1].flatten().tolist()
@@ -205,11 +205,11 @@ class Inspected(Around):
             draw.rectangle((260, y - 7, 260 + int((width - 280) * weights[i] / most), y + 7), GLOW)
         self._put(image, left, top)
         more = f" (the first {shown} of {len(values)})" if shown < len(values) else ""
-        self._line(left, top + height + 3, width, f"what it sees{more}; bars: saliency, the gradient of max Q by each")
+        self._line(left, top + height + 3, width, f"network input{more}; bars: saliency, the gradient of max Q")
         self._line(BOTH[0], BOTH[1] + BOTH[3] + 3, BOTH[2], "the game")
 
     def bar(self, i: int) -> tuple[int, int, int, float]:
-        """Left, top, bottom and, to a pixel's share, the right end of an action's bar."""
+        """Left, top, bottom and (with a fraction of a pixel) right edge of an action's bar."""
         left, top, width, height = BARS
         row = min(48.0, (height - 44) / len(self.shown))
         low, high = self.scale
@@ -223,25 +223,25 @@ class Inspected(Around):
         row = min(48.0, (height - 44) / len(self.shown))
         size = min(13, max(9, int(row * 0.55)))
         strayed = thought.played != thought.best
-        head = "arrow: " + ("your move" if thought.by_hand else "a random move" if strayed else "played")
-        if thought.played is None:  # and so without an arrow
-            head = "your move: never learnt"
+        head = "arrow: " + ("your move" if thought.by_hand else "random move" if strayed else "played")
+        if thought.played is None:  # then there is no arrow
+            head = "your move: not learned"
         draw.text((10, 9), "Q-values", INK, font(14, bold=True))
         draw.text((width - 8, 11), head, RANDOM if strayed else SOFT, font(12), anchor="ra")
         for i, (name, q_value) in enumerate(zip(self._names, self.shown, strict=True)):
             is_best, is_played = i == thought.best, i == thought.played
-            colour = RANDOM if is_played and strayed else BEST if is_best else SOFT
+            color = RANDOM if is_played and strayed else BEST if is_best else SOFT
             y = 36 + row * (i + 0.5)
             if is_played:
-                draw.polygon([(5, y - 4), (5, y + 4), (11, y)], fill=colour)
-            draw.text((15, y), name, colour if is_best or is_played else INK, font(size), anchor="lm")
+                draw.polygon([(5, y - 4), (5, y + 4), (11, y)], fill=color)
+            draw.text((15, y), name, color if is_best or is_played else INK, font(size), anchor="lm")
             if q_value == -np.inf:
-                draw.text((width - 10, y), "not here", SOFT, font(size), anchor="rm")
+                draw.text((width - 10, y), "n/a", SOFT, font(size), anchor="rm")
                 continue
             start, above, below, end = self.bar(i)
-            fill = colour if is_best or is_played else BAR
+            fill = color if is_best or is_played else BAR
             draw.rectangle((start - left, above - top, round(end) - left - 1, below - top), fill)
-            draw.text((width - 8, y), number(q_value), colour if is_best else INK, font(size), anchor="rm")
+            draw.text((width - 8, y), number(q_value), color if is_best else INK, font(size), anchor="rm")
         self._put(image, left, top)
         low, high = self.scale
         self._line(left, top + height + 3, width, f"bars from {number(low)} to {number(high)}")
@@ -258,9 +258,9 @@ class Inspected(Around):
         ]
         scores = [score for _, _, score in self._values]
         changed = [i for i in range(1, len(scores)) if scores[i] != scores[i - 1]]
-        for i in changed if len(changed) < HISTORY / 10 else []:  # where points were won or lost
-            colour = WON if scores[i] > scores[i - 1] else LOST
-            draw.line((points[i][0], 22, points[i][0], height - 22), colour)
+        for i in changed if len(changed) < HISTORY / 10 else []:  # mark where points were won or lost
+            color = WON if scores[i] > scores[i - 1] else LOST
+            draw.line((points[i][0], 22, points[i][0], height - 22), color)
         draw.line(points if len(points) > 1 else points * 2, BEST, 2)
         draw.text((8, 4), number(high), SOFT, font(12))
         draw.text((8, height - 18), number(low), SOFT, font(12))

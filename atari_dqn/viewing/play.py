@@ -1,4 +1,4 @@
-"""A person at the controls, with the keyboard; a network's advice beside, where there is one."""
+"""Play a game by hand with the keyboard, optionally with a network's advice."""
 
 import contextlib
 import csv
@@ -22,20 +22,20 @@ from atari_dqn.viewing import inspector, video
 from atari_dqn.viewing.screens import Around, Screen, Window, enlarge
 
 KEYS = "arrows or WASD: move    space: fire    P: pause    Esc: end"
-UNNAMED = tuple(f"ACTION{i}" for i in range(10))  # of environments that do not name them: the number keys
+UNNAMED = tuple(f"ACTION{i}" for i in range(10))  # actions without names, played with the number keys
 COLUMNS = ("when", "game", "score", "length_frames", "cut", "checkpoint")
 
 
 def remedy() -> str:
-    """What there is to do without a display."""
-    return f"a person needs one to play; {hint('video', CKPT='...')} films a network"
+    """The remedy when there is no display."""
+    return f"playing by hand needs one; to record a network instead: {hint('video', CKPT='...')}"
 
 
 def action(pressed: set[str], names: Sequence[str]) -> int:
-    """The number of the action that directions and FIRE mean, of those that a game has.
+    """The index, among a game's actions, of the one that the pressed directions and FIRE select.
 
-    What it has not got is left out, a direction first: UP and RIGHT are UP where there is no UPRIGHT. A game without UP
-    and DOWN takes them for RIGHT and LEFT, as Pong's paddle does.
+    If the game lacks the combination, parts are dropped, directions first: UP and RIGHT become UP if there is no
+    UPRIGHT. If a game has neither UP nor DOWN, they mean RIGHT and LEFT, as for Pong's paddle.
     """
     has = set(names)
     if unnamed := sorted(pressed & has & {*UNNAMED}):
@@ -51,7 +51,7 @@ def action(pressed: set[str], names: Sequence[str]) -> int:
 
 
 class Keyboard:
-    """Which ways the keys point that are down, or were tapped since the last look."""
+    """Directions and FIRE from the keys that are down or were pressed since the last call."""
 
     def __init__(self) -> None:
         import pygame  # slow to load
@@ -70,7 +70,7 @@ class Keyboard:
             self._tapped.add(event.key)
         elif event.type == self._pygame.KEYUP:
             self._down.discard(event.key)
-        elif event.type == self._pygame.WINDOWFOCUSLOST:  # whose key is let go elsewhere
+        elif event.type == self._pygame.WINDOWFOCUSLOST:  # key releases go to another window
             self._down.clear()
 
     def pressed(self) -> set[str]:
@@ -79,7 +79,7 @@ class Keyboard:
 
 
 class Strip(Around):
-    """Puts the score and the keys below the pictures."""
+    """A screen wrapper that shows the score and the keys below the picture."""
 
     HEIGHT = 52
 
@@ -110,7 +110,7 @@ class Strip(Around):
 
 
 def keep(path: Path, env: Env, game: Game, checkpoint: str) -> None:
-    """Add a finished game to a CSV file, a whole line at once."""
+    """Append a finished game to a CSV file as one whole line."""
     now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
     row = (now, env.game, f"{game.score:.10g}", game.length_frames, int(game.cut), checkpoint)
     new = not path.exists()
@@ -120,11 +120,11 @@ def keep(path: Path, env: Env, game: Game, checkpoint: str) -> None:
 
 
 def play(player: Player | None, env: Env, names: Sequence[str], seed: int, output: Path, checkpoint: str) -> None:
-    """Games by hand, one after another, until the window is closed. Raises UserError where there is no display.
+    """Play games by hand until the window is closed. Raises UserError if there is no display.
 
     Args:
-        player: whose advice is shown.
-        names: of the game's actions.
+        player: the network whose advice is shown.
+        names: the game's action names.
     """
     keyboard = Keyboard()
     window = Window(env.game, remedy(), keyboard.hear)
@@ -147,4 +147,4 @@ def play(player: Player | None, env: Env, names: Sequence[str], seed: int, outpu
                     keep(output, env, game, checkpoint)
             seed += 1
     if best is not None:
-        console.say(f"best of this session: {video.score(env, best)}; all games are in {os.fspath(output)}")
+        console.say(f"best game: {video.score(env, best)}; all games are in {os.fspath(output)}")

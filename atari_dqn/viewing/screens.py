@@ -1,4 +1,4 @@
-"""What a game can be shown on: a film that grows, a window. Pictures are uint8 [height, width, 3]."""
+"""Screens that show a game: a video file, a window. Pictures are uint8 [height, width, 3]."""
 
 import os
 import sys
@@ -16,33 +16,33 @@ from atari_dqn.utils.hints import hint
 
 
 class Thought(NamedTuple):
-    """What led to an action."""
+    """What an action was based on."""
 
-    state: Tensor  # [stack, *frame], as the network saw it
-    q_values: Tensor  # [A] of the actions that it learnt; -inf where the game has not got one
-    best: int  # the one of the largest
-    played: int | None  # one of them; None where a person did what the network never learnt
-    by_hand: bool = False  # a person played; else a move that is not the best was drawn at random
+    state: Tensor  # [stack, *frame], the network's input
+    q_values: Tensor  # [A] of the learned actions; -inf if the game does not have the action
+    best: int  # index of the largest
+    played: int | None  # index of the played action; None if a human played one that the network did not learn
+    by_hand: bool = False  # played by a human; else a move other than the best was random
 
 
 class Screen:
-    """Something that pictures are shown on; this one shows them nowhere. `fps` is set before the first."""
+    """The base class of screens, which shows nothing. `fps` is set before the first picture."""
 
     fps = 60
 
     def stand(self, score: float, agent_steps: int) -> None:
-        """Hear how the game stands before an action; `agent_steps` are this game's."""
+        """Receive the score before an action; `agent_steps` counts this game's steps."""
 
     def think(self, thought: Thought) -> None:
-        """Hear what the action was chosen by, before the pictures that it leads to."""
+        """Receive what the action is based on, before the pictures that follow it."""
 
     def show(self, picture: np.ndarray) -> bool:
-        """Show a picture; False where no more are wanted."""
+        """Show a picture; returns False to stop."""
         return True
 
 
 class Around(Screen):
-    """A screen that puts something around the pictures that go to another."""
+    """A wrapper around another screen; subclasses add to its pictures."""
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
@@ -63,13 +63,13 @@ class Around(Screen):
 
 
 FILMS = (".mp4", ".gif")
-GIF_FRAMES = 25  # a second, at most: browsers slow down what is faster
+GIF_FRAMES = 25  # maximum frames per second: browsers slow down faster GIFs
 
 
 class Film(Screen):
-    """A file of the kind that its name ends with, H.264 or a GIF; it grows frame by frame, memory does not.
+    """Record to a video file, H.264 or GIF by its extension. Frames are encoded one by one, in constant memory.
 
-    It has a temporary name until the `with` block ends.
+    The file has a temporary name until the `with` block ends.
     """
 
     def __init__(self, path: Path, max_seconds: int = 0, stop: Callable[[], bool] = lambda: False) -> None:
@@ -77,10 +77,10 @@ class Film(Screen):
         self._is_gif = path.suffix.lower() == ".gif"
         self._temporary = files.temporary_name(path).with_suffix(".gif" if self._is_gif else ".mp4")
         self._container: Any = None
-        self._every = 1  # of the frames shown, how many it takes to have one in the file
+        self._every = 1  # record every n-th frame
 
     def _open(self, height: int, width: int) -> None:
-        import av  # 35 MB, and wanted for films only
+        import av  # 35 MB, needed only for videos
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._picture = av.VideoFrame.from_ndarray
@@ -94,7 +94,7 @@ class Film(Screen):
             self._container = av.open(f"file:{self._temporary}", "w", format="mp4", options={"movflags": "faststart"})
             h264 = {"preset": "veryfast", "crf": "20"}
             self._stream = self._container.add_stream("libx264", rate=self.fps, options=h264)
-            self._stream.pix_fmt = "yuv420p"  # what browsers play
+            self._stream.pix_fmt = "yuv420p"  # required by browsers
         self._stream.height, self._stream.width = height, width
 
     def show(self, picture: np.ndarray) -> bool:
@@ -123,40 +123,40 @@ class Film(Screen):
 
 
 def has_display() -> bool:
-    """Whether a window could be opened; only on Linux is the answer sometimes no."""
+    """Whether a window can be opened; always true except on Linux."""
     return not sys.platform.startswith("linux") or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
 
 
 def check_display(remedy: str) -> None:
-    """Raise UserError where no window can be opened."""
+    """Raise UserError if no window can be opened."""
     if not has_display():
-        raise UserError(f"there is no display to open a window on; {remedy}")
+        raise UserError(f"no display to open a window on; {remedy}")
 
 
 def enlarge(picture: np.ndarray) -> np.ndarray:
-    """Small screens twice as large, and even sizes, which H.264 needs."""
+    """Double small pictures, and crop to even sizes, which H.264 requires."""
     if picture.shape[0] < 300:
         picture = picture.repeat(2, 0).repeat(2, 1)
     return np.ascontiguousarray(picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2])
 
 
 class Window(Screen):
-    """A window on the desktop: P pauses, Esc ends. Raises UserError where there is no display.
+    """A desktop window: P pauses, Esc quits. Raises UserError if there is no display.
 
-    Environments use pygame, too, and some of them end it with all its windows: then this one is opened again.
+    Some environments quit pygame, which closes all windows; then this window is reopened.
 
     Args:
-        hear: told of every event.
+        hear: called with every pygame event.
     """
 
     def __init__(self, title: str, remedy: str = "", hear: Callable[[Any], None] = lambda event: None) -> None:
         os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-        import pygame  # slow to load, and wanted here only
+        import pygame  # slow to load, used only here
 
         self._pygame, self._title, self._hear = pygame, title, hear
         self.closed = self._paused = False
         self._surface: Any = None
-        self._remedy = remedy or f"{hint('video', CKPT='...')} writes an mp4 instead"
+        self._remedy = remedy or f"to write an mp4 instead: {hint('video', CKPT='...')}"
         check_display(self._remedy)
         self._start()
         self._clock = pygame.time.Clock()

@@ -1,4 +1,4 @@
-"""One game, seen from its first picture to its last: filmed to an mp4, or shown in a window."""
+"""Play single games on a screen: record them to a video file or show them in a window."""
 
 import contextlib
 import os
@@ -24,12 +24,12 @@ Dress = Callable[[Screen], Screen]
 
 
 def plain(screen: Screen) -> Screen:
-    """The game alone."""
+    """The game without panels."""
     return screen
 
 
 def single_game(env: Env, on_frame: Callable[[], None] | None) -> gymnasium.Env:
-    """One game that can render; observations are stacks as the network sees them."""
+    """A single environment that can render; observations are frame stacks, as the network receives them."""
     if env.kind == "atari":
         return wrappers.atari(
             env.game,
@@ -44,7 +44,7 @@ def single_game(env: Env, on_frame: Callable[[], None] | None) -> gymnasium.Env:
             render_mode="rgb_array",
             on_frame=on_frame,
         )
-    if not has_display():  # SDL would look for one, and complain
+    if not has_display():  # otherwise SDL warns about the missing display
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
         os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
     game = make_single(env, on_frame, render_mode="rgb_array")
@@ -52,13 +52,13 @@ def single_game(env: Env, on_frame: Callable[[], None] | None) -> gymnasium.Env:
 
 
 def told_fps(told: Any) -> int:
-    """Frames a second, as an environment's metadata tells them; 30 where it tells nothing that makes sense."""
+    """Frames per second from an environment's metadata; 30 if that is missing or invalid."""
     return int(min(max(told, 1), 1000)) if isinstance(told, int | float) and told > 0 else 30
 
 
 class Stage:
-    """An environment on which games are shown one after another. Close it when all are over: Gymnasium's environments
-    close all of pygame's windows with them.
+    """An environment for showing several games in a row. Close it only after the last one: closing a Gymnasium
+    environment closes all pygame windows.
     """
 
     def __init__(self, env: Env) -> None:
@@ -74,18 +74,18 @@ class Stage:
     def play(
         self, player: Player | None, epsilon: float, seed: int, screen: Screen, hand: Callable[[], int] | None = None
     ) -> Game:
-        """Play one game and show every single frame, in color, until the screen wants no more.
+        """Play one game and show every frame, in color, until the game ends or the screen is closed.
 
         Args:
-            player: the network that plays; or thinks beside, where there is a `hand`.
-            hand: a person's action, as the game counts them, in place of the player's.
+            player: the network that plays, or, with a `hand`, only supplies its values.
+            hand: returns a human player's action index, which replaces the network's.
         """
         env, game, self._screen, self._going = self._env, self._game, screen, True
         screen.fps = 60 if env.kind == "atari" else told_fps(game.metadata.get("render_fps"))
         first_action = int(getattr(game.action_space, "start", 0))
         generator = seeding.generator(player.device, seed, "video actions") if player else None
         state, _ = game.reset(seed=seeding.derive(seed, "video game")[0])
-        self._frames = 0  # those before were the no-ops of the start
+        self._frames = 0  # do not count the initial no-ops
         score, agent_steps, over, cut = 0.0, 0, False, False
         while self._going and not over:
             screen.stand(score, agent_steps)
@@ -112,7 +112,7 @@ class Stage:
 def play_one(
     player: Player | None, env: Env, epsilon: float, seed: int, screen: Screen, hand: Callable[[], int] | None = None
 ) -> Game:
-    """Play one game on a stage of its own; see Stage.play."""
+    """Play one game in a new environment; see Stage.play."""
     with contextlib.closing(Stage(env)) as stage:
         return stage.play(player, epsilon, seed, screen, hand)
 
@@ -127,10 +127,10 @@ def film(
     stop: Callable[[], bool] = lambda: False,
     dress: Dress = plain,
 ) -> tuple[Game, float]:
-    """Film one game to `path` at its native speed, at most max_seconds of it (0: all). Returns it and its seconds.
+    """Record one game to `path` at its native speed, up to max_seconds (0: all). Returns it and the video's seconds.
 
     Args:
-        dress: what is put around the pictures; see inspector.Inspected.
+        dress: adds panels around the picture; see inspector.Inspected.
     """
     with Film(path, max_seconds, stop) as mp4:
         game = play_one(player, env, epsilon, seed, dress(mp4))
@@ -138,7 +138,7 @@ def film(
 
 
 def watch(player: Player, env: Env, epsilon: float, seed: int, dress: Dress = plain) -> None:
-    """Show games in a window, one after another, until it is closed."""
+    """Show games in a window until it is closed."""
     window = Window(env.game)
     with contextlib.closing(Stage(env)) as stage:
         while not window.closed:
@@ -147,6 +147,6 @@ def watch(player: Player, env: Env, epsilon: float, seed: int, dress: Dress = pl
 
 
 def score(env: Env, game: Game) -> str:
-    """A game's score for a person: `12 (27% of a human)`, `12 (stopped)`, `12 (cut off at 1,200 frames)`."""
-    why = " (stopped)" if game.stopped else f" (cut off at {game.length_frames:,} frames)" if game.cut else ""
+    """A game's score as text: `12 (27% of a human)`, `12 (stopped)`, `12 (truncated at 1,200 frames)`."""
+    why = " (stopped)" if game.stopped else f" (truncated at {game.length_frames:,} frames)" if game.cut else ""
     return f"{game.score:.10g}{scores.human(env.game, game.score, game.whole)}{why}"

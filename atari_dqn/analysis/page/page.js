@@ -1,25 +1,25 @@
 "use strict";
-// The report and the dashboard are this one page: a report carries its data, a dashboard asks its server for them.
+// The report and the dashboard share this page: a report contains its data, the dashboard requests it from its server.
 
-// After Okabe and Ito, the light ones darkened for thin lines on white.
+// Based on Okabe and Ito, with light colors darkened for thin lines on white.
 const PALETTE = ["#0072b2", "#d55e00", "#00855f", "#b75a90", "#8a6d00", "#2f8fc9", "#b97a00", "#6f5fc6"];
 const DASHES = ["solid", "dash", "dot"];
-const TABLE_ROWS = 2000; // of a chart's numbers, at most
+const TABLE_ROWS = 2000; // per chart, at most
 const REFRESH_MS = 5000;
 const AXES = {
   frames: { label: "frames", title: "environment frames", of: (series) => series.frames },
   steps: { label: "steps", title: "agent steps", of: (series) => series.agent_steps },
-  hours: { label: "hours", title: "hours of training", of: (series) => series.seconds.map((s) => s / 3600) },
+  hours: { label: "hours", title: "training time in hours", of: (series) => series.seconds.map((s) => s / 3600) },
 };
 const SEEDS = { each: "each", mean: "mean", iqm: "IQM" };
 const CHARTS = [
   { key: "trained.mean", title: "Training return", note: "", measure: "training", first: true },
-  { key: "evaluated.mean", title: "Evaluation return", note: "mean raw return, in games of their own", measure: "evaluation", points: true },
-  { key: "measured.q_mean", title: "Q-values", note: "mean over the updates since the last row" },
-  { key: "evaluated.held_out_q", title: "Q-values of held-out states", note: "mean of the largest, Figure 2 of Mnih et al. 2015", points: true },
-  { key: "measured.loss", title: "Loss", note: "mean over the updates since the last row" },
-  { key: "measured.epsilon", title: "Epsilon", note: "the share of random actions" },
-  { key: "measured.frames_per_second", title: "Speed", note: "environment frames a second" },
+  { key: "evaluated.mean", title: "Evaluation return", note: "mean raw return of separate games", measure: "evaluation", points: true },
+  { key: "measured.q_mean", title: "Q-values", note: "mean over the updates since the last row of metrics.csv" },
+  { key: "evaluated.held_out_q", title: "Q-values of held-out states", note: "mean of max Q, as in Figure 2 of Mnih et al. 2015", points: true },
+  { key: "measured.loss", title: "Loss", note: "mean over the updates since the last row of metrics.csv" },
+  { key: "measured.epsilon", title: "Epsilon", note: "probability of a random action" },
+  { key: "measured.frames_per_second", title: "Speed", note: "environment frames per second" },
   { key: "measured.grad_norm", title: "Gradient norm", note: "of the last update" },
 ];
 
@@ -69,7 +69,7 @@ function table(caption, columns, rows, leftColumns = 1) {
 
 const scrolled = (label, child) => el("div", { className: "wide", tabIndex: 0, role: "region", "aria-label": label }, child);
 
-// --- what is chosen --------------------------------------------------------------------------------------------------
+// --- selection ------------------------------------------------------------------------------------------------------
 
 function radios(id, options, changed) {
   const box = document.getElementById(id);
@@ -89,17 +89,17 @@ function chosen() {
 
 const entries = () => chosen().map((run) => ({ ...run, ...(data.entries[run.name] || {}) })).filter((run) => run.trained);
 
-// A run keeps its colour while others come and go.
-const colours = new Map();
-function colour(name) {
-  if (!colours.has(name)) colours.set(name, colours.size);
-  return PALETTE[colours.get(name) % PALETTE.length];
+// A run keeps its color when others are added or removed.
+const colors = new Map();
+function color(name) {
+  if (!colors.has(name)) colors.set(name, colors.size);
+  return PALETTE[colors.get(name) % PALETTE.length];
 }
-const dash = (name) => DASHES[Math.floor(colours.get(name) / PALETTE.length) % DASHES.length];
+const dash = (name) => DASHES[Math.floor(colors.get(name) / PALETTE.length) % DASHES.length];
 
 // --- the list of runs ------------------------------------------------------------------------------------------------
 
-// What the list says of a run: a title, a cell, its side. The most awaited come first, for small screens.
+// Columns of the list: title, cell, alignment. The most important come first, for small screens.
 const COLUMNS = [
   ["state", (run) => el("span", { className: `state ${run.state}`, title: run.detail }, run.state), "left"],
   ["score", (run) => show(run.score)],
@@ -107,9 +107,9 @@ const COLUMNS = [
   ["of a human", (run) => percent(run.human_normalised)],
   ["pace", (run) => run.pace, "left"],
   ["agent steps", (run) => el("span", {}, `${compact(run.agent_steps)} `, run.state === "finished" ? null : progress(run))],
-  ["left", (run) => duration(run.seconds_left)],
+  ["time left", (run) => duration(run.seconds_left)],
   ["frames/s", (run) => (run.frames_per_second === null ? "" : compact(run.frames_per_second))],
-  ["took", (run) => duration(3600 * run.hours)],
+  ["training time", (run) => duration(3600 * run.hours)],
   ["game", (run) => run.game, "left"],
   ["preset", (run) => run.preset, "left"],
   ["seed", (run) => String(run.seed)],
@@ -127,13 +127,13 @@ function list() {
       type: "checkbox", id: `show ${run.name}`, checked: choice.runs.has(run.name), "aria-label": `show ${run.name}`,
       onchange: (event) => { choice.runs[event.target.checked ? "add" : "delete"](run.name); remember(); changed(); },
     }));
-    const swatch = choice.runs.has(run.name) && !run.error ? el("span", { className: "swatch", style: `background:${colour(lineName(run))}` }) : null;
+    const swatch = choice.runs.has(run.name) && !run.error ? el("span", { className: "swatch", style: `background:${color(lineName(run))}` }) : null;
     const name = el("th", { scope: "row", className: "left" }, swatch, run.name);
     if (run.error) return el("tr", {}, box, name, el("td", { colSpan: COLUMNS.length, className: "left failed" }, run.error));
     return el("tr", {}, box, name, ...COLUMNS.map(([, cell, side]) => el("td", { className: side || "" }, cell(run))));
   });
   document.getElementById("list").replaceChildren(
-    el("caption", {}, `${data.runs.length} ${data.runs.length === 1 ? "run" : "runs"}; those ticked are shown below`),
+    el("caption", {}, `${data.runs.length} ${data.runs.length === 1 ? "run" : "runs"}; checked runs are shown below`),
     el("thead", {}, el("tr", {}, 
       el("th", { scope: "col", className: "choose" }, "shown"), el("th", { scope: "col", className: "left" }, "run"),
       ...COLUMNS.map(([title, , side]) => el("th", { scope: "col", className: side || "" }, title)))),
@@ -159,7 +159,7 @@ function bandTraces(x, low, high, fill, name) {
   return [{ ...edge, y: low, name: `${name}, low` }, { ...edge, y: high, fill: "tonexty", fillcolor: fill, name: `${name}, high` }];
 }
 
-// Each published curve that runs name, as far as the longest of them has come; none has hours.
+// The published curves of the runs, up to the longest run; they have no time axis.
 function publishedOnes(runs) {
   const longest = new Map();
   for (const run of choice.axis === "hours" ? [] : runs) {
@@ -173,7 +173,7 @@ function traces(chart, runs) {
   const made = [];
   publishedOnes(runs).filter(([one]) => one.measure === chart.measure).forEach(([one, run], i) => {
     const x = one.frames.map((frames) => frames / (choice.axis === "steps" ? run.frame_skip : 1));
-    made.push(...bandTraces(x, one.low, one.high, "#80808026", `${one.title}, allowed`));
+    made.push(...bandTraces(x, one.low, one.high, "#80808026", `${one.title}, tolerance`));
     made.push({ x, y: one.mean, name: one.title, mode: "lines", type: "scatter", line: { color: "#808080", dash: i ? "dot" : "dash", width: 2 } });
   });
   const seen = new Set();
@@ -181,7 +181,7 @@ function traces(chart, runs) {
     const name = lineName(run);
     if (seen.has(name)) continue;
     seen.add(name);
-    const stroke = colour(name);
+    const stroke = color(name);
     const common = isTogether(run) && band(run.group).curves[`${chart.key}.${choice.axis === "hours" ? "seconds" : "frames"}`];
     if (common) {
       const unit = { frames: 1, steps: run.frame_skip, hours: 3600 }[choice.axis];
@@ -189,7 +189,7 @@ function traces(chart, runs) {
       const { middle, low, high } = common[choice.seeds];
       made.push(...bandTraces(x, low, high, shade(stroke, 0.22), name));
       made.push({ x, y: middle, name: `${name} (${common.seeds} seeds)`, mode: "lines", type: "scatter", line: { color: stroke, width: 2.5, dash: dash(name) } });
-    } else { // alone, or the group's runs have no stretch in common yet
+    } else { // a single run, or the group's runs do not overlap yet
       const { x, y } = series(run, chart);
       seen.delete(name);
       if (!y.some((value) => value !== null)) continue;
@@ -240,7 +240,7 @@ function figure(chart) {
   const note = el("span", { className: "note" }, chart.note);
   const caption = el("figcaption", {}, chart.title, note);
   const plot = el("div", { className: "plot", role: "img" });
-  const details = el("details", {}, el("summary", {}, "the numbers"));
+  const details = el("details", {}, el("summary", {}, "show the numbers"));
   details.addEventListener("toggle", () => { fill(details, plot, chart); });
   const box = el("figure", { className: chart.first ? "first" : "", "data-chart": chart.key }, caption, plot, details);
   box.plot = plot;
@@ -260,17 +260,17 @@ function figure(chart) {
 
 function firstNote(runs) {
   const widths = [...new Set(runs.map((run) => run.every_frames))];
-  return `mean raw return of the games that ended in each ${widths.length === 1 ? `${compact(widths[0])} frames` : "part of a run"}`;
+  return `mean raw return of the games that ended in each ${widths.length === 1 ? `${compact(widths[0])} frames` : "interval"}`;
 }
 
-// What the lines of a game's charts are, once for all of them.
+// One legend for all charts of a game.
 function legend(runs) {
   const named = new Map();
   for (const run of runs) named.set(lineName(run), isTogether(run) ? `${run.group}, ${band(run.group).runs.length} seeds` : short(run.name));
   const key = (stroke, style, text) => el("li", {}, el("span", { className: "key", style: `border-top: 3px ${style} ${stroke}` }), text);
   const styles = { solid: "solid", dash: "dashed", dot: "dotted" };
-  const made = [...named].map(([name, text]) => key(colour(name), styles[dash(name)], text));
-  publishedOnes(runs).forEach(([one], i) => made.push(key("#808080", i ? "dotted" : "dashed", `${one.title}, published; shaded: what is allowed`)));
+  const made = [...named].map(([name, text]) => key(color(name), styles[dash(name)], text));
+  publishedOnes(runs).forEach(([one], i) => made.push(key("#808080", i ? "dotted" : "dashed", `${one.title}, published; shaded: tolerance`)));
   return el("ul", { className: "legend", "aria-label": "legend" }, ...made);
 }
 
@@ -292,8 +292,8 @@ function scoresTable(game, runs) {
     rows.push([one.title, one.frames ? compact(one.frames / 4) : "", one.protocol, "", show(one.mean), "", "", "", "", percent(one.human_normalised)]);
   }
   if (!rows.length) return null;
-  const columns = ["who", "agent steps", "protocol", "games", "mean", "sd", "median", "min", "max", "of a human"];
-  const made = table(`${game}: evaluations, and what others published`, columns, rows, 1);
+  const columns = ["network", "agent steps", "protocol", "games", "mean", "sd", "median", "min", "max", "of a human"];
+  const made = table(`${game}: evaluations and published scores`, columns, rows, 1);
   made.querySelectorAll("tbody tr").forEach((row) => row.children[2].classList.add("wrap", "left"));
   return scrolled(`${game}: evaluations`, made);
 }
@@ -303,9 +303,9 @@ function picks(rows) {
   const found = [];
   if (current.length) found.push([current[current.length - 1], "last network"]);
   const best = current.reduce((one, other) => (one === null || other.mean > one.mean ? other : one), null);
-  if (best && best !== current[current.length - 1]) found.push([best, "best when chosen"]);
+  if (best && best !== current[current.length - 1]) found.push([best, "best when evaluated"]);
   const again = rows.filter((row) => row.network === "best");
-  if (again.length) found.push([again[again.length - 1], "best, fresh seeds"]);
+  if (again.length) found.push([again[again.length - 1], "best, evaluated again with fresh seeds"]);
   return found;
 }
 
@@ -314,7 +314,7 @@ function evaluationsTable(run) {
   return scrolled(`${run.name}: all evaluations`, table("all evaluations", ["agent steps", "network", "games", "mean", "sd", "median", "min", "max", "of a human"], rows));
 }
 
-// A film is decoded when it is asked for; its place is kept.
+// Create a video player; in a report, decode the embedded video.
 function film(run, one) {
   const player = el("video", { controls: true, preload: one.url ? "metadata" : "none", playsInline: true, "aria-label": `${run.name}: ${one.label}` });
   if (one.url) player.src = one.url;
@@ -333,10 +333,10 @@ function about(run) {
     const told = run.process[key];
     if (told) facts.push([key, Object.entries(told).map(([name, value]) => `${name} ${value}`).join(", ")]);
   }
-  if (run.published) facts.push(["compared with", `${run.published.title}: ${run.published.protocol}; ${run.published.seeds} seeds; ${run.published.source}. Allowed: mean ± max(3 sd, 20%)`]);
+  if (run.published) facts.push(["compared with", `${run.published.title}: ${run.published.protocol}; ${run.published.seeds} seeds; ${run.published.source}. Tolerance: mean ± max(3 sd, 20%)`]);
   const departures = run.departures.length
-    ? scrolled(`${run.name}: settings`, table(`otherwise than preset ${run.preset}`, ["setting", "preset", "this run"], run.departures))
-    : el("p", {}, `As preset ${run.preset} says, in every setting.`);
+    ? scrolled(`${run.name}: settings`, table(`Overrides of preset "${run.preset}"`, ["setting", "preset", "this run"], run.departures))
+    : el("p", {}, `No overrides of preset "${run.preset}".`);
   return el("details", { open: true }, el("summary", {}, run.name),
     el("dl", {}, ...facts.flatMap(([key, value]) => [el("dt", {}, key), el("dd", {}, value)])), departures,
     run.evaluations.length ? evaluationsTable(run) : null);
@@ -348,10 +348,10 @@ function section(game) {
   if (sections.has(game)) return sections.get(game);
   const figures = CHARTS.map(figure);
   const lines = el("div"), scores = el("div"), films = el("div"), runs = el("div", { className: "runs" });
-  const filmed = el("div", {}, el("h3", {}, "Films"), films);
+  const filmed = el("div", {}, el("h3", {}, "Videos"), films);
   films.className = "films";
   const box = el("section", { "aria-label": game }, el("h2", {}, game), lines, el("div", { className: "charts" }, ...figures),
-    el("h3", {}, "Scores"), scores, filmed, el("h3", {}, "What was run"), runs);
+    el("h3", {}, "Scores"), scores, filmed, el("h3", {}, "Run details"), runs);
   box.update = (shown) => {
     replace(lines, JSON.stringify([choice.seeds, choice.axis === "hours", shown.map((run) => [run.name, run.published?.title])]), () => [legend(shown)]);
     figures.forEach((one) => one.update(shown));
@@ -365,7 +365,7 @@ function section(game) {
   return box;
 }
 
-// What did not change stays, with its focus, its scroll and a film that plays.
+// Replace only what has changed, to keep focus, scroll position and a playing video.
 function replace(box, key, make) {
   if (box.key === key) return;
   box.key = key;
@@ -399,13 +399,13 @@ function first() {
   return new Set((running.length ? running : good).slice(0, 4).map((run) => run.name));
 }
 
-// Those at work first, then by their last sign of life; in minutes, so that the list keeps still.
+// Running first, then by the time of the last update; in minutes, so that the order is stable.
 function byActivity(a, b) {
   const key = (run) => (run.error ? 1e12 : run.state === "running" ? -1 : Math.round(run.seconds_since / 60));
   return key(a) - key(b) || a.name.localeCompare(b.name, "en", { numeric: true });
 }
 
-// Said by screen readers; so only where it changes.
+// Read by screen readers, so update it only if it changes.
 function announce(text) {
   const status = document.getElementById("status");
   if (status.textContent !== text) status.textContent = text;
@@ -429,10 +429,10 @@ async function refresh() {
       changed();
     }
     const running = data.runs.filter((run) => run.state === "running").length;
-    announce(`live: ${running} of ${data.runs.length} runs at work`);
-    document.getElementById("made").textContent = `last change seen ${data.made}`;
+    announce(`live: ${running} of ${data.runs.length} ${data.runs.length === 1 ? "run" : "runs"} training`);
+    document.getElementById("made").textContent = `last change ${data.made}`;
   } catch (error) {
-    announce("the dashboard's server does not answer; what is shown is what it said last");
+    announce("the dashboard's server does not respond; showing its last data");
   } finally {
     asking = false;
   }
@@ -459,14 +459,14 @@ async function start() {
   try {
     await plotly();
   } catch (error) {
-    announce("this browser cannot draw the curves; their numbers are in the tables");
+    announce("this browser cannot draw the curves; see the numbers in the tables");
   }
   if (data.live) {
     await refresh();
     setInterval(refresh, REFRESH_MS);
   } else {
     choice.runs = first();
-    document.getElementById("made").textContent = `made ${data.made}`;
+    document.getElementById("made").textContent = `created ${data.made}`;
     changed();
   }
   document.documentElement.dataset.ready = "true";
