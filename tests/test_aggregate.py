@@ -71,9 +71,9 @@ def test_improvement_profile_and_efficiency_equal_slow_ones():
     assert count == 3 and point == pytest.approx(np.mean(pairs)) and around[0] <= point <= around[1]
     from rliable import metrics
 
-    x, y = one.normalised(GAMES), other.normalised(GAMES)
+    x, y = one.normalized(GAMES), other.normalized(GAMES)
     assert intervals.beats(x, y)[0] == pytest.approx(metrics.probability_of_improvement(x, y))
-    values = one.normalised(GAMES)
+    values = one.normalized(GAMES)
     share, low, high = intervals.profile(values, 300)
     assert share == pytest.approx([(values > tau).mean() for tau in intervals.TAUS])
     assert (low <= share + 1e-9).all() and (share <= high + 1e-9).all() and low.min() < share.max()

@@ -30,7 +30,7 @@ from atari_dqn.checkpoint.replay_files import ReplayFiles, Segment
 from atari_dqn.config import compose
 from atari_dqn.dqn.replay import Replay
 from atari_dqn.envs import factory
-from atari_dqn.envs.base import CUT, ORDINARY, Turn
+from atari_dqn.envs.base import CUT, ORDINARY, VectorStep
 from atari_dqn.envs.journal import Journal
 from atari_dqn.tracking.display import Tracker
 from atari_dqn.training import launch
@@ -210,7 +210,7 @@ def uneven(kind: str, seeds: list[int]) -> Journal:
     """Games that end at different times, just begun."""
     words = {"atari": ["env.game=Breakout", "env.repeat_action_probability=0.25"], "gymnasium": ["env=cartpole"]}
     config = compose.to_train_config(compose.compose("train", words[kind]))
-    games = Journal(factory.make(config.env, 3), keep=True)
+    games = Journal(factory.make_emulators(config.env, 3), keep=True)
     games.reset(seeds)
     return games
 
@@ -220,7 +220,7 @@ def test_emulators_come_back_to_where_they_were(kind, scale):
     one, other, choose = uneven(kind, [1, 2, 3]), uneven(kind, [7, 8, 9]), np.random.default_rng(1)
     played, waiting = 0, set()
 
-    def go_on(*journals: Journal) -> list[Turn]:
+    def go_on(*journals: Journal) -> list[VectorStep]:
         nonlocal played
         if played in (30 * scale, 90 * scale, 93 * scale):
             for games in journals:

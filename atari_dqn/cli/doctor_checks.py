@@ -79,7 +79,7 @@ def play() -> tuple[bool, float]:
 
     env, cores = default_config().env, machine.cpus()
     games = max(cores, min(2 * cores, 32))  # few, for they are created one by one
-    envs, rng = factory.make(env, games), np.random.default_rng(0)
+    envs, rng = factory.make_emulators(env, games), np.random.default_rng(0)
     frames = envs.reset([*range(games)])
 
     def step() -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from atari_dqn.config import schema
 from atari_dqn.data.games import atari_games
-from atari_dqn.envs.base import NEVER, Emulators, Scoreboard, Turn, flags_of
+from atari_dqn.envs.base import NEVER, Emulators, Scoreboard, VectorStep, flags_of
 from atari_dqn.utils.machine import cpus
 
 
@@ -71,7 +71,7 @@ class AtariEmulators(Emulators):
             actions = np.where(self._lost, self._fire, actions)
         self._envs.send(actions)
 
-    def recv(self) -> Turn:
+    def recv(self) -> VectorStep:
         frames, rewards, terminated, _, info = self._envs.recv()
         if self._cut.any():  # by us, at the previous step; the emulator kept running
             frames, info = self._envs.reset(options={"reset_mask": self._cut})
@@ -79,7 +79,7 @@ class AtariEmulators(Emulators):
         over, self._lost = self._lives_and_games(terminated, info["lives"])
         self._cut = (self._scoreboard.step(rewards) >= self._max_frames) & ~over
         games = self._scoreboard.end(over | self._cut, self._cut)
-        return Turn(frames[:, 0], rewards.astype(np.float32), flags_of(terminated, self._cut), games)
+        return VectorStep(frames[:, 0], rewards.astype(np.float32), flags_of(terminated, self._cut), games)
 
     def _lives_and_games(
         self, terminated: NDArray[np.bool_], lives: NDArray[np.int64]

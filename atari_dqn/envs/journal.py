@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from atari_dqn.envs.base import Emulators, Turn
+from atari_dqn.envs.base import Emulators, VectorStep
 
 
 class Journal(Emulators):
@@ -53,7 +53,7 @@ class Journal(Emulators):
             self._told += actions.astype(np.uint8).tobytes()
         self._inner.send(actions)
 
-    def recv(self) -> Turn:
+    def recv(self) -> VectorStep:
         turn = self._inner.recv()
         if (fresh := self._ended & self._wait).any():  # they have just restarted without a seed of their own
             turn = turn._replace(frames=self._renewed(fresh, turn.frames))

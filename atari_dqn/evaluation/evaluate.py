@@ -23,7 +23,7 @@ from atari_dqn.envs.base import Game
 from atari_dqn.evaluation import rollout
 from atari_dqn.evaluation.player import Player
 from atari_dqn.evaluation.protocol import played_as, training_games
-from atari_dqn.evaluation.rollout import Games
+from atari_dqn.evaluation.rollout import EvalEnvs
 from atari_dqn.utils.console import Console
 from atari_dqn.utils.files import replacing
 
@@ -53,12 +53,12 @@ def evaluate(
     seed: int,
     on_step: Callable[[list[Game]], None] = lambda games: None,
 ) -> dict[str, Any]:
-    """Evaluate a checkpoint, seated by `seat`; all that another needs to judge or repeat the numbers, as plain data."""
+    """Evaluate a checkpoint whose player comes from `make_player`: everything needed to judge or repeat the numbers."""
     started = time.perf_counter()
     if protocol.source == "training":
         played = training_games(checkpoint, protocol, env)
     else:
-        with contextlib.closing(Games(env, min(num_envs, episodes), player.device)) as games:
+        with contextlib.closing(EvalEnvs(env, min(num_envs, episodes), player.device)) as games:
             played = rollout.play(player, games, protocol.epsilon, episodes, seed, on_step)
     return {
         "game": env.game,

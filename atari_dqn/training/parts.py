@@ -40,7 +40,7 @@ class Parts:
         self.progress, self.stopped, self.watch = RunProgress(), threading.Event(), Stopwatch()
         self.streams = Streams(self.device, config.seed)
         self.goals, self.trackers = Goals(config.env.goals), Trackers()
-        games = backend.make(config, self.say)
+        games = backend.make_emulators(config, self.say)
         with contextlib.ExitStack() as on_error:
             on_error.callback(games.close)
             self.emulators = Journal(games, keep=config.checkpoint.cut_every_turns is not None)
