@@ -6,7 +6,7 @@ override READY := $(VENV)/.ready
 override PROGRAM := $(BIN)/python -I atari_dqn/cli/make.py
 override PIP := $(NO_PIP_SETTINGS) $(BIN)/python $(PIP_INSTALL)
 # Python reads the path of an editable package in the locale's encoding, and would not start with an accent in it under
-# LC_ALL=C: so the path is relative, to lib/python3.x/site-packages. (-S: it must start to mend that.)
+# LC_ALL=C: so the path is relative, to lib/python3.x/site-packages. (-S: Python must start in order to fix that.)
 override RELATIVE := $(BIN)/python -I -S -c 'import glob; [open(p, "w").write("../../../..") for p in glob.glob("$(VENV)/lib/python*/site-packages/*editable*atari_dqn*.pth")]'
 
 # Where packages were lost, with the Python they were for or otherwise, the set-up runs again.

@@ -96,7 +96,7 @@ def emulator_rate(num_envs: int, threads: int, seconds: float, alone: Any) -> fl
     config = composed("nature", num_envs)
     if threads:
         os.environ["OMP_NUM_THREADS"] = str(threads)  # taken as this process' share of the cores
-    games = factory.make(config.env, num_envs)
+    games = factory.make_emulators(config.env, num_envs)
     os.environ.pop("OMP_NUM_THREADS", None)
     games.reset(list(range(num_envs)))
     with alone:

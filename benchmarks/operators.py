@@ -9,7 +9,7 @@ convolution's gradients, a sum), or as many as a list of tensors needs.
 
 act                acting, for all games
 sample, learn,     for all 20 minibatches, divided by 20; total is their sum
-learnt
+learned
 copy               copying the target network
 """
 

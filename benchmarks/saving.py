@@ -99,7 +99,11 @@ def load(folder: Path, num_envs: int, capacity: int) -> None:
 
 def measure(game: str, capacity: int, num_envs: int) -> dict[str, Any]:
     config = compose.to_train_config(compose.compose("train", [f"env.game={game}", f"num_envs={num_envs}"]))
-    games, replay, chance = factory.make(config.env, num_envs), empty(capacity, num_envs), np.random.default_rng(1)
+    games, replay, chance = (
+        factory.make_emulators(config.env, num_envs),
+        empty(capacity, num_envs),
+        np.random.default_rng(1),
+    )
     games.reset([0] * num_envs)
     start = time.perf_counter()
     replay.begin(torch.from_numpy(games.reset(list(range(num_envs)))))

@@ -137,7 +137,7 @@ def race_actors(asked: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     config = compose.to_train_config(compose.compose("train", ["env.game=Pong", "emulators=ray"]))
     games = {
-        "local": factory.make(config.env, config.num_envs),
+        "local": factory.make_emulators(config.env, config.num_envs),
         "ray": RemoteEmulators(config.env, config.num_envs, config.emulators),
     }
     chance = np.random.default_rng(0)

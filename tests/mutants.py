@@ -173,7 +173,7 @@ TABLE: dict[str, list[tuple[str, str, str, str]]] = {
         ("all runs' evaluations play alike", "self._config.seed, stream, agent_steps)", "1, stream, agent_steps)",
          EVALUATIONS),
         ("the best one plays the same games again", '"fresh evaluation"', '"evaluation"', EVALUATIONS),
-        ("the last one plays as the best", "Player(best, self._learnt, self._actions)", "self._player", EVALUATIONS),
+        ("the last one plays as the best", "Player(best, self._learned, self._actions)", "self._player", EVALUATIONS),
         ("held-out states of the first evaluation", '"held-out states"', '"evaluation"', EVALUATIONS),
         ("evaluates at 0.05", "epsilon, episodes = self._config.protocol.epsilon,", "epsilon, episodes = 0.05,",
          EVALUATIONS),

@@ -71,9 +71,9 @@ def test_improvement_profile_and_efficiency_equal_slow_ones():
     assert count == 3 and point == pytest.approx(np.mean(pairs)) and around[0] <= point <= around[1]
     from rliable import metrics
 
-    x, y = one.normalised(GAMES), other.normalised(GAMES)
+    x, y = one.normalized(GAMES), other.normalized(GAMES)
     assert intervals.beats(x, y)[0] == pytest.approx(metrics.probability_of_improvement(x, y))
-    values = one.normalised(GAMES)
+    values = one.normalized(GAMES)
     share, low, high = intervals.profile(values, 300)
     assert share == pytest.approx([(values > tau).mean() for tau in intervals.TAUS])
     assert (low <= share + 1e-9).all() and (share <= high + 1e-9).all() and low.min() < share.max()
@@ -83,7 +83,7 @@ def test_improvement_profile_and_efficiency_equal_slow_ones():
     assert middle == pytest.approx(expected)
 
 
-# Medians of human-normalised scores, 57 games' baselines, computed from the sources apart from this program.
+# Medians of human-normalized scores, 57 games' baselines, computed from the sources apart from this program.
 PUBLISHED = {
     ("nature_2015", None): (49, 0.79), ("pfrl", None): (55, 0.70),
     ("nnabla", 40): (49, 0.32), ("nnabla", 50): (49, 0.40), ("nnabla", 100): (49, 0.47), ("nnabla", 200): (49, 0.46),

@@ -148,12 +148,12 @@ def test_another_game_is_played_by_the_actions_meanings(breakout, inside, tmp_pa
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "this game has not, never chosen: FIRE, RIGHT, LEFT" in done.stdout  # Freeway: NOOP, UP, DOWN
-    assert "never learnt, never played: UP, DOWN" in done.stdout
+    assert "unknown to the network (never played): UP, DOWN" in done.stdout
     result = json.loads((tmp_path / "e.json").read_text())
     assert result["game"] == "Freeway" and result["trained_on"] == "Breakout"
     assert result["lengths_frames"] == [400] and result["cut_off"] == 1 and result["returns"] == [0.0]
     assert result["summary"]["human_normalised"] is None and "1 game was cut off at 400 frames" in done.stdout
-    assert "not human-normalised: games were cut off at 400 frames, and a human's lasted up to 18,000" in done.stdout
+    assert "not human-normalized: games were truncated at 400 frames, and a human's lasted up to 18,000" in done.stdout
     assert result["protocol"]["name"] == "nature-changed" and result["protocol"]["epsilon"] == 0
 
 

@@ -38,7 +38,7 @@ def median(pairs: list[tuple[str, float]]) -> float:
 
 
 def test_published_medians_come_out_of_the_data():
-    """Median human-normalised scores that were computed from the sources apart; 57 games' baselines."""
+    """Median human-normalized scores that were computed from the sources apart; 57 games' baselines."""
     games = [*scores.random_and_human()]
     nature = [(s.by.agent, game, s.mean) for game in games for s in scores.published(game)]
     assert median([(g, m) for agent, g, m in nature if agent == "nature_2015"]) == pytest.approx(0.79, abs=0.005)

@@ -10,7 +10,7 @@ from atari_dqn.config import compose, schema, validate
 from atari_dqn.data.games import atari_games, atari_name
 from atari_dqn.envs import factory, wrappers
 from atari_dqn.envs.atari import atari_actions
-from atari_dqn.envs.base import CUT, ORDINARY, TERMINAL, Game, Turn
+from atari_dqn.envs.base import CUT, ORDINARY, TERMINAL, Game, VectorStep
 from atari_dqn.envs.gym import make_single
 from atari_dqn.registry import environments
 from atari_dqn.utils.errors import UserError
@@ -43,7 +43,7 @@ def test_cpp_frames_equal_the_wrappers_and_gymnasiums(game, fire_reset):
         f"env.game={game}", "env.noop_max=0", f"env.terminal_on_life_loss={str(fire_reset).lower()}",
         f"env.fire_reset={str(fire_reset).lower()}", "env.max_frames=1200",
     )  # fmt: skip
-    envs = factory.make(env, 1)
+    envs = factory.make_emulators(env, 1)
     oracle = wrappers.atari(game, noop_max=0, fire_reset=fire_reset, max_frames=1200)
     third = None if fire_reset else Gymnasium(game)  # which knows no FIRE
     rng = np.random.default_rng(5)
@@ -79,7 +79,7 @@ def test_cpp_frames_equal_the_wrappers_and_gymnasiums(game, fire_reset):
 
 
 def test_a_breakout_game_has_five_lives_and_one_score():
-    envs = factory.make(atari("env.game=Breakout"), 2)
+    envs = factory.make_emulators(atari("env.game=Breakout"), 2)
     envs.reset([1, 2])
     rng = np.random.default_rng(0)
     lives_lost, rewards, games = np.zeros(2, int), np.zeros(2), []
@@ -101,7 +101,7 @@ def test_a_breakout_game_has_five_lives_and_one_score():
 def test_pong_and_adventure_end_where_the_emulator_starts_anew(life_loss):
     """Pong counts no lives; Adventure can end without losing one."""
     for game, steps in (("Pong", 1300), ("Adventure", 1500)):
-        envs = factory.make(atari(f"env.game={game}", f"env.terminal_on_life_loss={life_loss}"), 4)
+        envs = factory.make_emulators(atari(f"env.game={game}", f"env.terminal_on_life_loss={life_loss}"), 4)
         envs.reset([1, 2, 3, 4])
         rng = np.random.default_rng(0)
         ended, restarts, frame = 0, 0, np.zeros(4)
@@ -118,7 +118,7 @@ def test_pong_and_adventure_end_where_the_emulator_starts_anew(life_loss):
 
 
 def test_cut_games_are_flagged_as_cut_and_counted():
-    envs = factory.make(atari("env.game=Pong", "env.max_frames=400"), 3)
+    envs = factory.make_emulators(atari("env.game=Pong", "env.max_frames=400"), 3)
     envs.reset([1, 2, 3])
     for step in range(1, 202):
         envs.send(np.zeros(3, np.int64))
@@ -132,8 +132,8 @@ def test_games_cut_at_different_times_do_not_disturb_each_other():
     """Four games side by side are what each is alone: ends, cuts and restarts of one leave the others untouched."""
     env = atari("env.game=Breakout", "env.max_frames=600", "env.repeat_action_probability=0.25")
 
-    def play(seeds: list[int], columns: list[int]) -> list[Turn]:
-        envs, rng = factory.make(env, len(seeds)), np.random.default_rng(1)
+    def play(seeds: list[int], columns: list[int]) -> list[VectorStep]:
+        envs, rng = factory.make_emulators(env, len(seeds)), np.random.default_rng(1)
         envs.reset(seeds)
         turns = []
         for _ in range(500):
@@ -156,7 +156,7 @@ def test_no_stickiness_unless_asked():
     """Two games with equal seeds stay equal; with stickiness, other seeds diverge from them."""
 
     def play(probability: float, seed: int) -> np.ndarray:
-        envs = factory.make(
+        envs = factory.make_emulators(
             atari("env.game=Breakout", f"env.repeat_action_probability={probability}", "env.noop_max=0"), 1
         )
         frames, rng = [envs.reset([seed])], np.random.default_rng(0)
@@ -173,7 +173,7 @@ def test_no_stickiness_unless_asked():
 
 def test_noop_starts_are_any_number_from_0_to_30_frames():
     def starts(count: int, *overrides: str) -> set[int]:
-        envs, found = factory.make(atari("env.game=Breakout", *overrides), count), set()
+        envs, found = factory.make_emulators(atari("env.game=Breakout", *overrides), count), set()
         envs.reset(list(range(count)))
         for _ in range(20):  # without seeds, as after a game's end; a seed takes the ALE 0.1 s
             found |= set(
@@ -187,7 +187,7 @@ def test_noop_starts_are_any_number_from_0_to_30_frames():
 
 
 def test_lives_go_5_4_3_2_1_0_in_one_game_whose_return_counts_them_all():
-    envs = factory.make(atari("env.game=Breakout"), 1)
+    envs = factory.make_emulators(atari("env.game=Breakout"), 1)
     envs.reset([3])
     rng = np.random.default_rng(0)
     lives, rewards, flags, games = [int(envs._lives[0])], [], [], []
@@ -210,7 +210,7 @@ def test_fire_is_pressed_at_the_start_and_after_each_lost_life():
     """In Breakout no ball is served without it: a player who never presses FIRE loses all lives all the same."""
     overrides = ["env.game=Breakout", "env.fire_reset=true", "env.noop_max=3", "env.max_frames=8000"]
     for fire, lost in (("true", 5), ("false", 0)):
-        envs = factory.make(atari(*overrides, f"env.fire_reset={fire}"), 1)
+        envs = factory.make_emulators(atari(*overrides, f"env.fire_reset={fire}"), 1)
         envs.reset([1])
         lives = [int(envs._lives[0])]
         for _ in range(1000):
@@ -225,7 +225,7 @@ def test_fire_is_pressed_at_the_start_and_after_each_lost_life():
 
 def test_cartpole_counts_whole_games_and_bootstraps_from_the_time_limit():
     env = compose.to_train_config(compose.compose("train", ["env=cartpole"])).env
-    envs = factory.make(env, 2)
+    envs = factory.make_emulators(env, 2)
     frames = envs.reset([1, 2])
     assert frames.shape == (2, 4) and frames.dtype == np.float32
     games, cuts = [], 0
@@ -264,7 +264,7 @@ def test_action_meanings():
 def test_only_screens_are_pooled_over_skipped_frames(probe, left):
     """After three steps: of a vector the state as it is, bytes or not; of a screen the brightest of the last two."""
     env = atari("env=gymnasium", f"env.game=Probe/{probe}-v0", "env.frame_skip=3", "env.max_frames=9")
-    envs = factory.make(env, 2)
+    envs = factory.make_emulators(env, 2)
     envs.reset([1, 2])
     envs.send(np.zeros(2, np.int64))
     seen = envs.recv().frames[0].reshape(2, -1)[:, 0].tolist()
@@ -279,7 +279,7 @@ def test_only_screens_are_pooled_over_skipped_frames(probe, left):
 def test_a_film_starts_with_the_no_ops_of_the_emulators(game):
     """Where a game's own actions have no NOOP, too: equal pictures after equally many frames."""
     assert ("NOOP" in atari_actions(game, False)) == (game == "Breakout")
-    envs, oracle = factory.make(atari(f"env.game={game}"), 8), wrappers.atari(game)
+    envs, oracle = factory.make_emulators(atari(f"env.game={game}"), 8), wrappers.atari(game)
     pictures, compared = {}, set()
     envs.reset(list(range(8)))
     for _ in range(10):  # without seeds, each of which takes the ALE 0.1 s
@@ -322,7 +322,7 @@ def test_no_frames_are_skipped_twice():
         if frames == (1, 1):
             make_single(again).close()
             continue
-        for make in (make_single, video.single_game, lambda env: factory.make(env, 1)):
+        for make in (make_single, video.single_game, lambda env: factory.make_emulators(env, 1)):
             with pytest.raises(UserError, match=r"frames a step by itself.* env\.frame_skip=1"):
                 make(again, *[None] * (make is video.single_game))
 
@@ -331,7 +331,7 @@ def test_no_frames_are_skipped_twice():
 def test_a_games_own_limit_does_not_cut_it_off(limit, cut):
     """Its last state is bootstrapped from in either case; it is our limit only that ends a game too early."""
     env = atari("env=gymnasium", "env.game=Probe/Vector-v0", "env.frame_skip=3", f"env.max_frames={limit}")
-    envs, found, flags = factory.make(env, 1), [], []
+    envs, found, flags = factory.make_emulators(env, 1), [], []
     envs.reset([1])
     while not found:
         envs.send(np.zeros(1, np.int64))

@@ -79,18 +79,18 @@ def test_chain_values_equal_the_table(tmp_path, variant):
         *support(variant, -1, 1.5),
     )  # fmt: skip
     run.go()
-    learnt = run.agent.online.q_values(torch.eye(Chain.ROOMS).unsqueeze(1)).detach().numpy()
+    learned = run.agent.online.q_values(torch.eye(Chain.ROOMS).unsqueeze(1)).detach().numpy()
     optimal = Chain.optimal_values(discount)
     best = optimal.argmax(1)
-    assert (learnt.argmax(1)[1:] == best[1:]).all()  # in room 0 both are worth the same
+    assert (learned.argmax(1)[1:] == best[1:]).all()  # in room 0 both are worth the same
     if greedy_only:
-        np.testing.assert_allclose(learnt.max(1), optimal.max(1), atol=0.08)
+        np.testing.assert_allclose(learned.max(1), optimal.max(1), atol=0.08)
     elif variant == "munchausen":
         agent = run.config.agent
         numbers = agent.munchausen_alpha, agent.munchausen_temperature, agent.munchausen_floor
-        np.testing.assert_allclose(learnt, munchausen_values(discount, *numbers), atol=0.06)
+        np.testing.assert_allclose(learned, munchausen_values(discount, *numbers), atol=0.06)
     else:
-        np.testing.assert_allclose(learnt, optimal, atol=0.05)
+        np.testing.assert_allclose(learned, optimal, atol=0.05)
 
 
 @pytest.mark.parametrize("variant", ["dqn", "dueling", "noisy", "prioritized", "qr", "iqn", "munchausen", "rainbow"])
@@ -110,7 +110,7 @@ def test_memory_is_learnt_from_pixels(tmp_path, variant):
 
 
 class Enough(Tracker):
-    """Ends a run that has learnt what it should."""
+    """Ends a run that has learned what it should."""
 
     def __init__(self, run: Run, score: float) -> None:
         self._run, self._score = run, score

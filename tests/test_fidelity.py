@@ -23,7 +23,7 @@ from atari_dqn.envs.base import CUT, ORDINARY, TERMINAL
 from atari_dqn.evaluation import rollout
 from atari_dqn.evaluation.player import Player
 from atari_dqn.evaluation.protocol import environment, training_games
-from atari_dqn.evaluation.rollout import Games, held_out, mean_max_q
+from atari_dqn.evaluation.rollout import EvalEnvs, held_out, mean_max_q
 from atari_dqn.tracking import curves
 from atari_dqn.training.agents import make_agent
 from atari_dqn.utils.errors import UserError
@@ -73,7 +73,7 @@ GOLDEN = {"Breakout": 132802874, "Pong": 1043328319, "SpaceInvaders": 1955396076
 @pytest.mark.parametrize("game", GOLDEN)
 def test_the_emulators_pictures_have_their_checksums(game):
     """200 agent steps of ale-py 0.12.1 with fixed actions: screens, maximum, grey and size, to the bit."""
-    envs = factory.make(composed(f"env.game={game}", "env.noop_max=0").env, 1)
+    envs = factory.make_emulators(composed(f"env.game={game}", "env.noop_max=0").env, 1)
     crc = zlib.crc32(envs.reset([0]).tobytes())
     for step in range(200):
         envs.send(np.array([step // 7 % len(envs.actions)]))
@@ -83,9 +83,9 @@ def test_the_emulators_pictures_have_their_checksums(game):
 
 
 def test_a_cut_game_bootstraps_from_its_true_last_frame_and_a_lost_one_does_not():
-    """Breakout cut off after 60 steps, beside the wrappers: what is learnt from the last transition of each game."""
+    """Breakout cut off after 60 steps, beside the wrappers: what is learned from the last transition of each game."""
     env = composed("env.game=Breakout", "env.noop_max=0", "env.max_frames=240").env
-    envs, replay, rng = factory.make(env, 1), Replay(1000, 1, (84, 84)), np.random.default_rng(0)
+    envs, replay, rng = factory.make_emulators(env, 1), Replay(1000, 1, (84, 84)), np.random.default_rng(0)
     oracle = wrappers.atari("Breakout", noop_max=0, max_frames=240)
     replay.begin(torch.from_numpy(envs.reset([3])))
     stack, _ = oracle.reset(seed=3)
@@ -518,14 +518,14 @@ def test_all_18_actions_are_played_by_their_meanings(monkeypatch):
     """A network of Breakout's 4 actions on a game with all 18: each stands for the one of its name."""
     trained, protocol = composed("env.game=Breakout").env, composed("protocol.full_action_space=true").protocol
     env = environment(trained, protocol, None)
-    learnt, all18 = (atari_actions("Breakout", e.full_action_space) for e in (trained, env))
-    assert (len(learnt), len(all18)) == (4, 18)
+    learned, all18 = (atari_actions("Breakout", e.full_action_space) for e in (trained, env))
+    assert (len(learned), len(all18)) == (4, 18)
     network = networks.make_network(schema.Network("mlp", hidden=[]), (1,), 1, 4)
     layer = network.head[0]
-    for number, name in enumerate(learnt):
+    for number, name in enumerate(learned):
         layer.bias.data = torch.eye(4)[number]
         layer.weight.data.zero_()
-        chosen = Player(network, learnt, all18).act(torch.zeros(1, 1), 0.0, torch.Generator())
+        chosen = Player(network, learned, all18).act(torch.zeros(1, 1), 0.0, torch.Generator())
         assert all18[int(chosen)] == name
 
 
@@ -561,7 +561,7 @@ def test_training_is_scored_by_its_own_games(tmp_path):
 
 def test_held_out_states_are_random_play_and_the_same_again(tmp_path):
     env = composed("env.game=Breakout").env
-    games = Games(env, 10, torch.device("cpu"))
+    games = EvalEnvs(env, 10, torch.device("cpu"))
     states = held_out(games, 4, 37, seed=5)
     assert states.shape == (37, 4, 84, 84) and torch.equal(states, held_out(games, 4, 37, seed=5))
     games.close()
@@ -579,7 +579,7 @@ def test_a_damaged_best_network_does_not_stop_a_run_at_its_end(tmp_path, monkeyp
     confirm = type(run)._confirm
     monkeypatch.setattr(type(run), "_confirm", lambda self: (best.write_bytes(b"?"), confirm(self)))
     run.go()
-    assert any("cannot be played again" in text for text in said)
+    assert any("cannot evaluate the best network again" in text for text in said)
     assert Checkpoint(tmp_path / "run" / "checkpoints" / "latest.pt").content["finished"]
 
 
@@ -596,7 +596,7 @@ def test_the_best_network_is_played_again_from_fresh_seeds(tmp_path):
     assert best.agent_steps == int(chosen["agent_steps"])
     seed = run.evaluator._seed(3_000, "fresh evaluation")
     player = Player(best.network, best.actions, best.actions)
-    games = Games(run.evaluator._env, 4, run.device)
+    games = EvalEnvs(run.evaluator._env, 4, run.device)
     played = rollout.play(player, games, run.config.protocol.epsilon, 4, seed)
     assert float(found[-1]["mean"]) == pytest.approx(np.mean([game.score for game in played]))
     states = held_out(games, 2, 30, run.evaluator._seed(0, "held-out states"))

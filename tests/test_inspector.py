@@ -50,7 +50,7 @@ class Album(Screen):
 def seated(*words: str) -> tuple[Player, Env]:
     """An untrained network at the controls of a game."""
     config = compose.to_train_config(compose.compose("train", list(words)))
-    games = factory.make(config.env, 1)
+    games = factory.make_emulators(config.env, 1)
     games.close()
     made = make_agent(config, games.frame_shape, len(games.actions), torch.device("cpu"))
     return Player(made.online, games.actions, games.actions), config.env
@@ -74,7 +74,7 @@ def test_the_q_values_shown_are_the_networks_on_that_stack(game):
 
     def look(picture: np.ndarray) -> bool:
         going = show(picture)
-        bars.append([bar_length(album.pictures[-1], inspected, i) for i in range(len(player.learnt))])
+        bars.append([bar_length(album.pictures[-1], inspected, i) for i in range(len(player.learned))])
         low, high = inspected.scale
         room = inspector.BARS[2] - inspector.NAMES - inspector.NUMBERS
         wanted = [max(1.0, room * (q - low) / (high - low)) for q in inspected.shown]
@@ -207,7 +207,7 @@ def test_a_tap_within_a_step_counts_once():
 
 
 def test_advice_beside_a_person_who_does_what_it_never_learnt():
-    """A network of Pong's at Freeway, which knows NOOP, UP and DOWN: it learnt the first of them only."""
+    """A network of Pong's at Freeway, which knows NOOP, UP and DOWN: it learned the first of them only."""
     config = compose.to_train_config(compose.compose("train", ["env.game=Pong", "network=small_cnn"]))
     pong, freeway = (atari_actions(game, False) for game in ("Pong", "Freeway"))
     player = Player(make_agent(config, (84, 84), len(pong), torch.device("cpu")).online, pong, freeway)
@@ -310,7 +310,7 @@ def test_games_played_by_hand_are_kept(monkeypatch, tmp_path, capsys):
 
     monkeypatch.setattr(play, "Window", Quick)
     path = tmp_path / "plays.csv"
-    play.play(player, env, player.learnt, 1, path, "some.pt")
+    play.play(player, env, player.learned, 1, path, "some.pt")
     with open(path) as file:
         kept = list(csv.DictReader(file))
     assert kept and kept[0]["game"] == "CartPole-v1" and kept[0]["checkpoint"] == "some.pt"

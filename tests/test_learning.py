@@ -18,7 +18,7 @@ from atari_dqn.dqn.loop import due, epsilon_at, training_loop
 from atari_dqn.dqn.optimizers import NatureRMSProp
 from atari_dqn.evaluation import rollout
 from atari_dqn.evaluation.player import Player
-from atari_dqn.evaluation.rollout import Games
+from atari_dqn.evaluation.rollout import EvalEnvs
 
 
 def test_nature_rmsprop_equals_a_numpy_transcription():
@@ -167,7 +167,7 @@ def test_every_emulator_has_its_quota_of_games(monkeypatch):
     env = compose.to_train_config(compose.compose("train", ["env=gymnasium", "env.game=Probe/Uneven-v0"])).env
     network = networks.make_network(Network("mlp"), (1,), 1, 2)
     player = Player(network, ("ACTION0", "ACTION1"), ("ACTION0", "ACTION1"))
-    with contextlib.closing(Games(env, 2, player.device)) as games:
+    with contextlib.closing(EvalEnvs(env, 2, player.device)) as games:
         played = rollout.play(player, games, 0.0, episodes=7, seed=1)
     assert sorted(g.length_frames for g in played) == [1, 1, 1, 1, 50, 50, 50]
 
@@ -178,7 +178,7 @@ def test_games_that_begin_again_are_those_that_would_be_made_anew():
     player = Player(networks.make_network(Network("small_cnn"), (84, 84), 4, 6), range(6), range(6))
     found = []
     for seeds in ([1, 2], [2]):
-        with contextlib.closing(Games(env, 2, player.device)) as games:
+        with contextlib.closing(EvalEnvs(env, 2, player.device)) as games:
             for seed in seeds:
                 played = rollout.play(player, games, 0.3, episodes=3, seed=seed)
         found.append((played, games.states(games.all)))

@@ -26,7 +26,7 @@ def test_it_resumes_with_all_that_it_had(old, inside):
     before = torch.load(old / "checkpoints" / "latest.pt", weights_only=True)
     done = inside("train", f"resume={old}", "total_steps=600")
     assert done.returncode == 0, done.stderr
-    assert "400 agent steps are played again" in done.stdout and "replay is lost" not in done.stdout
+    assert "replaying 400 agent steps" in done.stdout and "replay is missing" not in done.stdout
     after = torch.load(old / "checkpoints" / "latest.pt", weights_only=True)
     assert after["agent_steps"] == 600 and after["updates"] > before["updates"] > 0
     with open(old / "episodes.csv") as file:

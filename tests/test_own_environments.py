@@ -160,7 +160,7 @@ def made(own: type, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "own_body", SimpleNamespace(Own=own, __name__="own_body"))
     own_modules.allow("own_body:Own")
     env = dataclasses.replace(cartpole(), game="own_body:Own")
-    with contextlib.closing(factory.make(env, 1)) as envs:
+    with contextlib.closing(factory.make_emulators(env, 1)) as envs:
         yield envs
 
 

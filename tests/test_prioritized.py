@@ -91,12 +91,12 @@ def test_whole_transitions_and_only_they_have_a_priority_at_every_moment(rows, n
             assert (r_t, discount_t) == pytest.approx((want[2], want[3]), rel=1e-5, abs=1e-5)
         errors = torch.rand(2, 16, generator=draw) * 3
         replay.update_priorities(batch, errors)
-        learnt: dict[int, int] = {}
+        learned: dict[int, int] = {}
         powers = (errors.flatten() ** 0.6 * ONE).round().long().tolist()
         for state, value in zip(identities(found.s_tm1), powers, strict=True):
-            learnt[state[-1]] = max(learnt.get(state[-1], 0), value)
-        surprise |= learnt
-        highest = max(highest, *learnt.values())
+            learned[state[-1]] = max(learned.get(state[-1], 0), value)
+        surprise |= learned
+        highest = max(highest, *learned.values())
 
 
 def test_frequencies_and_weights():

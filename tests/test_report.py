@@ -415,7 +415,9 @@ def test_a_damaged_run_hides_no_other(served):
         path = root / name / part
         path.write_text(text if text is not None else path.read_text().replace("200", "two"))
     (root / "renamed").mkdir()
-    (root / "renamed/config.yaml").write_text((root / "cart2/config.yaml").read_text().replace("default", "retired"))
+    (root / "renamed/config.yaml").write_text(
+        (root / "cart2/config.yaml").read_text().replace("preset: cartpole", "preset: x")
+    )
     names = ["nul", "five", "deep", "letters", "column", "renamed", "cart2"]
     status, body, _ = answer(port, "/data.json?" + "&".join(f"run={name}" for name in names))
     told = json.loads(body)

@@ -30,7 +30,7 @@ from atari_dqn.checkpoint.replay_files import ReplayFiles, Segment
 from atari_dqn.config import compose
 from atari_dqn.dqn.replay import Replay
 from atari_dqn.envs import factory
-from atari_dqn.envs.base import CUT, ORDINARY, Turn
+from atari_dqn.envs.base import CUT, ORDINARY, VectorStep
 from atari_dqn.envs.journal import Journal
 from atari_dqn.tracking.display import Tracker
 from atari_dqn.training import launch
@@ -210,7 +210,7 @@ def uneven(kind: str, seeds: list[int]) -> Journal:
     """Games that end at different times, just begun."""
     words = {"atari": ["env.game=Breakout", "env.repeat_action_probability=0.25"], "gymnasium": ["env=cartpole"]}
     config = compose.to_train_config(compose.compose("train", words[kind]))
-    games = Journal(factory.make(config.env, 3), keep=True)
+    games = Journal(factory.make_emulators(config.env, 3), keep=True)
     games.reset(seeds)
     return games
 
@@ -220,7 +220,7 @@ def test_emulators_come_back_to_where_they_were(kind, scale):
     one, other, choose = uneven(kind, [1, 2, 3]), uneven(kind, [7, 8, 9]), np.random.default_rng(1)
     played, waiting = 0, set()
 
-    def go_on(*journals: Journal) -> list[Turn]:
+    def go_on(*journals: Journal) -> list[VectorStep]:
         nonlocal played
         if played in (30 * scale, 90 * scale, 93 * scale):
             for games in journals:
@@ -432,16 +432,16 @@ def test_damaged_replay_files_are_named_and_cost_what_they_hold(stopped, cartpol
     # An older file belongs to both: the latest goes on without its rows.
     flip(tmp_path / "both" / "replay" / older.name, 0.5, 3)
     said = go_on(tmp_path / "both")
-    assert older.name in said and "agent steps of the replay, so not to the bit" in said
+    assert older.name in said and "agent steps of the replay are missing, so results will not be" in said
     assert checkpoints.Checkpoint(tmp_path / "both" / "checkpoints" / "latest.pt").agent_steps == 4_000
     # That was told once: what goes on from there loses nothing more.
-    assert "not to the bit" not in go_on(tmp_path / "both", "total_steps=4_400")
+    assert "not be bit-identical" not in go_on(tmp_path / "both", "total_steps=4_400")
 
 
 def test_without_its_replay_a_run_fills_it_again(stopped):
     shutil.rmtree(stopped / "replay")
     said = go_on(stopped)
-    assert "most of the replay is lost; it fills again" in said
+    assert "most of the replay is missing; it is refilled" in said
     content = checkpoints.Checkpoint(stopped / "checkpoints" / "latest.pt").content
     assert content["agent_steps"] == 4_000 and content["replay"]["written"] < 300
 
@@ -873,7 +873,7 @@ def test_another_machine_is_told_of(stopped, monkeypatch):
     own = devices.numerics(torch.device("cpu"))
     monkeypatch.setattr(devices, "numerics", lambda device: own | {"threads": "99", "GPU": "another"})
     said = go_on(stopped)
-    assert "not to the bit as it would have gone on before: threads 99 instead of" in said
+    assert "results will not be bit-identical to an uninterrupted run: threads 99 instead of" in said
     assert "GPU another instead of none" in said
 
 

@@ -240,10 +240,10 @@ def test_the_loop_equals_a_sequential_one(tmp_path, num_envs):
     start = flat(run.agent.online).clone()
     expected = sequential_reference(reference, seeding.derive(run.config.seed, "games", 0, count=num_envs))
     list(training_loop(run.emulators, run.replay, run.agent, run.config, run.streams))
-    learnt = flat(run.agent.online)
-    moved = (learnt - start).abs().max()
+    learned = flat(run.agent.online)
+    moved = (learned - start).abs().max()
     assert moved > 1e-3  # 30 updates of about the learning rate, 1e-4
-    assert (learnt - expected).abs().max() < 0.02 * moved
+    assert (learned - expected).abs().max() < 0.02 * moved
     assert torch.equal(run.replay.actions, reference.replay.actions)
     assert torch.equal(run.replay.frames, reference.replay.frames)
 

@@ -198,7 +198,7 @@ def test_a_copy_that_breaks_off_leaves_the_checkpoint_before_it(break_after, unt
 def test_games_in_actors_equal_local_ones(ray, words, count):
     """Frames, rewards, flags and games' ends of 120 turns, twice begun, from shares of unequal size."""
     config = composed(*words, "emulators=ray", "emulators.actors=2")
-    local, remote = factory.make(config.env, count), RemoteEmulators(config.env, count, config.emulators)
+    local, remote = factory.make_emulators(config.env, count), RemoteEmulators(config.env, count, config.emulators)
     assert (remote.frame_shape, remote.frame_dtype, remote.actions) == (
         local.frame_shape, local.frame_dtype, local.actions,
     )  # fmt: skip
@@ -223,7 +223,7 @@ def test_games_in_actors_equal_local_ones(ray, words, count):
 def test_the_games_of_a_lost_actor_are_cut_off_and_begun_anew(ray):
     config = composed("env.game=Breakout", "emulators=ray", "emulators.actors=2")
     said: list[str] = []
-    local, remote = factory.make(config.env, 4), RemoteEmulators(config.env, 4, config.emulators, said.append)
+    local, remote = factory.make_emulators(config.env, 4), RemoteEmulators(config.env, 4, config.emulators, said.append)
     local.reset([1, 2, 3, 4])
     before = remote.reset([1, 2, 3, 4])
     rng = np.random.default_rng(0)
@@ -239,7 +239,7 @@ def test_the_games_of_a_lost_actor_are_cut_off_and_begun_anew(ray):
             assert (other.flags[2:] == CUT).all() and (other.frames[2:] == before[2:]).all() and not other.games
         elif turn == 21:
             assert (other.flags[2:] == ORDINARY).all() and (other.rewards[2:] == 0).all()
-            fresh = factory.make(config.env, 4)
+            fresh = factory.make_emulators(config.env, 4)
             start = fresh.reset([1, 2, 3, 4])
             assert (
                 np.abs(other.frames[2:].astype(int) - start[2:]).mean(axis=(1, 2)) < 5

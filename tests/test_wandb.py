@@ -257,7 +257,7 @@ def test_settings_that_the_client_does_not_take_stop_nothing(name, value, word, 
     monkeypatch.setenv(name, value)
     said: list[str] = []
     logger = compose.to_train_config(compose.compose("train", ["logger.timeout_seconds=5"])).logger
-    made = wandb_tracker.build(logger, tmp_path, {}, 0, {}, said.append)
+    made = wandb_tracker.make_tracker(logger, tmp_path, {}, 0, {}, said.append)
     if made:
         made.close()
     assert word in said[0]

@@ -22,7 +22,7 @@ from atari_dqn.envs import atari, factory
 from atari_dqn.envs.atari import atari_actions
 from atari_dqn.envs.base import CUT, ORDINARY, TERMINAL, Game
 from atari_dqn.evaluation import evaluate
-from atari_dqn.evaluation.player import seat
+from atari_dqn.evaluation.player import make_player
 from atari_dqn.tracking import curves
 from atari_dqn.tracking.display import Tracker
 from atari_dqn.training.run import Run
@@ -209,7 +209,7 @@ def test_evaluations_are_those_of_the_config(words, tmp_path):
 
     # The same network played later, under another protocol.
     other = dataclasses.replace(c.protocol, name="other", epsilon=0.4, max_frames=9)
-    seated = seat(best, other, None)
+    seated = make_player(best, other, None)
     result = evaluate.evaluate(best, other, *seated, episodes=4, num_envs=3, seed=11)
     few = dataclasses.replace(c.evaluation, episodes=4, num_envs=3)
     scores = plain.evaluate(dataclasses.replace(c, protocol=other, evaluation=few), log.weights[chosen], 11)
@@ -416,7 +416,7 @@ def test_a_cut_game_leaves_nothing_to_the_next(monkeypatch):
     """Neither a reward nor, for its lives, a FIRE."""
     monkeypatch.setattr(atari, "AtariVectorEnv", Scripted)
     words = ["env.game=Breakout", "env.fire_reset=true", "env.max_frames=8"]
-    envs = factory.make(compose.to_train_config(compose.compose("train", words)).env, 1)
+    envs = factory.make_emulators(compose.to_train_config(compose.compose("train", words)).env, 1)
     envs.reset([1])
     turns = []
     for _ in range(5):

@@ -79,7 +79,7 @@ def profiles(compared: Compared, resamples: int) -> list[tuple[object, ...]]:
     return [
         (experiment.name, *map(float, row))
         for experiment, games in compared.all
-        for row in zip(intervals.TAUS, *intervals.profile(experiment.normalised(games), resamples), strict=True)
+        for row in zip(intervals.TAUS, *intervals.profile(experiment.normalized(games), resamples), strict=True)
     ]
 
 
@@ -144,7 +144,7 @@ def write(
     )
     _write(output / "games.csv", *games_table(compared.own, compared.others))
     for e in compared.own:
-        for kind, matrix in (("scores", e.raw(e.games)), ("normalised", e.normalised(e.games))):
+        for kind, matrix in (("scores", e.raw(e.games)), ("normalised", e.normalized(e.games))):
             _write(output / f"{_file_name(e.name)}-{kind}.csv", e.games, matrix.tolist())
     _write(
         output / "profiles.csv",

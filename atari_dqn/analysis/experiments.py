@@ -58,7 +58,7 @@ class Experiment(NamedTuple):
         """Scores, [seeds, games]."""
         return np.array([[run.score for run in self.runs[game][: self.seeds]] for game in games]).T
 
-    def normalised(self, games: Sequence[str]) -> Matrix:
+    def normalized(self, games: Sequence[str]) -> Matrix:
         """Human-normalized scores, [seeds, games]."""
         return human_normalised(self.raw(games), games)
 

@@ -73,7 +73,7 @@ def aggregates(shown: Iterable[tuple[Experiment, Sequence[str]]], resamples: int
     """The four statistics of each experiment over the given games."""
     rows = []
     for experiment, games in shown:
-        points, around = interval(experiment.normalised(games), four, resamples)
+        points, around = interval(experiment.normalized(games), four, resamples)
         rows.append(Aggregates(experiment.name, experiment.seeds, len(games), experiment.frames, points, around))
     return rows
 
@@ -124,5 +124,5 @@ def improvement(one: Experiment, other: Experiment, resamples: int) -> Improveme
     games = [game for game in one.games if game in other.games]
     if not games:
         return Improvement(one.name, other.name, 0, np.nan, np.full(2, np.nan))
-    point, around = interval((one.normalised(games), other.normalised(games)), beats, resamples)
+    point, around = interval((one.normalized(games), other.normalized(games)), beats, resamples)
     return Improvement(one.name, other.name, len(games), float(point[0]), around[:, 0])

@@ -1,4 +1,4 @@
-"""What runs' folders tell, as plain data for the report and the dashboard. Nothing in them is changed or run."""
+"""What run directories contain, as plain data for reports. Nothing in them is changed or executed."""
 
 import contextlib
 import functools
@@ -73,7 +73,7 @@ def number(value: object) -> float | None:
 
 
 def thin(series: dict[str, np.ndarray], points: int) -> dict[str, np.ndarray]:
-    """At most so many points: means of neighbours, where the last of them is."""
+    """At most so many points: means of neighbors, each at the last one's place."""
     count = len(next(iter(series.values())))
     if count <= points:
         return series

@@ -1,4 +1,4 @@
-"""Which folders are runs, by what a person asks for, and the films in them. Nothing in them is changed or run."""
+"""Which directories are runs, by what the user asks for, and their videos. Nothing in them is changed or executed."""
 
 import os
 from pathlib import Path

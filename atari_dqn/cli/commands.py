@@ -53,7 +53,7 @@ def profile(composed: Any) -> None:
 def _asked(composed: Any) -> "tuple[PlayConfig, Checkpoint, Protocol]":
     """What evaluate, video and watch share: the checked request, its checkpoint, its protocol.
 
-    Tells what the protocol asks for in vain, and what the environment does by itself.
+    Reports what of the protocol has no effect, and what the environment does by itself.
     """
     from atari_dqn.checkpoint import checkpoints
     from atari_dqn.config import compose, unread, validate
@@ -81,14 +81,14 @@ def evaluate(composed: Any) -> None:
     from atari_dqn.checkpoint import outputs
     from atari_dqn.data import scores
     from atari_dqn.evaluation import evaluate
-    from atari_dqn.evaluation.player import seat
+    from atari_dqn.evaluation.player import make_player
     from atari_dqn.registry import environments
     from atari_dqn.tracking import display
     from atari_dqn.utils import files
     from atari_dqn.utils.text import plural
 
     asked, checkpoint, protocol = _asked(composed)
-    env, player = seat(checkpoint, protocol, asked.env.game, asked.env.arguments)
+    env, player = make_player(checkpoint, protocol, asked.env.game, asked.env.arguments)
     name = f"{checkpoint.path.stem}-{environments.bare(env.game)}-{files.name(protocol.name)}.json"
     output = outputs.choose(asked.output, checkpoint.path.parent / name, (".json",), is_kept=True)
     view, episodes = console.Console(), asked.evaluation.episodes
@@ -119,13 +119,13 @@ def _dress(asked: Any, env: Any, player: Any) -> Any:
 
 def video(composed: Any) -> None:
     from atari_dqn.checkpoint import outputs
-    from atari_dqn.evaluation.player import seat
+    from atari_dqn.evaluation.player import make_player
     from atari_dqn.registry import environments
     from atari_dqn.viewing import screens
     from atari_dqn.viewing import video as videos
 
     asked, checkpoint, protocol = _asked(composed)
-    env, player = seat(checkpoint, protocol, asked.env.game, asked.env.arguments)
+    env, player = make_player(checkpoint, protocol, asked.env.game, asked.env.arguments)
     folder = checkpoint.path.parent
     folder = folder.parent / "videos" if folder.name == "checkpoints" else folder
     name = f"{checkpoint.path.stem}-{environments.bare(env.game)}-seed{asked.seed}.mp4"
@@ -136,11 +136,11 @@ def video(composed: Any) -> None:
 
 
 def watch(composed: Any) -> None:
-    from atari_dqn.evaluation.player import seat
+    from atari_dqn.evaluation.player import make_player
     from atari_dqn.viewing import video as videos
 
     asked, checkpoint, protocol = _asked(composed)
-    env, player = seat(checkpoint, protocol, asked.env.game, asked.env.arguments)
+    env, player = make_player(checkpoint, protocol, asked.env.game, asked.env.arguments)
     videos.watch(player, env, protocol.epsilon, asked.seed, _dress(asked, env, player))
 
 
@@ -149,7 +149,7 @@ def play(composed: Any) -> None:
     from atari_dqn.config import compose
     from atari_dqn.envs import factory
     from atari_dqn.envs.atari import atari_actions
-    from atari_dqn.evaluation.player import Player, seat
+    from atari_dqn.evaluation.player import Player, make_player
     from atari_dqn.utils import devices
     from atari_dqn.viewing import play, screens
 
@@ -157,7 +157,7 @@ def play(composed: Any) -> None:
     device = devices.choose_device(asked.device)
     if asked.checkpoint is not None:
         checkpoint = checkpoints.Checkpoint(checkpoints.find(asked.checkpoint), device)
-        env, player = seat(checkpoint, checkpoint.config.protocol, asked.env.game, asked.env.arguments)
+        env, player = make_player(checkpoint, checkpoint.config.protocol, asked.env.game, asked.env.arguments)
         name = str(checkpoint.path)
     elif asked.env.game is not None:
         env = compose.environment(asked.env.game, asked.env.arguments)
@@ -168,8 +168,8 @@ def play(composed: Any) -> None:
         env = dataclasses.replace(env, full_action_space=True)  # else no key would mean FIRE
         if player:
             names = atari_actions(env.game, True)
-            player = Player(player.network, player.learnt, names)
-    envs = factory.make(env, 1)
+            player = Player(player.network, player.learned, names)
+    envs = factory.make_emulators(env, 1)
     envs.close()
     screens.check_display(play.remedy())
     play.play(player, env, envs.actions, asked.seed, outputs.choose(asked.output, Path(), (".csv",)), name)

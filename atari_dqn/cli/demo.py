@@ -12,7 +12,7 @@ from atari_dqn.utils.hints import hint
 
 
 def demo(config: TrainConfig, overrides: list[str]) -> None:
-    """Train as `config` says, and tell in one line what there is to look at; nothing more where it was stopped."""
+    """Train, then list what there is to look at, unless stopped."""
     if config.env.game != "Pong":
         raise UserError(
             f"the demo is of Pong; for {config.env.game} type {hint('train', GAME=config.env.game, PRESET='laptop')}"

@@ -1,4 +1,4 @@
-"""What `make doctor` looks at, GPUs apart. Each check returns one finding or several."""
+"""The checks of `make doctor`, except those of GPUs. Each returns one or more findings."""
 
 import functools
 import importlib.metadata
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from atari_dqn.utils.hints import hint, in_checkout, reinstall
 
-if TYPE_CHECKING:  # each check imports what it needs, so that the broken package is told by name
+if TYPE_CHECKING:  # each check imports what it needs, so that a broken package is reported by name
     from atari_dqn.config.schema import TrainConfig
 
 GOOD, WARN, BAD = "ok", "note", "BAD"
@@ -79,7 +79,7 @@ def play() -> tuple[bool, float]:
 
     env, cores = default_config().env, machine.cpus()
     games = max(cores, min(2 * cores, 32))  # few, for they are created one by one
-    envs, rng = factory.make(env, games), np.random.default_rng(0)
+    envs, rng = factory.make_emulators(env, games), np.random.default_rng(0)
     frames = envs.reset([*range(games)])
 
     def step() -> None:

@@ -102,7 +102,7 @@ def gpus(facts: GPUFacts | None = None) -> list[Finding]:
     if len(facts.gpus) > 1:
         text = "a run takes cuda:0, or another with device=cuda:1; "
         found.append((GOOD, text + "a sweep with sweep.gpus=1 gives each run its own (default: four share one)"))
-    driver = f"driver {facts.driver}" if facts.driver else "`nvidia-smi` does not tell the driver's version"
+    driver = f"driver {facts.driver}" if facts.driver else "`nvidia-smi` does not report the driver's version"
     found.append((GOOD, f"torch is built for CUDA {facts.cuda}; {driver}"))
     tf32 = default_config().compute.tf32
     old = any(gpu.capability < (8, 0) for gpu in facts.gpus)

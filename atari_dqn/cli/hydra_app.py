@@ -17,7 +17,7 @@ DONE, FAILED, WRONG_INPUT = 0, 1, 2  # exit codes
 # What other libraries say for "out of memory": the dynamic linker, torch, the system.
 NO_MEMORY = ("failed to map segment", "can't allocate memory", "Cannot allocate memory")
 
-# What the system says of a file or folder that a person named, or of the disk that it is on.
+# Errors of files, folders and disks that the user named.
 FILE_TROUBLE = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ELOOP,
     errno.ENAMETOOLONG,
@@ -25,7 +25,7 @@ FILE_TROUBLE = {
 
 
 def guarded(action: Callable[[], Any]) -> int:
-    """Run `action`; errors become a line for a person and an exit code."""
+    """Run `action`; errors become one line on the terminal and an exit code."""
     try:
         action()
     except UserError as error:

@@ -95,7 +95,7 @@ def arguments(env: Mapping[str, str]) -> list[str]:
 
 
 def command(target: str, uses: Iterable[str], env: Mapping[str, str]) -> list[str]:
-    """What `python -m atari_dqn` is to be given for a target."""
+    """The arguments of `python -m atari_dqn` for a target."""
     given = {name: env[name] for name in uses if name in SETTINGS and env.get(name)}
     if target in ("train", "profile") or (target == "play" and "CKPT" not in given):
         given.setdefault("GAME", "Breakout")

@@ -21,7 +21,7 @@ def leaves(node: Any, prefix: str = "") -> Iterator[str]:
             yield from leaves(value, f"{path}.")
 
 
-_own_dirs: list[Path] = []  # a person's own folder of settings, if there is one
+_own_dirs: list[Path] = []  # the user's own folder of settings, if any
 
 
 def use_config_dir(typed: str | None) -> str:
@@ -42,7 +42,7 @@ def use_config_dir(typed: str | None) -> str:
 
 
 def search_path() -> list[str]:
-    """What Hydra is told of a person's own folder."""
+    """The user's own folder, for Hydra."""
     quoted = ["'file://" + str(folder).replace("'", "\\'") + "'" for folder in _own_dirs]
     return [f"hydra.searchpath=[{','.join(quoted)}]"] if quoted else []
 

@@ -54,7 +54,7 @@ def _composed(preset: str, env: str, game: str) -> TrainConfig:
 def departures(config: TrainConfig, preset: str | None = None) -> list[Departure]:
     """The settings that change what a run computes, compared with its own or the given preset."""
     if not is_known(preset or config.preset):
-        return []
+        return [Departure("preset", "not known here", config.preset)]
     found = _departures(config, preset or config.preset)
     if found and config.env.game == "CartPole-v1" and (preset or config.preset) == "default":
         return min(found, _departures(config, "cartpole"), key=len)  # what `cartpole` was called before

@@ -122,7 +122,7 @@ class PlayProtocol:
 
     name: str | None = None  # under which results are stored
     epsilon: float | None = None  # share of random actions
-    source: str | None = None  # games | training: games of its own, or the training games
+    source: str | None = None  # games | training: separate evaluation games, or the training games
     repeat_action_probability: float | None = None  # sticky actions; null: as in training
     noop_max: int | None = None  # frames of no-ops at a game's start, at most; null: as in training
     fire_reset: bool | None = None  # true or false: press FIRE at a game's start; null: as in training
@@ -135,11 +135,11 @@ class PlayProtocol:
 
 @dataclass
 class Protocol(PlayProtocol):
-    """How a network is scored: in games of its own, or by its training games. null keeps what it was trained with."""
+    """How a network is scored: in evaluation games, or by its training games. null keeps the training setting."""
 
     name: str = MISSING  # under which results are stored
     epsilon: float = MISSING  # share of random actions
-    source: str = "games"  # games | training: games of its own, or the training games
+    source: str = "games"  # games | training: separate evaluation games, or the training games
 
 
 @dataclass

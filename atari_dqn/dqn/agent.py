@@ -19,7 +19,7 @@ Policy = Callable[[Tensor, float | Tensor, torch.Generator], Tensor]
 
 
 class Losses(NamedTuple):
-    """What learning showed since it was last asked, as means over updates."""
+    """Mean training statistics since the last call."""
 
     loss: float
     q_mean: float
@@ -27,15 +27,15 @@ class Losses(NamedTuple):
 
 
 class Agent:
-    """Two networks and an optimiser; knows nothing of games, logs or files.
+    """Two networks and an optimizer; knows nothing of games, logs or files.
 
     Args:
-        online: the Q-network that acts and learns; its `values` say what it predicts.
-        rule: what its targets bootstrap from.
-        reduction: of a minibatch's losses: `sum`, as the Nature paper's released code does, or `mean`.
-        max_grad_norm: longer gradients are shortened to this norm; None leaves them.
-        tau: how much of the online network a target copy takes over; 1 is all.
-        policy: chooses actions by Q-values [N, A], an epsilon and a generator.
+        online: the Q-network that acts and learns; its `values` define what it predicts.
+        rule: what targets bootstrap from.
+        reduction: of a minibatch's losses: `sum`, as in the Nature paper's released code, or `mean`.
+        max_grad_norm: clip the gradient's norm to this; None: no clipping.
+        tau: share of the online network in a target update; 1 copies it.
+        policy: chooses actions from Q-values [N, A], an epsilon and a generator.
         script: on a CPU, differentiate without Python; see graphs.scripted.
         fuse: compile an update as a whole, and the target network's forward pass; see graphs.compiled.
     """
@@ -69,24 +69,24 @@ class Agent:
             if isinstance(optimizer, NatureRMSProp):
                 optimizer.compile()
         self.gradients: list[Tensor] = []  # the last update's
-        self.batch: Batch | None = None  # that was learnt from last
+        self.batch: Batch | None = None  # of the last update
         self._norm_before = math.nan  # of the gradient, when it was restored
         self._sums = torch.zeros(3, device=self.device)  # loss, mean Q-value, updates
         self._shown = torch.zeros(3, pin_memory=self.device.type == "cuda")  # of them, on the host
 
     @torch.no_grad()
     def act(self, states: Tensor, epsilon: float | Tensor, generator: torch.Generator) -> Tensor:
-        """The policy's actions int64 [N] for states [N, stack, *frame]; noisy weights are drawn for each game apart."""
+        """The policy's actions int64 [N] for states [N, stack, *frame]; noisy weights are drawn per game."""
         noise = self.online.draw_noise(len(states), generator)
         return self.policy(self.online.q_values(states, noise), epsilon, generator)
 
     @torch.no_grad()
     def act_at_random(self, num_games: int, generator: torch.Generator) -> Tensor:
-        """What `act` does at an epsilon of 1, without a look."""
+        """Random actions: `act` at an epsilon of 1, without computing Q-values."""
         return self.policy(torch.zeros(num_games, self.online.num_actions, device=self.device), 1.0, generator)
 
     def standardize(self, frames: Tensor) -> None:
-        """Show both networks what is to be seen, frames [n, *frame], before they learn."""
+        """Let both networks measure their inputs, frames [n, *frame], before learning starts."""
         for network in (self.online, self.target):
             network.features.standardize(frames.to(self.device))
 
@@ -94,8 +94,8 @@ class Agent:
         """Update the online network by each of K minibatches, in turn.
 
         Args:
-            generator: of what is drawn beside the batch: noisy weights, quantiles.
-        Returns: how surprising each transition was, [K, B]; the last minibatch's gradients.
+            generator: draws noisy weights and quantiles.
+        Returns: each transition's error, for its priority, [K, B]; the last minibatch's gradients.
         """
         losses, errors = [], []
         for minibatch in self._minibatches(batch, generator):
@@ -145,18 +145,18 @@ class Agent:
 
     @torch.no_grad()
     def copy_target(self, times: int = 1) -> None:
-        """target += tau * (online - target), so many times: target := online where tau is 1."""
+        """target += tau * (online - target), `times` times; with tau = 1: target := online."""
         share = 1 - (1 - self._tau) ** times
         torch._foreach_lerp_([*self.target.parameters()], [*self._parameters], share)
 
     def losses(self) -> Losses:
-        """Means since the last call; nan where there was no update."""
+        """Means since the last call; nan if there was no update."""
         loss, q_mean, updates = self._sums.tolist()
         self._sums.zero_()
         return Losses(loss / updates, q_mean / updates, int(updates)) if updates else Losses(math.nan, math.nan, 0)
 
     def show(self) -> None:
-        """Send the sums to the host, without waiting, for `is_finite` to look at."""
+        """Copy the sums to the host for `is_finite`, without waiting."""
         self._shown.copy_(self._sums, non_blocking=True)
 
     def is_finite(self) -> bool:
@@ -165,7 +165,7 @@ class Agent:
         return math.isfinite(sum(self._shown.tolist()))
 
     def state(self) -> dict[str, Any]:
-        """All that learning has changed, as a checkpoint keeps it."""
+        """Everything that learning changes, for a checkpoint."""
         return {
             "online": self.online.state_dict(),
             "target": self.target.state_dict(),
@@ -176,7 +176,7 @@ class Agent:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over a `state`. Raises ValueError, KeyError or RuntimeError where it does not fit."""
+        """Restore a `state`. Raises ValueError, KeyError or RuntimeError if it does not fit."""
         for index, moments in state["optimizer"]["state"].items():
             sizes = [value.numel() for value in moments.values() if isinstance(value, Tensor)]
             if len(moments) > 8 or max(sizes, default=0) > self._parameters[index].numel():

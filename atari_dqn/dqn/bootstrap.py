@@ -18,7 +18,7 @@ class Minibatch(NamedTuple):
     r_t: Tensor  # [B]
     discount_t: Tensor  # [B]
     weight: Tensor  # [B]
-    noise: Tensor  # [2, noise_size], of the online network: for s_tm1, and for s_t in Double DQN
+    noise: Tensor  # [2, noise_size], for the online network: at s_tm1, and at s_t in Double DQN
     taus: Tensor  # [B, n], quantiles that the online network is asked for
     z_t: Tensor  # [B, A, n], the target network's outputs at s_t
     more: Tensor | None = None  # that the rule precomputed beside z_t

@@ -1,4 +1,4 @@
-"""Behaviour policies: from Q-values to actions."""
+"""Behavior policies: from Q-values to actions."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def epsilon_greedy(q_values: Tensor, epsilon: float | Tensor, generator: torch.Generator) -> Tensor:
-    """An action for each row of q_values [N, A]: the best, or with probability epsilon any; drawn for each game apart.
+    """An action for each row of q_values [N, A]: the best, or with probability epsilon a random one.
 
     Actions whose value is -inf are not available and never chosen.
     """
@@ -31,21 +31,21 @@ class Persistent:
     """As epsilon_greedy, but a random action is repeated for n agent steps, with p(n) in proportion to n^-exponent.
 
     Many games reward nothing that single random actions lead to: they cancel out. (Dabney, Ostrovski and Barreto 2021,
-    "Temporally-extended epsilon-greedy exploration"; epsilon is the probability of beginning, where none goes on.)
+    "Temporally-extended epsilon-greedy exploration"; epsilon is the probability of starting one while none is running.)
 
     Args:
-        end: an epsilon at which, and below, a random action is taken once: what is well learnt is not thrown away.
+        end: at this epsilon and below, a random action lasts one step, so that a good policy is not disturbed for long.
     """
 
     def __init__(self, exponent: float, end: float, num_envs: int, device: torch.device) -> None:
         self._end = end
         self._upto = torch.arange(1, LONGEST + 1, dtype=torch.float64).pow(-exponent).cumsum(0)
         self._upto = (self._upto / self._upto[-1]).to(device, torch.float32)
-        self.action = torch.zeros(num_envs, dtype=torch.int64, device=device)  # that is repeated in each game
+        self.action = torch.zeros(num_envs, dtype=torch.int64, device=device)  # being repeated in each game
         self.left = torch.zeros_like(self.action)  # for so many agent steps more
 
     def __call__(self, q_values: Tensor, epsilon: float | Tensor, generator: torch.Generator) -> Tensor:
-        """Actions int64 [N] for q_values [N, A]; what goes on is changed in place, as a CUDA graph needs it."""
+        """Actions int64 [N] for q_values [N, A]; running repeats are updated in place, as a CUDA graph requires."""
         begin, length = torch.rand(2, len(q_values), generator=generator, device=q_values.device)
         begins = (self.left == 0) & (begin < epsilon)
         n = torch.searchsorted(self._upto, length).clamp_(max=LONGEST - 1) * (epsilon > self._end) + 1
@@ -56,7 +56,7 @@ class Persistent:
         return chosen
 
     def state(self) -> dict[str, Any]:
-        """What goes on, as a checkpoint keeps it."""
+        """The running repeats, for a checkpoint."""
         return {"action": self.action, "left": self.left}
 
     def restore(self, state: dict[str, Any], num_actions: int) -> None:

@@ -1,4 +1,4 @@
-"""What a network's outputs say of an action's return: its expectation, or its distribution in one of three forms.
+"""What a network's outputs represent: an action's expected return, or its return distribution in one of three forms.
 
 `z` are outputs [..., A, n], or [..., n] of one action each; n is 1 for an expectation.
 """

@@ -27,16 +27,16 @@ class Progress:
 
 
 class StepInfo(NamedTuple):
-    """What happened up to a turn's end."""
+    """What a turn did."""
 
-    agent_steps: int  # since the run's start, over all games
+    agent_steps: int  # since the start of the run, over all games
     updates: int
-    epsilon: float  # that the turn's actions were drawn with
-    games: list[Game]  # that ended in this turn
+    epsilon: float  # of the turn's actions
+    games: list[Game]  # that ended
 
 
 class NotFinite(ArithmeticError):
-    """The last turn's losses were no finite numbers. Its batch is still the agent's `batch`."""
+    """The last turn's losses are not finite. Its batch is still the agent's `batch`."""
 
 
 def epsilon_at(step: int, warmup_steps: int, exploration: Exploration) -> float:
@@ -52,7 +52,7 @@ def due(every: int, before: int, after: int) -> int:
 
 
 def game_seeds(config: TrainConfig, agent_steps: int) -> list[int]:
-    """Of games that begin at an agent step, in a run and a resumed one alike."""
+    """Seeds of the games that start at an agent step: the same in a run and in a resumed one."""
     return seeding.derive(config.seed, "games", agent_steps, count=config.num_envs)
 
 
@@ -74,8 +74,8 @@ def training_loop(
 
     Args:
         progress: where a resumed run stands; it is advanced.
-        playing: the games are where the run left them, and the replay knows; else new ones are begun.
-        watch: what to count the time of a turn's stages with.
+        playing: the games and the replay are where the run left them; otherwise new games start.
+        watch: times the stages of a turn.
     Raises NotFinite.
     """
     update, progress, watch = config.update, progress or Progress(), watch or Stopwatch()

@@ -1,4 +1,4 @@
-"""Q-networks: a state in, what is known of each action's return out."""
+"""Q-networks: map a state to action values or return distributions."""
 
 import abc
 import functools
@@ -51,7 +51,7 @@ class Features(nn.Module, abc.ABC):
         """States as stored [B, stack, *frame] -> what `forward` takes. What is prepared already stays as it is."""
 
     def standardize(self, frames: Tensor) -> None:
-        """Measure what the inputs look like, from frames [n, *frame]; most features have no use for it."""
+        """Measure the inputs' statistics from frames [n, *frame]; a no-op for most features."""
 
 
 class Convolutions(Features):
@@ -120,7 +120,7 @@ class QNetwork(nn.Module):
     """Features of a state, then fully connected layers to each action's return: in one stream, or dueling.
 
     Args:
-        values: what the outputs say of a return: its expectation or its distribution.
+        values: what the outputs represent: a return's expectation or its distribution.
         agent: of it `dueling`, `dueling_gradient_scale`, `noisy` and `noisy_sigma`.
         initialization: `torch`, U(+-1/sqrt(fan_in)), which is Torch7's and so the Nature paper's code's; `xavier`,
             Glorot and Bengio 2010, eq. 16, with biases of 0, as in Dopamine and Keras; or `he`, N(0, 2/fan_in), He et
@@ -225,10 +225,10 @@ def make_network(
     head: schema.Head | None = None,
     agent: schema.AgentConfig | None = None,
 ) -> QNetwork:
-    """The network that a config asks for. Raises UserError where it cannot see such frames.
+    """The network that a config asks for. Raises UserError if it cannot take such frames.
 
     Args:
-        head, agent: DQN's, with the Huber loss, where they are not given.
+        head, agent: default to DQN's, with the Huber loss.
     """
     kind: type[Features] = MLP
     if network.name in CONVOLUTIONS:
@@ -248,5 +248,5 @@ FEATURES = ("convolutions.", "layers.", "standard.")
 
 
 def renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state_dict by today's names: features once had no prefix."""
+    """A state_dict with today's names; older ones have no prefix for features."""
     return {f"features.{key}" if key.startswith(FEATURES) else key: value for key, value in weights.items()}

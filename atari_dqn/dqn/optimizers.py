@@ -1,4 +1,4 @@
-"""Nature's RMSProp, which no library has."""
+"""The RMSProp variant of the Nature paper, which no library provides."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class NatureRMSProp(torch.optim.Optimizer):
-    """The optimiser of the Nature paper's released code (Graves 2013, eq. 40), for gradients *summed* over the batch.
+    """The optimizer of the Nature paper's released code (Graves 2013, eq. 40), for gradients *summed* over the batch.
 
     g <- d g + (1 - d) dw;  v <- d v + (1 - d) dw^2;  w <- w - lr dw / sqrt(v - g^2 + eps)
 

@@ -103,7 +103,7 @@ class Replay:
         self._append(frames, torch.zeros(self.num_envs, dtype=torch.uint8))
 
     def cut(self, row: int) -> None:
-        """Cut off the games that go on after a row, counted since the start."""
+        """Mark games that are still running after a row (counted from the start) as truncated."""
         flags = self.flags[row % self.rows]
         flags[flags == ORDINARY] = CUT
 

@@ -14,7 +14,7 @@ def greedy(r_t: Tensor, discount_t: Tensor, z_t: Tensor, q_select_t: Tensor) -> 
     z_t is the target network's at s_t, and
     - DQN (Mnih et al. 2015, Algorithm 1): n = 1, q_select_t is z_t itself, so y = r_t + discount_t max_a Q(s_t, a);
     - Double DQN (van Hasselt, Guez and Silver 2016, eq. 4): q_select_t is the online network's;
-    - QR-DQN and IQN (Dabney et al. 2018a, eq. 11; 2018b, eq. 2): n quantiles, each bootstrapped from apart.
+    - QR-DQN and IQN (Dabney et al. 2018a, eq. 11; 2018b, eq. 2): n quantiles, each bootstrapped separately.
     """
     z = z_t.take_along_dim(q_select_t.argmax(-1)[..., None, None], -2).squeeze(-2)
     return r_t.unsqueeze(-1) + discount_t.unsqueeze(-1) * z

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from atari_dqn.config import schema
 from atari_dqn.data.games import atari_games
-from atari_dqn.envs.base import NEVER, Emulators, Scoreboard, Turn, flags_of
+from atari_dqn.envs.base import NEVER, Emulators, Scoreboard, VectorStep, flags_of
 from atari_dqn.utils.machine import cpus
 
 
@@ -28,7 +28,7 @@ def atari_actions(name: str, full: bool) -> tuple[str, ...]:
 
 
 class AtariEmulators(Emulators):
-    """Games in the ALE's own C++ threads, which run while Python goes on."""
+    """Games in the ALE's own C++ threads, which run while Python continues."""
 
     def __init__(self, env: schema.Env, num_envs: int) -> None:
         self.actions = atari_actions(env.game, env.full_action_space)
@@ -71,22 +71,31 @@ class AtariEmulators(Emulators):
             actions = np.where(self._lost, self._fire, actions)
         self._envs.send(actions)
 
-    def recv(self) -> Turn:
+    def recv(self) -> VectorStep:
         frames, rewards, terminated, _, info = self._envs.recv()
-        if self._cut.any():  # by us, at the step before; the emulator has gone on
+        if self._cut.any():  # by us, at the previous step; the emulator kept running
             frames, info = self._envs.reset(options={"reset_mask": self._cut})
             rewards, terminated = np.where(self._cut, 0, rewards), terminated & ~self._cut
-        lives = info["lives"]
-        over = terminated
-        if self._life_loss:
-            # Then it is a lost life too. It is the game's end where no life is left (Pong counts none), or where it
-            # came without the loss of one (Adventure).
-            over = terminated & ((lives == 0) | (lives >= self._lives))
-        self._lost = (lives > 0) & (lives < self._lives) & ~over & ~self._cut  # nor a new game with fewer lives
-        self._lives = lives.copy()
+        over, self._lost = self._lives_and_games(terminated, info["lives"])
         self._cut = (self._scoreboard.step(rewards) >= self._max_frames) & ~over
         games = self._scoreboard.end(over | self._cut, self._cut)
-        return Turn(frames[:, 0], rewards.astype(np.float32), flags_of(terminated, self._cut), games)
+        return VectorStep(frames[:, 0], rewards.astype(np.float32), flags_of(terminated, self._cut), games)
+
+    def _lives_and_games(
+        self, terminated: NDArray[np.bool_], lives: NDArray[np.int64]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Which games are over, and which lost a life but continue.
+
+        With terminal_on_life_loss the ALE calls both `terminated`, so the learner sees a terminal state: nothing is
+        bootstrapped from it, no transition starts there, and no stack reaches back over it. The game itself continues,
+        and its score counts over all lives. Without, only a game's end is terminal.
+        """
+        over = terminated
+        if self._life_loss:  # the end: no life is left (Pong counts none), or none was lost (Adventure)
+            over = terminated & ((lives == 0) | (lives >= self._lives))
+        lost = (lives > 0) & (lives < self._lives) & ~over & ~self._cut  # nor a new game with fewer lives
+        self._lives = lives.copy()
+        return over, lost
 
     def close(self) -> None:
         self._envs.close()

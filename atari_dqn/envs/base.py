@@ -17,8 +17,8 @@ class Game(NamedTuple):
     env: int
     score: float
     length_frames: int  # agent steps * frame skip; the no-op start not counted
-    cut: bool  # by env.max_frames, and not by a limit of its own
-    stopped: bool = False  # by a person, or where a film ends
+    cut: bool  # by env.max_frames, not by the environment's own limit
+    stopped: bool = False  # by the user, or at the end of a video
 
     @property
     def whole(self) -> bool:
@@ -26,7 +26,7 @@ class Game(NamedTuple):
         return not self.stopped and (not self.cut or self.length_frames >= scores.HUMAN_FRAMES)
 
 
-class Turn(NamedTuple):
+class VectorStep(NamedTuple):
     """What the N games answered to one action each."""
 
     frames: NDArray[Any]  # [N, *frame], the newest frame only
@@ -57,7 +57,7 @@ class Emulators(Protocol):
     def send(self, actions: NDArray[np.int64]) -> None:
         """Set the games moving with one action each, [N]; returns at once where they run on threads."""
 
-    def recv(self) -> Turn:
+    def recv(self) -> VectorStep:
         """Wait for what `send` set moving."""
 
     def close(self) -> None: ...

@@ -6,5 +6,5 @@ from atari_dqn.envs.base import Emulators
 from atari_dqn.envs.gym import GymnasiumEmulators
 
 
-def make(env: schema.Env, num_envs: int) -> Emulators:
+def make_emulators(env: schema.Env, num_envs: int) -> Emulators:
     return AtariEmulators(env, num_envs) if env.kind == "atari" else GymnasiumEmulators(env, num_envs)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from atari_dqn.config import schema
 from atari_dqn.envs import wrappers
-from atari_dqn.envs.base import NEVER, Emulators, Scoreboard, Turn, flags_of
+from atari_dqn.envs.base import NEVER, Emulators, Scoreboard, VectorStep, flags_of
 from atari_dqn.registry import environments
 from atari_dqn.utils.errors import UserError
 
@@ -19,7 +19,7 @@ from atari_dqn.utils.errors import UserError
 def make_single(env: schema.Env, on_frame: Callable[[], None] | None = None, **kwargs: Any) -> gymnasium.Env:
     """One Gymnasium environment whose frames a network can see.
 
-    Raises UserError where it has none, or no actions, or skips frames by itself and is to skip them once more.
+    Raises UserError if it has none, has no discrete actions, or would skip frames twice.
     """
     single = environments.make(env.game, env.arguments, **kwargs)
     space, actions = single.observation_space, single.action_space
@@ -81,11 +81,13 @@ class GymnasiumEmulators(Emulators):
     def send(self, actions: NDArray[np.int64]) -> None:
         self._actions = actions + self._first_action
 
-    def recv(self) -> Turn:
+    def recv(self) -> VectorStep:
         frames, rewards, terminated, truncated, _ = self._envs.step(self._actions)
         cut = truncated & ~terminated & (self._scoreboard.step(rewards) >= self._cut_after)
         games = self._scoreboard.end(terminated | truncated, cut)
-        return Turn(frames.astype(self.frame_dtype), rewards.astype(np.float32), flags_of(terminated, truncated), games)
+        return VectorStep(
+            frames.astype(self.frame_dtype), rewards.astype(np.float32), flags_of(terminated, truncated), games
+        )
 
     def close(self) -> None:
         self._envs.close()

@@ -1,4 +1,4 @@
-"""Emulators that can be brought back to where they were, by playing again what they were told."""
+"""Emulators that can be restored by replaying their recorded actions."""
 
 import zlib
 from collections.abc import Callable
@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from atari_dqn.envs.base import Emulators, Turn
+from atari_dqn.envs.base import Emulators, VectorStep
 
 
 class Journal(Emulators):
-    """Emulators that write down what each game was told since it last began from a seed of its own, and so can be
+    """Emulators that record each game's actions since it last started from its own seed, and so can be
     brought back to where they were. (The ALE's vector environment can neither save nor load its state, but answers the
     same to the same.)
 
@@ -31,7 +31,7 @@ class Journal(Emulators):
 
     def _begin(self, seeds: list[int]) -> None:
         self._seeds = list(seeds)
-        self._starts = np.zeros(self.num_envs, np.int64)  # turns told before a game began from its seed
+        self._starts = np.zeros(self.num_envs, np.int64)  # turns recorded before a game started from its seed
         self._next: list[int] | None = None  # seeds that are waiting for a game's end,
         self._wait = np.zeros(self.num_envs, bool)  # and the games that still wait
         self._ended = np.zeros(self.num_envs, bool)  # with the last turn
@@ -53,9 +53,9 @@ class Journal(Emulators):
             self._told += actions.astype(np.uint8).tobytes()
         self._inner.send(actions)
 
-    def recv(self) -> Turn:
+    def recv(self) -> VectorStep:
         turn = self._inner.recv()
-        if (fresh := self._ended & self._wait).any():  # they have just begun anew, from no seed of theirs
+        if (fresh := self._ended & self._wait).any():  # they have just restarted without a seed of their own
             turn = turn._replace(frames=self._renewed(fresh, turn.frames))
         self._ended[:] = False
         for game in turn.games:
@@ -97,7 +97,7 @@ class Journal(Emulators):
         }
 
     def rewind(self, state: dict[str, Any], stop: Callable[[], bool] = lambda: False) -> bool:
-        """Play what `state` tells, as fast as the games go; whether they then show what they showed.
+        """Replay the actions in `state` at full speed; returns whether the games then show the same pictures.
 
         Raises ValueError where `state` does not fit these emulators.
         """
@@ -107,7 +107,7 @@ class Journal(Emulators):
         if len(seeds) != self.num_envs or told.dtype != torch.uint8 or tuple(told.shape[1:]) != (self.num_envs,):
             raise ValueError("the actions do not fit the number of games")
         if told.numel() and int(told.max()) >= len(self.actions):
-            raise ValueError("there are actions that the game has not")
+            raise ValueError("it holds actions that the game does not have")
         if starts.shape != (self.num_envs,) or not ((starts >= 0) & (starts <= len(told))).all():
             raise ValueError("a game begins where no turn is")
         if waiting.shape != starts.shape or (waiting.any() and len(upcoming or ()) != self.num_envs):

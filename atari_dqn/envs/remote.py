@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from atari_dqn.config import schema
 from atari_dqn.envs import factory
-from atari_dqn.envs.base import CUT, Emulators, Turn
+from atari_dqn.envs.base import CUT, Emulators, VectorStep
 from atari_dqn.registry import own_modules
 from atari_dqn.utils import ray_cluster, seeding
 from atari_dqn.utils.errors import RunFailed, UserError
@@ -22,7 +22,7 @@ RETURN_SECONDS = 5.0  # within which the CPUs of an ended actor are free again
 
 
 class Player:
-    """A share of the games, in a process of its own."""
+    """A share of the games, in its own process."""
 
     def __init__(self, env: schema.Env, num_envs: int) -> None:
         self._env, self._num_envs = env, num_envs
@@ -30,18 +30,18 @@ class Player:
     @functools.cached_property
     def _envs(self) -> Emulators:
         own_modules.allow(self._env.game, self._env.arguments)  # the run has made one, so they were typed there
-        return factory.make(self._env, self._num_envs)
+        return factory.make_emulators(self._env, self._num_envs)
 
     def reset(self, seeds: list[int], which: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         return self._envs.reset(seeds, which)
 
-    def step(self, actions: NDArray[np.int64]) -> Turn:
+    def step(self, actions: NDArray[np.int64]) -> VectorStep:
         self._envs.send(actions)
         return self._envs.recv()
 
 
 class RemoteEmulators(Emulators):
-    """The same games as the local ones, equal to the bit for the same seeds and actions.
+    """The same games as the local ones, bit-identical for the same seeds and actions.
 
     Where an actor is lost its games are cut off at the frame that they last showed, for what came after is not known,
     and another actor begins new ones.
@@ -50,7 +50,7 @@ class RemoteEmulators(Emulators):
     def __init__(
         self, env: schema.Env, num_envs: int, where: schema.EmulatorsConfig, say: Callable[[str], None] = print
     ) -> None:
-        one = factory.make(env, 1)  # which also says what is wrong with `env`
+        one = factory.make_emulators(env, 1)  # which also says what is wrong with `env`
         self.frame_shape, self.frame_dtype, self.actions = one.frame_shape, one.frame_dtype, one.actions
         one.close()
         self._ray, self._env, self._say, self.num_envs = ray_cluster.join(where.address), env, say, num_envs
@@ -110,7 +110,7 @@ class RemoteEmulators(Emulators):
             for i, (share, player) in enumerate(zip(self._shares, self._players, strict=True))
         ]
 
-    def recv(self) -> Turn:
+    def recv(self) -> VectorStep:
         turns = [self._turn(i, answer) for i, answer in enumerate(self._answers)]
         games = [
             game._replace(env=game.env + share.start)
@@ -119,21 +119,21 @@ class RemoteEmulators(Emulators):
         ]
         frames, rewards, flags = (np.concatenate([turn[part] for turn in turns]) for part in range(3))
         self._frames = frames
-        return Turn(frames, rewards, flags, games)
+        return VectorStep(frames, rewards, flags, games)
 
-    def _turn(self, i: int, answer: Any) -> Turn:
+    def _turn(self, i: int, answer: Any) -> VectorStep:
         share = self._shares[i]
         count = share.stop - share.start
         nothing = np.zeros(count, np.float32)
         if i in self._fresh:  # as after any game's end, this step only shows the next game's first frame
-            return Turn(self._fresh.pop(i), nothing, np.zeros(count, np.uint8), [])
+            return VectorStep(self._fresh.pop(i), nothing, np.zeros(count, np.uint8), [])
         turn = self._get(answer)
         if turn is not None:
-            return Turn(*turn)
+            return VectorStep(*turn)
         self._losses += 1
-        self._say(f"an actor of Ray was lost: {count} games are cut off, and new ones begun")
+        self._say(f"a Ray actor was lost: {count} games are truncated and new ones started")
         self._fresh[i] = self._again(i, seeding.derive(self._seeds[share.start], "lost", self._losses, count=count))
-        return Turn(self._frames[share], nothing, np.full(count, CUT, np.uint8), [])
+        return VectorStep(self._frames[share], nothing, np.full(count, CUT, np.uint8), [])
 
     def _get(self, answer: Any) -> Any:
         """An actor's answer; None where it was lost. Raises RunFailed where no CPU becomes free for it."""

@@ -1,4 +1,4 @@
-"""The readable single-game stack: skip, max, grey, resize, stack; one wrapper a line.
+"""The readable single-game stack: skip, max, gray, resize, stack; one wrapper per line.
 
 It is used where a game must be seen (videos, windows), for pixel environments that are not the ALE's, and as the oracle
 that the ALE's own C++ path is compared with, frame by frame.

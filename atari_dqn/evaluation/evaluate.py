@@ -23,7 +23,7 @@ from atari_dqn.envs.base import Game
 from atari_dqn.evaluation import rollout
 from atari_dqn.evaluation.player import Player
 from atari_dqn.evaluation.protocol import played_as, training_games
-from atari_dqn.evaluation.rollout import Games
+from atari_dqn.evaluation.rollout import EvalEnvs
 from atari_dqn.utils.console import Console
 from atari_dqn.utils.files import replacing
 
@@ -53,12 +53,12 @@ def evaluate(
     seed: int,
     on_step: Callable[[list[Game]], None] = lambda games: None,
 ) -> dict[str, Any]:
-    """Evaluate a checkpoint, seated by `seat`; all that another needs to judge or repeat the numbers, as plain data."""
+    """Evaluate a checkpoint whose player comes from `make_player`: everything needed to judge or repeat the numbers."""
     started = time.perf_counter()
     if protocol.source == "training":
         played = training_games(checkpoint, protocol, env)
     else:
-        with contextlib.closing(Games(env, min(num_envs, episodes), player.device)) as games:
+        with contextlib.closing(EvalEnvs(env, min(num_envs, episodes), player.device)) as games:
             played = rollout.play(player, games, protocol.epsilon, episodes, seed, on_step)
     return {
         "game": env.game,
@@ -92,7 +92,7 @@ def table(result: dict[str, Any]) -> Table:
     kind = "training games" if protocol["source"] == "training" else "games"
     epsilon = "" if protocol["source"] == "training" else f" (epsilon {protocol['epsilon']:g})"
     view = Table(title=f"{result['game']}: {numbers['episodes']} {kind}, protocol {protocol['name']}{epsilon}")
-    for column in ("mean", "sd", "median", "min", "max", "human-normalised"):
+    for column in ("mean", "sd", "median", "min", "max", "human-normalized"):
         view.add_column(column, justify="right")
     normalised = numbers["human_normalised"]
     view.add_row(
@@ -107,15 +107,15 @@ def report(result: dict[str, Any], output: Path, console: Console) -> None:
     console.print(table(result))
     game, frames = result["game"], result["protocol"]["max_frames"]
     if result["summary"]["human_normalised"] is not None:
-        console.say(f"human-normalised by {scores.SOURCE}")
+        console.say(f"human-normalized by {scores.SOURCE}")
     elif scores.human_normalised(game, 0) is not None:
         console.say(
-            f"not human-normalised: games were cut off at {frames:,} frames, and a human's lasted up to "
+            f"not human-normalized: games were truncated at {frames:,} frames, and a human's lasted up to "
             f"{scores.HUMAN_FRAMES:,}"
         )
     for key, text in (
-        ("actions_not_in_game", "learnt actions that this game has not, never chosen"),
-        ("actions_never_learnt", "actions of this game that were never learnt, never played"),
+        ("actions_not_in_game", "actions unavailable in this game (never selected)"),
+        ("actions_never_learnt", "actions of this game unknown to the network (never played)"),
     ):
         if result[key]:
             console.say(f"{text}: {', '.join(result[key])}")

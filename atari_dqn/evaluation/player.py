@@ -19,39 +19,39 @@ class Player:
     """A network at the controls of a game: its actions are matched to the game's by their meaning, FIRE to FIRE.
 
     Attributes:
-        learnt: the names of the actions that the network knows.
-        unmatched: actions that the network knows and the game has not; they are never chosen.
-        unknown: actions that the game has and the network never learnt; they are never played.
+        learned: the names of the actions that the network knows.
+        unmatched: actions that the network knows but the game lacks; never selected.
+        unknown: actions of the game that the network does not know; never played.
     """
 
-    def __init__(self, network: QNetwork, learnt: Sequence[str], game: Sequence[str]) -> None:
-        self.network, self.learnt = network, tuple(learnt)
-        self.unmatched = tuple(name for name in learnt if name not in game)
-        self.unknown = tuple(name for name in game if name not in learnt)
-        if len(self.unmatched) == len(learnt):
-            raise UserError(f"none of the checkpoint's actions ({', '.join(learnt)}) exists in this game")
+    def __init__(self, network: QNetwork, learned: Sequence[str], game: Sequence[str]) -> None:
+        self.network, self.learned = network, tuple(learned)
+        self.unmatched = tuple(name for name in learned if name not in game)
+        self.unknown = tuple(name for name in game if name not in learned)
+        if len(self.unmatched) == len(learned):
+            raise UserError(f"none of the checkpoint's actions ({', '.join(learned)}) exists in this game")
         self.device = device = next(network.parameters()).device
-        self._index = torch.tensor([game.index(name) if name in game else -1 for name in learnt], device=device)
+        self._index = torch.tensor([game.index(name) if name in game else -1 for name in learned], device=device)
 
     @torch.no_grad()
     def q_values(self, states: Tensor) -> Tensor:
-        """Q-values [N, A] of the learnt actions; -inf for those that the game has not."""
+        """Q-values [N, A] of the network's actions; -inf for those that the game lacks."""
         return self.network.q_values(states).masked_fill(self._index < 0, -torch.inf)
 
     def act(self, states: Tensor, epsilon: float, generator: torch.Generator) -> Tensor:
         """The game's action numbers, int64 [N], for states [N, stack, *frame]."""
         return self.in_game(epsilon_greedy(self.q_values(states), epsilon, generator))
 
-    def in_game(self, learnt: Tensor) -> Tensor:
-        """Learnt actions by the game's numbers."""
-        return self._index[learnt]
+    def in_game(self, learned: Tensor) -> Tensor:
+        """Convert the network's actions to the game's numbers."""
+        return self._index[learned]
 
-    def learnt_as(self, action: int) -> int | None:
-        """The learnt action that one of the game's is; None where it was never learnt."""
+    def learned_as(self, action: int) -> int | None:
+        """The network's number for one of the game's actions; None if the network does not know it."""
         return next((i for i, number in enumerate(self._index.tolist()) if number == action), None)
 
 
-def seat(
+def make_player(
     checkpoint: Checkpoint, protocol: Protocol, game: str | None, arguments: Mapping[str, Any] | None = None
 ) -> tuple[Env, Player]:
     """A checkpoint's network at the controls of `game` (None: the one it learned), under a protocol.
@@ -60,10 +60,10 @@ def seat(
         arguments: as `environment` takes them.
     """
     env = environment(checkpoint.config.env, protocol, game, arguments)
-    envs = factory.make(env, 1)
+    envs = factory.make_emulators(env, 1)
     envs.close()
     if (envs.frame_shape, envs.frame_dtype.name) != (checkpoint.frame_shape, checkpoint.frame_dtype):
         raise UserError(
-            f"{checkpoint.path} learnt from frames {checkpoint.frame_shape}, not {env.game}'s {envs.frame_shape}"
+            f"{checkpoint.path} was trained on frames {checkpoint.frame_shape}, not {env.game}'s {envs.frame_shape}"
         )
     return env, Player(checkpoint.network, checkpoint.actions, envs.actions)

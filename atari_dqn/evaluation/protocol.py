@@ -28,7 +28,9 @@ def environment(trained: Env, protocol: Protocol, game: str | None, arguments: M
         if trained.kind == "atari":
             changes["game"] = atari_name(game)
         elif named(game.rpartition(":")[2]).lower() != trained.game.rpartition(":")[2].lower():
-            raise UserError(f"this checkpoint learnt {trained.game}, not from Atari's screen; it cannot play {game}")
+            raise UserError(
+                f"this checkpoint was trained on {trained.game}, not on Atari's screen; it cannot play {game}"
+            )
         elif ":" in game:  # its module may have moved
             changes["game"] = game
     if arguments:

@@ -19,8 +19,8 @@ from atari_dqn.utils.graphs import graphed
 from atari_dqn.utils.machine import cpus
 
 
-class Games:
-    """Games side by side, each on emulators of its own, so that some can go on when the others have stopped.
+class EvalEnvs:
+    """Games side by side, each on its own emulators, so that some can continue when others have stopped.
 
     Making one takes longer than many of its steps, so they can begin again.
 
@@ -34,7 +34,7 @@ class Games:
         with contextlib.ExitStack() as on_error:
             on_error.callback(self.close)
             for _ in self.all:
-                self._envs.append(factory.make(env, 1))
+                self._envs.append(factory.make_emulators(env, 1))
             on_error.pop_all()
         shape, dtype = self._envs[0].frame_shape, torch_dtype(self._envs[0].frame_dtype)
         # The replay of a few rows is the history that the network sees: training and evaluation stack alike.
@@ -79,7 +79,7 @@ class Games:
 
 def play(
     player: Player,
-    games: Games,
+    games: EvalEnvs,
     epsilon: float,
     episodes: int,
     seed: int,
@@ -92,7 +92,7 @@ def play(
     by itself or at env.max_frames, so this returns.
 
     Args:
-        on_step: told the games that are over, at each step: a game can take minutes.
+        on_step: called at each step with the finished games; one game can take minutes.
     """
     num_envs = len(games.all)
     quota = [episodes // num_envs + (i < episodes % num_envs) for i in games.all]
@@ -119,7 +119,7 @@ def play(
 HELD_OUT_EVERY = 10  # agent steps from one state that is kept to the next
 
 
-def held_out(games: Games, num_actions: int, states: int, seed: int) -> Tensor:
+def held_out(games: EvalEnvs, num_actions: int, states: int, seed: int) -> Tensor:
     """Some states [states, stack, *frame] of random play, on which the growth of Q-values can be followed.
 
     (Mnih et al. 2015, Figure 2: "a held-out set of states"; its code kept 500 of the first 50,000 steps, which are

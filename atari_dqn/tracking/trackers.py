@@ -282,7 +282,7 @@ def make_trackers(
     if best is not None:
         share = scores.human_normalised(config.env.game, best) if curves.is_whole(config) else None
         known = {"best_return": best, "best_human_normalised": share}
-    if watched := wandb_tracker.build(logger, folder, dataclasses.asdict(config), events, known, say):
+    if watched := wandb_tracker.make_tracker(logger, folder, dataclasses.asdict(config), events, known, say):
         chosen.append(watched)
     pace = curves.pace(config, folder, agent_steps)
     whole = curves.is_whole(config, training=True), curves.is_whole(config)

@@ -25,7 +25,7 @@ PLAYABLE = (
 )  # fmt: skip
 
 
-def build(
+def make_tracker(
     logger: Logger, folder: Path, config: Row, step: int, final: Row, say: Callable[[str], None]
 ) -> Tracker | None:
     """Build the W&B tracker from the config and the client's own settings; None if it is off or unusable.

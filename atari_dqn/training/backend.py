@@ -8,12 +8,12 @@ from atari_dqn.envs.base import Emulators
 from atari_dqn.envs.remote import RemoteEmulators
 
 
-def make(config: TrainConfig, say: Callable[[str], None]) -> Emulators:
+def make_emulators(config: TrainConfig, say: Callable[[str], None]) -> Emulators:
     """The emulators that a run's config asks for.
 
     Args:
-        say: what tells a person of games that were lost.
+        say: prints a line when games are lost.
     """
     if config.emulators.kind == "ray":
         return RemoteEmulators(config.env, config.num_envs, config.emulators, say)
-    return factory.make(config.env, config.num_envs)
+    return factory.make_emulators(config.env, config.num_envs)

@@ -27,12 +27,12 @@ class Meter:
         self.skip()
 
     def skip(self) -> None:
-        """What was done since the last measurement, such as an evaluation, is no part of the loop's speed."""
+        """Leave out the time since the last measurement, such as an evaluation, from the loop's speed."""
         self._since = (self._parts.progress.agent_steps, time.perf_counter())
         self._parts.watch.skip()
 
     def measure(self, epsilon: float) -> None:
-        """Tell the trackers of the time since the last call."""
+        """Report the interval since the last call to the trackers."""
         parts, losses = self._parts, self._parts.agent.losses()
         self._warn_of_impossible(losses.q_mean)
         (steps, then), now = self._since, time.perf_counter()
@@ -70,7 +70,7 @@ class Meter:
 
 
 def dump_batch(parts: Parts) -> str:
-    """Keep the last update's batch for a person to look into; a half sentence on it."""
+    """Save the last update's batch for inspection; returns half a sentence about it."""
     batch = parts.agent.batch
     if batch is None:
         return ""
@@ -89,7 +89,7 @@ def failure(parts: Parts, error: Exception) -> str:
     """Why a run failed, and from where it can be resumed."""
     kept = "no checkpoint was written yet"
     if (parts.folder / "checkpoints" / "latest.pt").exists():
-        kept = f"go on from its last checkpoint with {hint('resume', RUN=parts.folder)}"
+        kept = f"resume from its last checkpoint with {hint('resume', RUN=parts.folder)}"
     what = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.strerror else str(error)
     what = one_line(what, 400) or type(error).__name__
     return f"the run failed after {parts.progress.agent_steps:,} agent steps: {what}; {kept}"

@@ -1,4 +1,4 @@
-"""A run's evaluations: when they are made, who is told, what they keep."""
+"""A run's evaluations: what they report and keep."""
 
 import contextlib
 import math
@@ -49,7 +49,7 @@ class Evaluations:
                 parts.trackers.video(film, row)
 
     def confirm(self) -> None:
-        """At the end: score the best of several networks once more, and say how the last and the best one do."""
+        """At the end: score the best of several networks again, and report the last and the best."""
         parts, evaluator = self._parts, self._parts.evaluator
         path, game = parts.folder / "checkpoints" / "best.pt", parts.config.env.game
         last, evaluated = evaluator.last, curves.evaluations(curves.read(parts.folder / "evaluations.csv"))
@@ -57,7 +57,7 @@ class Evaluations:
             try:
                 best = checkpoints.Checkpoint(path, parts.device)
             except UserError as error:
-                parts.say(f"the best network cannot be played again: {error}")
+                parts.say(f"cannot evaluate the best network again: {error}")
                 evaluator.confirmed = True
                 return
             if last and len(evaluated) == 1 and parts.config.protocol.source == "games":  # not the best of many

@@ -17,7 +17,7 @@ from atari_dqn.envs.base import Game
 from atari_dqn.evaluation import evaluate, rollout
 from atari_dqn.evaluation.player import Player
 from atari_dqn.evaluation.protocol import counted, environment
-from atari_dqn.evaluation.rollout import Games, held_out, mean_max_q
+from atari_dqn.evaluation.rollout import EvalEnvs, held_out, mean_max_q
 from atari_dqn.tracking import curves
 from atari_dqn.utils import seeding
 from atari_dqn.viewing import video
@@ -45,7 +45,7 @@ class Evaluator:
         Args:
             tell: called at each step of an evaluation with its title, finished games and total games.
         """
-        self._config, self._learnt, self._stop, self._tell = config, actions, stop, tell
+        self._config, self._learned, self._stop, self._tell = config, actions, stop, tell
         self._env = environment(config.env, config.protocol, None)
         self._actions = actions  # the evaluation games' actions, possibly a superset
         if config.env.kind == "atari":
@@ -88,10 +88,10 @@ class Evaluator:
         return held_out(self._games, len(self._actions), states, seed)
 
     @functools.cached_property
-    def _games(self) -> Games:
+    def _games(self) -> EvalEnvs:
         """The emulators, shared by all evaluations."""
         asked = self._config.evaluation
-        return Games(self._env, min(asked.num_envs, asked.episodes), self._player.device)
+        return EvalEnvs(self._env, min(asked.num_envs, asked.episodes), self._player.device)
 
     def _play(self, player: Player, seed: int) -> list[Game]:
         epsilon, episodes = self._config.protocol.epsilon, self._config.evaluation.episodes
@@ -151,7 +151,7 @@ class Evaluator:
         """
         if self._config.protocol.source == "training":
             return None
-        played = self._play(Player(best, self._learnt, self._actions), self._seed(agent_steps, "fresh evaluation"))
+        played = self._play(Player(best, self._learned, self._actions), self._seed(agent_steps, "fresh evaluation"))
         return None if self._stop() else self._row(played, "best", False, math.nan)
 
     def film(self, agent_steps: int, path: Path, last: bool, say: Callable[[str], None]) -> bool:

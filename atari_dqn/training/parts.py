@@ -40,7 +40,7 @@ class Parts:
         self.progress, self.stopped, self.watch = RunProgress(), threading.Event(), Stopwatch()
         self.streams = Streams(self.device, config.seed)
         self.goals, self.trackers = Goals(config.env.goals), Trackers()
-        games = backend.make(config, self.say)
+        games = backend.make_emulators(config, self.say)
         with contextlib.ExitStack() as on_error:
             on_error.callback(games.close)
             self.emulators = Journal(games, keep=config.checkpoint.cut_every_turns is not None)
@@ -56,7 +56,7 @@ class Parts:
 
     @functools.cached_property
     def replay(self) -> Replay:
-        """The memory, taken at first use: after all that could be wrong was found to be right."""
+        """The replay memory, allocated at first use, after every check."""
         envs, stack = self.emulators, self.config.env.frame_stack
         dtype = torch_dtype(envs.frame_dtype)
         return prioritized.make_replay(
@@ -65,7 +65,7 @@ class Parts:
         )  # fmt: skip
 
     def say(self, text: str) -> None:
-        """Print a line for a person."""
+        """Print a line on the terminal."""
         self.console.print(text, soft_wrap=True, highlight=False, markup=False)
 
     def row(self, **more: Any) -> Row:

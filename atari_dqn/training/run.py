@@ -31,7 +31,7 @@ class Run(Parts):
         resumed: the checkpoint to resume from, and its replay's files.
 
     Attributes:
-        tell_outcome: called when all is saved, before the trackers send what they still have to.
+        tell_outcome: called when everything is saved, before the trackers flush.
     """
 
     def __init__(self, config: TrainConfig, folder: Path, console: Console, resumed: Resumed | None = None) -> None:
@@ -62,7 +62,7 @@ class Run(Parts):
         return "stopped" if self.stopped.is_set() else "finished"
 
     def go(self, *watchers: Tracker) -> None:
-        """Train to the end, a goal, or a signal that asks to stop; `watchers` see it too. Raises RunFailed."""
+        """Train until the end, a goal, or a stop signal, with `watchers` as further trackers. Raises RunFailed."""
         self.progress.start_clock()
         try:
             with stop_signals(self.stopped):
@@ -86,7 +86,7 @@ class Run(Parts):
         except Exception as error:
             raise RunFailed(failure(self, error)) from error
         finally:
-            self.saver.close()  # before the trackers, which it has to do with
+            self.saver.close()  # before the trackers, which it uses
             self.trackers.close()
             self.evaluator.close()
             self.emulators.close()
@@ -107,17 +107,17 @@ class Run(Parts):
         seconds = self.progress.seconds
         steps = f"{self.agent_steps:,} agent steps in {hours(seconds)}"
         if self.stopped.is_set():
-            self.say(f"stopped on request after {steps}; go on with {hint('resume', RUN=self.folder)}")
+            self.say(f"stopped on request after {steps}; resume with {hint('resume', RUN=self.folder)}")
             return
         share = self.progress.evaluation_seconds / max(seconds, 1e-9)
         self.say(f"done: {steps}, of which evaluation took {share:.1%}")
         self.say(f"{self.folder} takes {memory_size(folders.disk_use(self.folder))} on disk")
-        self.say(f"play it with {hint('evaluate', CKPT=self.folder)}")
+        self.say(f"score it: {hint('evaluate', CKPT=self.folder)}")
 
     def _train(self) -> None:
         playing = self.saver.go_back()
         if self.stopped.is_set():
-            return  # all is as it was saved
+            return  # nothing has changed since it was saved
         self._meter.start()
         if self.evaluator.is_due(self.agent_steps):
             self._evaluations.evaluate()
@@ -148,13 +148,13 @@ class Run(Parts):
             self.saver.finish()
 
     def _check_finite(self) -> None:
-        """Raise NotFinite now, and not a turn later as the loop does: what was learned will be kept or scored."""
+        """Raise NotFinite now, not a turn later as the loop does: the weights are about to be saved or scored."""
         devices.wait(self.device)
         if not self.agent.is_finite():
             raise NotFinite
 
     def _see(self, info: StepInfo) -> None:
-        """Tell the trackers what happened, and do what is due."""
+        """Report a turn to the trackers, and do what is due."""
         config, before = self.config, info.agent_steps - self.config.num_envs
         self.trackers.turn(info)
         self.progress.over = self.agent_steps >= config.total_steps

@@ -1,4 +1,4 @@
-"""What a checkpoint holds of a run, and back: all that a resumed run needs to go on to the bit."""
+"""Saving a run and restoring it: everything that makes a resumed run bit-identical."""
 
 import dataclasses
 import functools
@@ -19,7 +19,7 @@ from atari_dqn.utils.text import one_line
 
 
 class Snapshot:
-    """Plain data and tensors as they are now, to be read by another thread. Copying from a GPU is not waited for."""
+    """A copy of data and tensors for another thread. Copying from a GPU is not waited for."""
 
     def __init__(self, content: dict[str, Any], device: torch.device) -> None:
         self._content = _copied(content)
@@ -44,7 +44,7 @@ def _copied(node: Any) -> Any:
 
 
 def _checked(content: dict[str, Any]) -> dict[str, Any]:
-    """`content`, of which the online network is of use. Raises RunFailed."""
+    """`content`, if the online network is finite. Raises RunFailed."""
     if not all(weights.isfinite().all() for weights in content["online"].values()):
         raise RunFailed(f"the network's weights are no longer finite numbers: {DIVERGED}")
     return content
@@ -62,14 +62,14 @@ class Saver:
 
     Args:
         run: the parts of a fresh run.
-        resumed: the checkpoint to go on from. Raises UserError where it does not fit.
+        resumed: the checkpoint to resume from. Raises UserError if it does not fit.
     """
 
     def __init__(self, run: Parts, resumed: Resumed | None) -> None:
         self._run, self._content = run, resumed.checkpoint.content if resumed else None
         self._files = resumed.files if resumed else None
         self._kept: list[Segment] = [*resumed.files.segments] if resumed else []  # by the checkpoint before
-        self._saved: tuple[Any, ...] = ()  # what told the last checkpoint from others
+        self._saved: tuple[Any, ...] = ()  # what identified the last checkpoint
         self._worker = Worker("saving")  # and from here on the files are its own
         self._handed_rows = 0  # of the replay, counted since the start, given to be written
         if self._content:
@@ -106,7 +106,7 @@ class Saver:
     def save(self) -> None:
         """Write latest.pt with everything that a resume needs, and the replay's files; the checkpoint before is kept.
 
-        What is saved is taken now, and written while the run goes on; a failure, OSError or RunFailed, is raised by the
+        The state is copied now and written while the run continues; a failure, OSError or RunFailed, is raised by the
         next call or by `wait`, and what was saved before is whole then. Does nothing where the same was saved last.
         """
         run = self._run
@@ -151,7 +151,7 @@ class Saver:
         return evaluator.evaluated_steps == self._run.progress.agent_steps and evaluator.confirmed
 
     def _state(self) -> tuple[Any, ...]:
-        """What tells a checkpoint from another."""
+        """What distinguishes this checkpoint from others."""
         progress, evaluator = self._run.progress, self._run.evaluator
         return progress.agent_steps, progress.over, evaluator.evaluated_steps, evaluator.confirmed
 
@@ -175,7 +175,7 @@ class Saver:
         self._worker.wait()
 
     def finish(self) -> None:
-        """Give back the room on the disk that only a run at work needs, once all is written."""
+        """Free the disk space that only a running run needs, once everything is written."""
         self.wait()
         checkpoints.settle(self._run.folder / "checkpoints")
         if self._run.config.checkpoint.replay:
@@ -204,19 +204,19 @@ class Saver:
             raise self._unfit(error) from None
         then = dict.fromkeys(now, "none") | then  # from a CPU, or by an older program
         if changed := [f"{key} {now[key]} instead of {then[key]}" for key in now if now[key] != then[key]]:
-            run.say(f"not to the bit as it would have gone on before: {', '.join(changed)}")
+            run.say(f"results will not be bit-identical to an uninterrupted run: {', '.join(changed)}")
 
     def _unfit(self, error: Exception) -> UserError:
         return UserError(f"the checkpoint does not fit its own config ({one_line(error, 120)})")
 
     def go_back(self) -> bool:
-        """Bring the replay and the games to where the checkpoint left them; whether the loop may go on from there."""
+        """Restore the replay and the games; returns whether the loop can continue from there."""
         if not self._content:
             return False
         run, saved, journal = self._run, self._content["replay"], self._content["emulators"]
         self._content = None  # which lets go of its file
         if not saved:
-            run.say(f"the replay was not saved; it fills again for {run.config.replay.warmup_steps:,} agent steps")
+            run.say(f"the replay was not saved; it is refilled for {run.config.replay.warmup_steps:,} agent steps")
             return False
         try:
             written = int(saved["written"])
@@ -224,7 +224,7 @@ class Saver:
                 raise ValueError("a count that cannot be")
             lost = self.files.lost_rows(run.replay, written)
             if lost > min(written, run.replay.rows) // 2:
-                run.say("most of the replay is lost; it fills again")
+                run.say("most of the replay is missing; it is refilled")
                 self._files = ReplayFiles(run.folder / "replay")
                 return False
             self._handed_rows = written
@@ -232,22 +232,25 @@ class Saver:
                 self.files.load(run.replay, written, len(run.emulators.actions))
             run.replay.restore(saved)
             if lost := lost - int(saved["lost_rows"]):  # since the checkpoint
-                run.say(f"going on without {lost * run.config.num_envs:,} agent steps of the replay, so not to the bit")
+                run.say(
+                    f"{lost * run.config.num_envs:,} agent steps of the replay are missing, so results will not be "
+                    "bit-identical"
+                )
                 return False
             if not journal:
-                run.say("checkpoint.cut_every_turns=null: new games are begun, so it goes on not to the bit")
+                run.say("checkpoint.cut_every_turns=null: new games start, so results will not be bit-identical")
                 return False
             if "starts" not in journal:
                 run.say(
                     "begun by an older version, which cut off all games every "
                     f"{run.config.checkpoint.cut_every_turns:,} turns; from here on each is played to its own end"
                 )
-            run.say(f"bringing the games back: {journal['actions'].numel():,} agent steps are played again")
+            run.say(f"restoring the games: replaying {journal['actions'].numel():,} agent steps")
             there = run.emulators.rewind(journal, run.stopped.is_set)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise self._unfit(error) from None
         if not there and not run.stopped.is_set():
             run.say(
-                "the games did not come back to the same pictures: new ones are begun, so it goes on not to the bit"
+                "the games did not return to the same pictures: new ones start, so results will not be bit-identical"
             )
         return there

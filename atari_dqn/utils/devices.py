@@ -47,7 +47,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def wait(device: torch.device) -> None:
-    """Until a GPU has done all that it was told."""
+    """Wait until a GPU has finished its queue."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

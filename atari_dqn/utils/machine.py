@@ -116,7 +116,7 @@ def spinning() -> str:
 
 
 class CpuShare:
-    """Tells when other programs take the CPUs that this process has threads for."""
+    """Detects when other programs use the CPUs that this process has threads for."""
 
     FEW = 0.7  # of its threads; alone it uses 0.75 to 0.9
     NO_IDLE = 0.1  # of the machine's time: else the process has not asked for more

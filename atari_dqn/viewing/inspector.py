@@ -99,8 +99,8 @@ class Inspected(Around):
         super().__init__(screen)
         self._player, self._game = player, game
         self._score, self._agent_steps = 0.0, 0
-        names, self._inputs = KNOWN.get(game, (player.learnt, ()))
-        self._names = names if len(names) == len(player.learnt) else player.learnt
+        names, self._inputs = KNOWN.get(game, (player.learned, ()))
+        self._names = names if len(names) == len(player.learned) else player.learned
         self._canvas = np.full((HEIGHT, WIDTH, 3), BACK, np.uint8)
         self._glow: np.ndarray | None = None  # float32 [height, width], saliency
         self._peak = 0.0

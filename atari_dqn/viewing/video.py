@@ -96,7 +96,7 @@ class Stage:
                 chosen = epsilon_greedy(q_values, epsilon, generator)
                 if hand is None:
                     action = int(player.in_game(chosen))
-                played = player.learnt_as(action)
+                played = player.learned_as(action)
                 screen.think(Thought(states[0], q_values[0], int(q_values.argmax()), played, hand is not None))
             state, reward, terminated, cut, _ = game.step(action + first_action)
             score += float(reward)
