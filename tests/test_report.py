@@ -245,7 +245,7 @@ def test_the_reports_switches(runs, written):
         np.testing.assert_allclose(3600 * np.array(took), column(runs / "cart1/metrics.csv", "seconds"), rtol=1e-5)
         tab.choose("axis", "frames")
         tab.choose("seeds", "mean")
-        x, y = tab.curve(CART, "measured.q_mean", f"{CART}, default with replay.warmup_steps=500 (2 seeds)")
+        x, y = tab.curve(CART, "measured.q_mean", f"{CART}, cartpole with replay.warmup_steps=500 (2 seeds)")
         by_hand = []
         for i in (1, 2):
             xs, ys = (np.array(column(runs / f"cart{i}/metrics.csv", key)) for key in ("frames", "q_mean"))
