@@ -44,7 +44,7 @@ def test_a_gpu_with_triton():
 
 def test_a_gpu_without_triton_or_nvidia_smi():
     found = said(BUILD._replace(gpus=[H100], driver="", triton_lacks="a C compiler (install gcc)"))
-    assert found[1] == (GOOD, "torch is built for CUDA 13.0; `nvidia-smi` does not tell the driver's version")
+    assert found[1] == (GOOD, "torch is built for CUDA 13.0; `nvidia-smi` does not report the driver's version")
     assert found[-1] == (WARN, "compute.compile=true cannot run, all else can; missing: a C compiler (install gcc)")
 
 
