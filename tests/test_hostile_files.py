@@ -268,7 +268,7 @@ def test_what_is_no_file_hides_no_other_run_and_holds_nobody(run, tmp_path):
     ]
     cases += [("fifo", "process.json", fifo), ("deep", "process.json", deep), ("fifo", "episodes.csv", fifo)]
     cases += [("secrets", "config.yaml", edit("project: null", "project: ${oc.env:HOME}"))]
-    cases += [("path", "config.yaml", edit("preset: default", "preset: ../../secret"))]
+    cases += [("path", "config.yaml", edit("preset: cartpole", "preset: ../../secret"))]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
         shutil.copytree(run, root / "good")

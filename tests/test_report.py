@@ -245,7 +245,7 @@ def test_the_reports_switches(runs, written):
         np.testing.assert_allclose(3600 * np.array(took), column(runs / "cart1/metrics.csv", "seconds"), rtol=1e-5)
         tab.choose("axis", "frames")
         tab.choose("seeds", "mean")
-        x, y = tab.curve(CART, "measured.q_mean", f"{CART}, default with replay.warmup_steps=500 (2 seeds)")
+        x, y = tab.curve(CART, "measured.q_mean", f"{CART}, cartpole with replay.warmup_steps=500 (2 seeds)")
         by_hand = []
         for i in (1, 2):
             xs, ys = (np.array(column(runs / f"cart{i}/metrics.csv", key)) for key in ("frames", "q_mean"))
@@ -398,6 +398,7 @@ def test_films_come_in_the_parts_that_a_browser_asks_for(served):
 def test_what_did_not_change_is_not_sent_again(served):
     port, root = served
     _, _, headers = answer(port, "/data.json?run=cart1")
+    time.sleep(1.1)  # the seconds since it wrote are others
     assert answer(port, "/data.json?run=cart1", If_None_Match=headers["ETag"])[0] == 304
     with open(root / "cart1/episodes.csv", "a") as file:
         file.write("3004,3004,1,9.9,123,12,0\n")

@@ -129,7 +129,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def _data(self, shown: list[str]) -> None:
         data = self.runs.data(shown)
-        same = data | {"made": "", "runs": [run | {"seconds_since": 0} for run in data["runs"]]}
+        timeless: Data = {"seconds_since": 0}  # it grows while nothing happens
+        entries = {name: entry | timeless for name, entry in data["entries"].items()}
+        same = data | {"made": "", "runs": [run | timeless for run in data["runs"]], "entries": entries}
         tag = f'"{hashlib.sha256(json.dumps(same).encode()).hexdigest()[:32]}"'
         if self.headers.get("If-None-Match") == tag:
             self._send(HTTPStatus.NOT_MODIFIED, b"", "application/json", ETag=tag)
