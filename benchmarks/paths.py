@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 import torch
-from gpu import filled_replay
+from gpu import composed, filled_replay
 from race import machine, versions
 from torch import nn
 
@@ -48,7 +48,7 @@ def page_faults(agent: Agent, replay: Replay, draw: torch.Generator) -> float:
 
 def main() -> None:
     torch.manual_seed(0)
-    replay, draw = filled_replay(torch.device("cpu"), 16, 16_000), torch.Generator().manual_seed(0)
+    replay, draw = filled_replay(composed("nature", 16), torch.device("cpu"), 16_000), torch.Generator().manual_seed(0)
     online = networks.make_network(Network("nature_cnn"), (84, 84), 4, 6)
     optimizer = make_optimizer("Adam", online.parameters(), 1e-4, {})
     agent = Agent(online, optimizer, bootstrap.make_rule(AgentConfig()), "mean")
