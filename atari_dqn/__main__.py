@@ -20,7 +20,7 @@ def main(words: list[str] | None = None) -> int:
 
 
 def _only_tells(words: list[str]) -> bool:
-    """Whether a command does nothing but print; others go on where nobody can read what they say."""
+    """Whether a command only prints; the others continue when their output cannot be read."""
     return (
         words[0] not in COMMANDS
         or words[0] == "runs"

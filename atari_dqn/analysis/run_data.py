@@ -108,7 +108,7 @@ def _known(folder: Path, stamp: object) -> tuple[TrainConfig, list[Departure]]:
 
 
 def settings_of(folder: Path) -> tuple[TrainConfig, list[Departure]]:
-    """A run's config, and where it departs from its preset. Raises UserError where it cannot be read."""
+    """A run's config, and its overrides of its preset. Raises UserError if it cannot be read."""
     return _known(folder, _stamp(folder, "config.yaml"))
 
 

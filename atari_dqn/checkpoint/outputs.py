@@ -45,7 +45,7 @@ def choose(asked: str | None, default: Path, endings: tuple[str, ...], is_kept: 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raise UserError where a result cannot be written after all."""
+    """Raise UserError if a result cannot be written after all."""
     try:
         yield
     except OSError as error:

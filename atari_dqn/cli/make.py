@@ -51,7 +51,7 @@ def targets(makefile: str) -> dict[str, list[str]]:
 
 
 def check(makefile: str, env: Mapping[str, str]) -> None:
-    """Raise Wrong where a goal is none, lacks what it needs, or where none of them uses what was typed.
+    """Raise Wrong if a goal is none, lacks what it needs, or where none of them uses what was typed.
 
     Args:
         env: GOALS and TYPED, the names on make's command line; INHERITED, a parent make's flags; and the values.

@@ -73,7 +73,7 @@ class Sources(NamedTuple):
     Attributes:
         comments: of each key, from the YAML files that the command is composed of.
         groups: its choices of files: conf/<group>/.
-        base: the command whose settings it has, too; nothing where it has only its own.
+        base: the command whose settings it has, too; nothing if it has only its own.
     """
 
     comments: dict[str, str]

@@ -60,7 +60,7 @@ class Persistent:
         return {"action": self.action, "left": self.left}
 
     def restore(self, state: dict[str, Any], num_actions: int) -> None:
-        """Take over a `state`. Raises ValueError, KeyError or RuntimeError where it does not fit."""
+        """Restore a `state`. Raises ValueError, KeyError or RuntimeError if it does not fit."""
         for name, top in (("action", num_actions - 1), ("left", LONGEST)):
             if not 0 <= int(state[name].min()) <= int(state[name].max()) <= top:
                 raise ValueError("a repeated action that cannot be")

@@ -28,7 +28,7 @@ class Values:
         return z.mean(-1)
 
     def draw(self, rows: int, target: bool, generator: torch.Generator, device: torch.device) -> Tensor:
-        """The quantiles that a network is asked for in an update or its target, [rows, n]; n is 0 where it is not."""
+        """The quantiles that a network is asked for in an update or its target, [rows, n]; n is 0 if it is not."""
         return torch.empty(rows, 0, device=device)
 
     def target(self, r_t: Tensor, discount_t: Tensor, z_t: Tensor, q_select_t: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ class Values:
         return z_t
 
     def spread(self, rows: int, device: torch.device) -> Tensor:
-        """Quantiles in the middles of equal shares, [rows, n], where there are quantiles."""
+        """Quantiles in the middles of equal shares, [rows, n], if the head has quantiles."""
         return torch.full((rows, 1), 0.5, device=device)
 
     def loss(self, z_tm1: Tensor, y: Tensor, taus: Tensor) -> tuple[Tensor, Tensor]:

@@ -166,7 +166,7 @@ class QNetwork(nn.Module):
                 layer.inplace = False  # which autograd forbids after ConvolutionProduct
 
     def draw_noise(self, groups: int, generator: torch.Generator) -> Tensor:
-        """Noise for `groups` draws of the weights, [groups, noise_size]; empty where they are certain."""
+        """Noise for `groups` draws of the weights, [groups, noise_size]; empty if they are certain."""
         device = next(self.parameters()).device
         if not self.noise_size:
             return torch.empty(groups, 0, device=device)

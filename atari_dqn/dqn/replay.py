@@ -261,7 +261,7 @@ class Replay:
         return {}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over a `state`, after the rows were. Raises ValueError where it does not fit."""
+        """Restore a `state`, after the rows were. Raises ValueError if it does not fit."""
 
     def _transitions(
         self, rows: Tensor, envs: Tensor, discount: float, n_step: int, reward_clip: float | None

@@ -83,7 +83,7 @@ class Journal(Emulators):
         self._inner.close()
 
     def state(self) -> dict[str, Any] | None:
-        """What `rewind` needs; None where it is not written down."""
+        """What `rewind` needs; None if it is not written down."""
         if not self._keep:
             return None
         told = torch.from_numpy(np.frombuffer(bytes(self._told), np.uint8).copy()).view(-1, self.num_envs)
@@ -99,7 +99,7 @@ class Journal(Emulators):
     def rewind(self, state: dict[str, Any], stop: Callable[[], bool] = lambda: False) -> bool:
         """Replay the actions in `state` at full speed; returns whether the games then show the same pictures.
 
-        Raises ValueError where `state` does not fit these emulators.
+        Raises ValueError if `state` does not fit these emulators.
         """
         seeds, told = [int(seed) for seed in state["seeds"]], state["actions"]
         starts = np.array(state.get("starts", [0] * self.num_envs), np.int64)  # an older program's all began together

@@ -136,7 +136,7 @@ class RemoteEmulators(Emulators):
         return VectorStep(self._frames[share], nothing, np.full(count, CUT, np.uint8), [])
 
     def _get(self, answer: Any) -> Any:
-        """An actor's answer; None where it was lost. Raises RunFailed where no CPU becomes free for it."""
+        """An actor's answer; None if it was lost. Raises RunFailed if no CPU becomes free for it."""
         try:
             return self._ray.get(answer, timeout=ROOM_SECONDS)
         except self._ray.exceptions.GetTimeoutError:
@@ -149,7 +149,7 @@ class RemoteEmulators(Emulators):
             raise
 
     def _again(self, i: int, seeds: list[int]) -> NDArray[Any]:
-        """The first frames of a share's games, from another actor. Raises RunFailed where it is lost as well."""
+        """The first frames of a share's games, from another actor. Raises RunFailed if it is lost as well."""
         self._players[i] = self._begin(self._shares[i])
         frames: NDArray[Any] | None = self._get(self._players[i].reset.remote(seeds))
         if frames is None:

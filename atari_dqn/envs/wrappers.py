@@ -144,7 +144,7 @@ def pixels(
 ) -> gymnasium.Env:
     """Any environment that shows pictures, as single gray frames uint8 [screen_size, screen_size].
 
-    Raises UserError where they are neither gray nor RGB nor RGBA.
+    Raises UserError if they are neither gray nor RGB nor RGBA.
     """
     look, shape = picture(env.observation_space, name)
     env = TransformObservation(env, look, Box(0, 255, shape, np.uint8))

@@ -131,7 +131,7 @@ class Trackers(Tracker):
         return {"events": self.events}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over a `state`. Raises KeyError, TypeError or ValueError."""
+        """Restore a `state`. Raises KeyError, TypeError or ValueError."""
         self.events = int(state["events"])
         if self.events < 0:
             raise ValueError("a count below 0")
@@ -249,7 +249,7 @@ class Goals:
         return {"recent_returns": list(self.recent), "goals_reached": list(self.reached)}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over a `state`. Raises KeyError, TypeError or ValueError."""
+        """Restore a `state`. Raises KeyError, TypeError or ValueError."""
         self.reached = [str(note) for note in state["goals_reached"]]
         self.recent.extend(float(score) for score in state["recent_returns"])
 

@@ -68,12 +68,12 @@ def room_for_replay(device: torch.device) -> int:
 
 
 def replay_device(wanted: str, needed: int, device: torch.device) -> torch.device:
-    """Where a replay of `needed` bytes is, if there is room for it; where it fits nowhere, the place with more room.
+    """Where a replay of `needed` bytes goes; if it fits nowhere, the place with more room.
 
     Args:
         wanted: auto, cpu or cuda.
         device: the run's device.
-    Raises UserError where the run's device is not the one wanted.
+    Raises UserError if the run's device is not the one wanted.
     """
     host = torch.device("cpu")
     if wanted == "cuda" and device.type != "cuda":
@@ -88,7 +88,7 @@ def check_replay_fits(
 ) -> str:
     """A sentence on the memory that a replay of `steps` agent steps takes on `device` and what the machine has.
 
-    Raises UserError where that is too little, naming the largest capacity that fits if that is `least` steps or more.
+    Raises UserError if that is too little, naming the largest capacity that fits if that is `least` steps or more.
 
     Args:
         run_device: the run's, where it is another one.

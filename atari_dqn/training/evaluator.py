@@ -67,7 +67,7 @@ class Evaluator:
         }
 
     def restore(self, state: dict[str, Any], over: bool) -> None:
-        """Take over a `state`, of a run that is over or not. Raises KeyError, TypeError or ValueError."""
+        """Restore a `state`, of a run that is over or not. Raises KeyError, TypeError or ValueError."""
         self.evaluated_steps = int(state["examined_steps"])
         self.confirmed = over and bool(state.get("confirmed"))
         self.best_score = None if state["best_score"] is None else float(state["best_score"])

@@ -25,7 +25,7 @@ LARGEST = 1e9  # number among the arguments
 def make_optimizer(
     name: str, params: Iterable[Tensor], learning_rate: float, arguments: dict[str, Any]
 ) -> torch.optim.Optimizer:
-    """The optimizer called `name`: NatureRMSProp or any of torch.optim. Raises UserError where it could not learn."""
+    """The optimizer called `name`: NatureRMSProp or any of torch.optim. Raises UserError if it could not learn."""
     known: dict[str, Any] = {
         key: value
         for key, value in vars(torch.optim).items()
@@ -54,7 +54,7 @@ def make_optimizer(
 
 
 def _try_out(make: Callable[[list[Tensor]], torch.optim.Optimizer]) -> None:
-    """Raise an error where an optimizer cannot make a step on the CPU, which some arguments show no sooner."""
+    """Raise an error if an optimizer cannot make a step on the CPU, which some arguments show no sooner."""
     weights = torch.nn.Parameter(torch.ones(9, 9))
     optimizer = make([weights])
     for step in range(1, 4):
@@ -66,7 +66,7 @@ def _try_out(make: Callable[[list[Tensor]], torch.optim.Optimizer]) -> None:
 
 
 def _check(name: str, key: str, value: Any, options: dict[str, inspect.Parameter]) -> None:
-    """Raise UserError where an argument is none of an optimizer's, or of another type than its default."""
+    """Raise UserError if an argument is none of an optimizer's, or of another type than its default."""
     setting = f"optimizer.arguments.{key}"
     if key == "lr":
         raise UserError(f"{setting}: the learning rate is optimizer.learning_rate")

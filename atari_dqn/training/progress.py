@@ -37,7 +37,7 @@ class RunProgress(Progress):
         }
 
     def restore(self, state: dict[str, Any], total_steps: int) -> None:
-        """Take over a checkpoint's `state`. Raises KeyError, TypeError or ValueError.
+        """Restore a checkpoint's `state`. Raises KeyError, TypeError or ValueError.
 
         Args:
             total_steps: of the run now, which may be longer than it was.

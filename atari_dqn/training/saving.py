@@ -58,7 +58,7 @@ def _without_copies(content: dict[str, Any]) -> dict[str, Any]:
 
 
 class Saver:
-    """Saves a run, and brings a resumed one back to where it was saved.
+    """Saves a run, and restores a resumed one.
 
     Args:
         run: the parts of a fresh run.
@@ -171,7 +171,7 @@ class Saver:
         self.files.tidy([*self.files.held(self._run.replay, upto), *self._kept])
 
     def wait(self) -> None:
-        """Until all is written. Raises OSError or RunFailed where it cannot be."""
+        """Wait until everything is written. Raises OSError or RunFailed if it cannot be."""
         self._worker.wait()
 
     def finish(self) -> None:
@@ -242,7 +242,7 @@ class Saver:
                 return False
             if "starts" not in journal:
                 run.say(
-                    "begun by an older version, which cut off all games every "
+                    "started by an older version, which truncated all games every "
                     f"{run.config.checkpoint.cut_every_turns:,} turns; from here on each is played to its own end"
                 )
             run.say(f"restoring the games: replaying {journal['actions'].numel():,} agent steps")

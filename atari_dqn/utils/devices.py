@@ -19,7 +19,7 @@ os.environ.setdefault(WORKSPACE, WORKSPACES[0])
 
 
 def choose_device(name: str) -> torch.device:
-    """The torch device called `name`; `auto` is a GPU where there is one. Raises UserError where it is not there.
+    """The torch device called `name`; `auto` is a GPU if there is one. Raises UserError if it is not there.
 
     A GPU becomes this thread's current one, for not all goes where its tensors are: pinned memory, Triton's kernels and
     `cuda` itself go to the current one.

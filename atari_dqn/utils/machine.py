@@ -96,7 +96,7 @@ def available_memory(device: torch.device) -> int:
 
 
 def keep_freed_memory() -> bool:
-    """Have glibc keep what is freed for the next tensor; False where there is another C library, left as it is.
+    """Have glibc keep freed memory for the next tensor; False with another C library, which is left as it is.
 
     Else freed memory goes back to the system and returns page by page: up to thousands of page faults an update.
     """

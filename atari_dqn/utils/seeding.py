@@ -58,6 +58,6 @@ class Streams:
         return {"exploration": self.exploration.get_state(), "replay": self.replay.get_state()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over a `state` from the same kind of device. Raises KeyError, TypeError or RuntimeError."""
+        """Restore a `state` from the same kind of device. Raises KeyError, TypeError or RuntimeError."""
         self.exploration.set_state(state["exploration"])
         self.replay.set_state(state["replay"])
