@@ -147,7 +147,7 @@ def test_another_game_is_played_by_the_actions_meanings(breakout, inside, tmp_pa
         "protocol.epsilon=0", "protocol.max_frames=400", "output=e.json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "this game has not, never chosen: FIRE, RIGHT, LEFT" in done.stdout  # Freeway: NOOP, UP, DOWN
+    assert "unavailable in this game (never selected): FIRE, RIGHT, LEFT" in done.stdout  # Freeway: NOOP, UP, DOWN
     assert "unknown to the network (never played): UP, DOWN" in done.stdout
     result = json.loads((tmp_path / "e.json").read_text())
     assert result["game"] == "Freeway" and result["trained_on"] == "Breakout"

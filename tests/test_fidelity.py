@@ -576,8 +576,8 @@ def test_a_damaged_best_network_does_not_stop_a_run_at_its_end(tmp_path, monkeyp
     said: list[str] = []
     monkeypatch.setattr(run, "say", said.append)
     best = tmp_path / "run" / "checkpoints" / "best.pt"
-    confirm = type(run)._confirm
-    monkeypatch.setattr(type(run), "_confirm", lambda self: (best.write_bytes(b"?"), confirm(self)))
+    confirm = run._evaluations.confirm
+    monkeypatch.setattr(run._evaluations, "confirm", lambda: (best.write_bytes(b"?"), confirm()))
     run.go()
     assert any("cannot evaluate the best network again" in text for text in said)
     assert Checkpoint(tmp_path / "run" / "checkpoints" / "latest.pt").content["finished"]

@@ -9,7 +9,7 @@ from conftest import flat, small_run
 from recording import Recording
 
 from atari_dqn.config import compose
-from atari_dqn.dqn import inputs, loop
+from atari_dqn.dqn import inputs, turn
 from atari_dqn.dqn.host_replay import Courier, at_hand, way
 from atari_dqn.dqn.loop import training_loop
 from atari_dqn.training import capacity, launch
@@ -171,9 +171,9 @@ def test_a_run_is_the_same_wherever_its_replay_is(tmp_path, monkeypatch, variant
 
         return call
 
-    monkeypatch.setattr(loop, "way", lambda here, there: Courier(there))
-    monkeypatch.setattr(loop, "graphed", graphed_here)
-    monkeypatch.setattr(loop, "can_be_recorded", lambda optimizer: True)
+    monkeypatch.setattr(turn, "way", lambda here, there: Courier(there))
+    monkeypatch.setattr(turn, "graphed", graphed_here)
+    monkeypatch.setattr(turn, "can_be_recorded", lambda optimizer: True)
     away = play(tmp_path / "away", "cpu")
     assert len(calls) == 3 * recorded  # acting, and turns of 1 and of 2 updates
     for part, same in zip(direct.replay.parts(), away.replay.parts(), strict=True):
