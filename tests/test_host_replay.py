@@ -180,7 +180,7 @@ def test_a_run_is_the_same_wherever_its_replay_is(tmp_path, monkeypatch, variant
         assert torch.equal(part, same)
     assert torch.equal(flat(direct.agent.online), flat(away.agent.online))
     assert direct.agent.losses() == away.agent.losses()
-    assert torch.equal(direct.draw.get_state(), away.draw.get_state())
+    assert torch.equal(direct.streams.replay.get_state(), away.streams.replay.get_state())
     for key, value in direct.replay.state().items():
         assert torch.equal(value, away.replay.state()[key])
 
