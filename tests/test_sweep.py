@@ -245,7 +245,7 @@ def test_the_games_of_a_lost_actor_are_cut_off_and_begun_anew(ray):
                 np.abs(other.frames[2:].astype(int) - start[2:]).mean(axis=(1, 2)) < 5
             ).all()  # a game's first frame
         before = other.frames
-    assert "2 games are cut off" in said[-1] and len(said) == 2
+    assert "2 games are truncated" in said[-1] and len(said) == 2
     remote.close()
 
 
