@@ -133,6 +133,7 @@ def test_a_terminal_is_one_whose_cursor_moves(monkeypatch, tmp_path):
         for value, width in (("0", 80), ("-3", 80), ("wide", 80), ("²", 80), ("1", 20), ("90", 90), ("9" * 30, 80)):
             monkeypatch.setenv("COLUMNS", value)
             assert console.Console(log).width == width
+    monkeypatch.undo()  # pytest reads COLUMNS, too
     os.close(ours)
 
 
