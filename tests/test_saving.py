@@ -851,7 +851,7 @@ def test_a_snapshot_is_of_its_moment_and_what_was_asked_to_be_saved(tmp_path):
 
 def test_a_game_that_breaks_ends_the_run_in_a_sentence(tmp_path):
     run = small_run(tmp_path / "run", *POISONED, "env.game=Poisoned/exception-v0")
-    with pytest.raises(RunFailed, match=r"after 628 agent steps: .*the emulator is on fire .*; go on .*resume"):
+    with pytest.raises(RunFailed, match=r"after 628 agent steps: .*the emulator is on fire .*; resume from .*resume"):
         run.go()
 
 
@@ -866,7 +866,7 @@ def test_values_that_no_rewards_allow_are_told_once(tmp_path, monkeypatch):
         list(run.agent.online.parameters())[-1].add_(50)
     run.go()
     (warning,) = [text for text in said if text.startswith("warning")]
-    assert "clipped to 1 allow 2 at most" in warning and "learning_rate" in warning
+    assert "clipped to 1 allow at most 2" in warning and "learning_rate" in warning
 
 
 def test_another_machine_is_told_of(stopped, monkeypatch):
