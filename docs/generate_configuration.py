@@ -5,14 +5,13 @@ python docs/generate_configuration.py --check   # exit with 1 if the committed p
 """
 
 import dataclasses
-import inspect
 import re
 import sys
 import typing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from atari_dqn.config import bounds, schema
+from atari_dqn.config import bounds, described, schema
 
 try:
     from atari_dqn.config.commands import SCHEMAS
@@ -80,78 +79,15 @@ COMMANDS = {
 
 # What has no comment in conf/ or in the dataclasses.
 OBVIOUS = {
-    "preset": "A file in conf/preset: a paper, a program, or a purpose",
-    "seed": "Every random stream is derived from it",
-    "env.frame_stack": "Frames in one state",
-    "env.goals": "Mean returns that are announced when a run reaches them, and may end it",
-    "network.hidden": "Widths of the hidden layers, for `mlp`",
-    "head.v_max": "Of c51, the largest return",
-    "agent.munchausen_alpha": "Weight of the log-probability that is added to the reward",
     "agent.munchausen_temperature": "Of the softmax policy",
-    "optimizer.arguments": "Other arguments of the optimizer's constructor",
-    "exploration.start": "Epsilon before it decays",
-    "exploration.end": "Epsilon after it has decayed",
-    "exploration.decay_steps": "Agent steps over which epsilon decays linearly",
     "evaluation.num_envs": "Games played side by side",
-    "protocol.name": "Used in file names and tables",
-    "protocol.epsilon": "Probability of a random action",
-    "protocol.source": "Scores come from games played for the purpose, or from the training games",
-    "protocol.repeat_action_probability": "Stickiness; null keeps the training setting, here and below",
     "protocol.fire_reset": "Press FIRE at a game's start and after each lost life",
-    "protocol.full_action_space": "All 18 actions instead of the game's minimal set",
-    "protocol.terminal_on_life_loss": "For the learner only",
-    "logger.tensorboard": "Write TensorBoard event files",
     "env.goals.score": "The mean return to reach",
     "env.goals.games": "Consecutive training games that are averaged",
     "env.goals.note": "What is announced",
     "env.goals.stop": "Whether the run ends there",
     "device": "Where the network runs",
 }
-
-
-class Setting(NamedTuple):
-    """A line of a YAML file: its value as it is written there, and its comment."""
-
-    value: str
-    comment: str
-
-
-def read(path: Path) -> tuple[str, dict[str, Setting]]:
-    """A YAML file's opening comment, and its settings by dotted key."""
-    settings: dict[str, Setting] = {}
-    opening: list[str] = []
-    parents: list[tuple[int, str]] = []
-    last = ""
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if match := re.match(r"^\s*#\s?(.*)$", line):
-            text = match[1].strip()
-            if last:
-                value, comment = settings[last]
-                settings[last] = Setting(value, f"{comment} {text}".strip())
-            elif not text.startswith("@package"):
-                opening.append(text)
-            continue
-        match = re.match(r"^(\s*)([\w/ ]+):(?:\s+(.*?))?\s*$", line)
-        if not match:
-            continue
-        indent, key = len(match[1]), match[2]
-        while parents and parents[-1][0] >= indent:
-            parents.pop()
-        value, _, comment = (match[3] or "").partition("#") if "#" in (match[3] or "") else (match[3] or "", "", "")
-        last = ".".join([*(name for _, name in parents), key])
-        settings[last] = Setting(value.strip(), comment.strip())
-        if not value.strip():
-            parents.append((indent, key))
-    return " ".join(opening), settings
-
-
-def comments(kind: type) -> dict[str, str]:
-    """The comments behind a dataclass's fields in its source."""
-    found = {}
-    for line in inspect.getsource(kind).splitlines():
-        if match := re.match(r"^    (\w+):.*?  # (.*)$", line):
-            found[match[1]] = match[2]
-    return found
 
 
 def spelled(kind: Any) -> str:
@@ -215,9 +151,9 @@ def default(field: dataclasses.Field) -> Any:
     return field.default
 
 
-def table(kind: type, prefix: str, yaml: dict[str, Setting], only: set[str] | None = None) -> list[str]:
+def table(kind: type, prefix: str, yaml: dict[str, described.Setting], only: set[str] | None = None) -> list[str]:
     """A table of a dataclass's plain fields: key, default, what it may be, what it means."""
-    rows, said = ["| key | default | allowed | meaning |", "|---|---|---|---|"], comments(kind)
+    rows, said = ["| key | default | allowed | meaning |", "|---|---|---|---|"], described.of_fields(kind)
     hints = typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
         if dataclasses.is_dataclass(hints[field.name]) or (only is not None and field.name not in only):
@@ -232,7 +168,7 @@ def table(kind: type, prefix: str, yaml: dict[str, Setting], only: set[str] | No
     return rows if len(rows) > 2 else []
 
 
-def under(settings: dict[str, Setting], prefix: str) -> dict[str, Setting]:
+def under(settings: dict[str, described.Setting], prefix: str) -> dict[str, described.Setting]:
     return {f"{prefix}{key}": setting for key, setting in settings.items()}
 
 
@@ -240,7 +176,7 @@ def options(folder: str) -> list[str]:
     """The files of a group of conf/: what each one sets."""
     lines = []
     for path in sorted((CONF / folder).glob("*.yaml")):
-        opening, settings = read(path)
+        opening, settings = described.read(path)
         lines += [f"### `{folder}={path.stem}`", "", cell(sentence(opening)), ""] if opening else [
             f"### `{folder}={path.stem}`", ""
         ]  # fmt: skip
@@ -256,14 +192,14 @@ def options(folder: str) -> list[str]:
 
 def page() -> str:
     """The whole page."""
-    _, train = read(CONF / "train.yaml")
+    _, train = described.read(CONF / "train.yaml")
     for group, choice in {
         "network": "nature_cnn", "head": "scalar", "optimizer": "adam",
         "emulators": "local", "protocol": "nature",
     }.items():  # fmt: skip
-        train |= under(read(CONF / group / f"{choice}.yaml")[1], f"{group}.")
-    train |= read(CONF / "env" / "atari.yaml")[1]
-    train |= read(CONF / "preset" / "default.yaml")[1]
+        train |= under(described.read(CONF / group / f"{choice}.yaml")[1], f"{group}.")
+    train |= described.read(CONF / "env" / "atari.yaml")[1]
+    train |= described.read(CONF / "preset" / "default.yaml")[1]
     lines = [INTRO]
     hints = typing.get_type_hints(schema.TrainConfig)
     for part, title in TRAIN_SECTIONS.items():
@@ -285,7 +221,7 @@ def page() -> str:
         lines += [f"## {title}", "", f"What each file in `conf/{folder}/` sets. Other values keep their defaults.", ""]
         lines += options(folder)
     for command, title in COMMANDS.items():
-        opening, yaml = read(CONF / f"{command}.yaml")
+        opening, yaml = described.read(CONF / f"{command}.yaml")
         kind = SCHEMAS[command]
         parts = typing.get_type_hints(kind)
         only = {"view"} if command == "video" else set() if command == "sweep" else None

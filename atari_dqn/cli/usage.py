@@ -1,13 +1,13 @@
 """What --help prints: the commands, or one command's settings, described by the comments in conf/ and schema.py."""
 
 import dataclasses
-import inspect
 import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
+from atari_dqn.config import described
 from atari_dqn.utils import hints
 
 SUMMARIES = {
@@ -177,14 +177,12 @@ def _value(composed: Any, key: str) -> str:
 
 def fields(kind: Any, prefix: str) -> Iterator[tuple[str, Any, str]]:
     """Each setting of a dataclass: its key, its type, and the comment behind it in schema.py."""
-    comments: dict[str, str] = {}
-    for owner in reversed(kind.__mro__[:-1]):
-        comments |= dict(re.findall(r"^    (\w+): .*?(?:  # (.*))?$", inspect.getsource(owner), re.MULTILINE))
+    behind = described.of_fields(kind)
     for name, hint in get_type_hints(kind).items():
         if dataclasses.is_dataclass(hint):
             yield from fields(hint, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", hint, comments.get(name, "")
+            yield f"{prefix}{name}", hint, behind.get(name, "")
 
 
 def _defaults(file: str) -> dict[str, str]:
@@ -224,20 +222,9 @@ def _sources(file: str) -> Sources:
 
 def _comments(file: Path, group: str = "") -> dict[str, str]:
     """The keys of a YAML file, each with the comment behind it."""
-    found: dict[str, str] = {}
-    text = file.read_text(encoding="utf-8")
-    parents = [] if not group or "@package _global_" in text else [group]
-    depth, key, path = len(parents), "", list(parents)
-    for line in text.partition("defaults:\n")[2].splitlines() if "\ndefaults:\n" in text else text.splitlines():
-        if key and (more := re.match(r" {3,}# ?(.*)", line)):
-            found[key] += f" {more[1]}"
-        elif match := re.match(r"( *)(\w+):(?: |$)(?:.*? # (.*))?", line):
-            path = [*path[: depth + len(match[1]) // 2], match[2]]
-            key = ".".join(path)
-            found[key] = (match[3] or "").strip()
-        else:
-            key = ""
-    return found
+    prefix = f"{group}." if group and "@package _global_" not in file.read_text(encoding="utf-8") else ""
+    settings = described.read(file)[1]
+    return {f"{prefix}{key}": one.comment for key, one in settings.items() if key.partition(".")[0] != "defaults"}
 
 
 def _entry(left: str, text: str) -> list[str]:
