@@ -111,8 +111,6 @@ TABLE: dict[str, list[tuple[str, str, str, str]]] = {
         ("persistence 2", "Persistent(exploration.persistence,", "Persistent(2.0,", QR),
         ("persistence is ignored", "elif exploration.persistence is not None:", "elif False:", QR),
         ("persistent at last, too", "exploration.persistence, exploration.end,", "exploration.persistence, 0.0,", QR),
-        ("scalar head", "num_actions, config.head, config.agent", "num_actions, None, config.agent", FIRST),
-        ("plain network", "num_actions, config.head, config.agent", "num_actions, config.head, None", FIRST),
         ("learning rate 1e-4", "optimizer.learning_rate, optimizer.arguments", "1e-4, optimizer.arguments", NATURE),
         ("optimizer's arguments are ignored", "optimizer.learning_rate, optimizer.arguments",
          "optimizer.learning_rate, {}", DOUBLE),
@@ -289,6 +287,10 @@ TABLE: dict[str, list[tuple[str, str, str, str]]] = {
         ("no evaluation on the way", "if self.evaluator.is_due(self.agent_steps):\n            self._check_finite()",
          "if False:\n            self._check_finite()", EVALUATIONS),
         ("no checkpoint on the way", "due(config.checkpoint.every_steps,", "due(config.total_steps,", DUE),
+    ],
+    "checkpoint/network.py": [
+        ("scalar head", "num_actions, config.head, config.agent", "num_actions, None, config.agent", FIRST),
+        ("plain network", "num_actions, config.head, config.agent", "num_actions, config.head, None", FIRST),
     ],
     "training/evaluations.py": [
         ("best.pt is the last one", 'if row["best"]:', "if True:", EVALUATIONS),

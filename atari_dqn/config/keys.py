@@ -9,6 +9,7 @@ import omegaconf
 from omegaconf import OmegaConf
 
 from atari_dqn.config.commands import SCHEMAS, conf_dir
+from atari_dqn.registry import plugins
 from atari_dqn.utils.errors import UserError
 
 
@@ -56,9 +57,13 @@ def known_keys(command: str) -> tuple[set[str], dict[str, list[str]]]:
         for folder in conf_dir().iterdir()
         if folder.is_dir()
     }
+    groups["network"] += [name for name in plugins.installed(plugins.NETWORK.group) if name not in groups["network"]]
     return keys, groups
+
+
+OPEN = ("optimizer.arguments.", "network.arguments.", "rule.arguments.", "env.arguments.", "env.goals.")
 
 
 def is_known(key: str, keys: set[str]) -> bool:
     """Whether `key` is one of `keys`, or below an open-ended one."""
-    return key in keys or key.startswith(("optimizer.arguments.", "env.arguments.", "env.goals."))
+    return key in keys or key.startswith(OPEN)

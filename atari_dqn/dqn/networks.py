@@ -5,6 +5,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -116,6 +117,48 @@ class MLP(Features):
         return self.layers(x)
 
 
+class Network(Protocol):
+    """A network of your own: an nn.Module, made by `Name(frame_shape, stack, **network.arguments)`.
+
+    frame_shape is a frame's, such as (84, 84) or (4,); `stack` frames are a state. It computes features, which fully
+    connected layers take to each action's return: so all heads, Dueling and Noisy Networks combine with it. What it
+    says of a state must not depend on the other states of a batch: use no BatchNorm and no dropout.
+
+    Attributes:
+        widths: how many features `forward` returns, and the sizes of the hidden layers between them and the outputs:
+            (3136, 512) as in the Nature paper; (512,) for none.
+    """
+
+    widths: Sequence[int]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """States float32 [B, stack, *frame] -> features [B, widths[0]]. Pictures' pixels are from 0 to 1 (or
+        standardized, with network.standardize=true), in channels-last order."""
+
+
+class OwnFeatures(Features):
+    """A user's Network on states of any shape."""
+
+    def __init__(self, module: nn.Module, network: schema.Network, frame_shape: Sequence[int], stack: int) -> None:
+        super().__init__()
+        self.module, self.widths = module, tuple(module.widths)  # type: ignore[arg-type]
+        self.is_picture = len(frame_shape) == 2
+        self.standard = Standardize(stack, frame_shape) if network.standardize and self.is_picture else None
+
+    def standardize(self, frames: Tensor) -> None:
+        if self.standard is not None:
+            self.standard.measure(frames)
+
+    def prepare(self, states: Tensor) -> Tensor:
+        if self.is_picture:
+            return scaled(states) if self.standard is None else self.standard(states)
+        return states.to(torch.float32).mul_(1 / 255) if states.dtype == torch.uint8 else states.to(torch.float32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features: Tensor = self.module(x)
+        return features
+
+
 class QNetwork(nn.Module):
     """Features of a state, then fully connected layers to each action's return: in one stream, or dueling.
 
@@ -155,7 +198,7 @@ class QNetwork(nn.Module):
 
     @property
     def sees_pictures(self) -> bool:
-        return isinstance(self.features, Convolutions)
+        return isinstance(self.features, Convolutions) or getattr(self.features, "is_picture", False)
 
     def use_products(self) -> None:
         """Compute convolutions as matrix products; see layers.Convolution."""
@@ -224,14 +267,19 @@ def make_network(
     num_actions: int,
     head: schema.Head | None = None,
     agent: schema.AgentConfig | None = None,
+    own: nn.Module | None = None,
 ) -> QNetwork:
     """The network that a config asks for. Raises UserError if it cannot take such frames.
 
     Args:
         head, agent: default to DQN's, with the Huber loss.
+        own: a user's Network, in place of one of ours.
     """
-    kind: type[Features] = MLP
-    if network.name in CONVOLUTIONS:
+    kind: Callable[..., Features] = MLP
+    if own is not None:
+        check_own(own, network.name)
+        kind = functools.partial(OwnFeatures, own)
+    elif network.name in CONVOLUTIONS:
         kind = Convolutions
         if len(frame_shape) != 2 or min(frame_shape) < 36:
             remedy = "use network=mlp" + " network.standardize=false" * network.standardize
@@ -242,6 +290,18 @@ def make_network(
     values = heads.make_head(head or schema.Head(), agent.loss)
     features = kind(network, frame_shape, stack)
     return QNetwork(features, num_actions, values, agent, network.initialization)
+
+
+def check_own(own: object, name: str) -> None:
+    """Raise UserError if a user's network lacks a Network's attributes."""
+    if not isinstance(own, nn.Module):
+        raise UserError(f"network={name} makes {type(own).__name__}, not a torch.nn.Module")
+    widths = getattr(own, "widths", None)
+    if not isinstance(widths, list | tuple) or not widths or not all(isinstance(n, int) and n > 0 for n in widths):
+        raise UserError(
+            f"network={name}: its `widths` must be the number of features and of the hidden units after them, such as "
+            f"(3136, 512), not {widths!r:.60}"
+        )
 
 
 FEATURES = ("convolutions.", "layers.", "standard.")
