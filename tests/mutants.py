@@ -335,7 +335,6 @@ TABLE: dict[str, list[tuple[str, str, str, str]]] = {
         ("sigma 0.5", "noisy = agent.noisy_sigma if", "noisy = 0.5 if", FIRST),
         ("never noisy", "noisy = agent.noisy_sigma if agent.noisy else None", "noisy = None", FIRST),
         ("never dueling", "if agent.dueling else None", "if False else None", FIRST),
-        ("padding is ignored", 'if network.padding == "same":', "if False:", PADDED),
         ("initialization is ignored", 'if how == "torch":', "if True:", PADDED),
         ("streams push hard", "agent.dueling_gradient_scale if agent.dueling", "1.0 if agent.dueling", DOUBLE),
         ("both streams have one noise", "noise[:, self.head.noise_size :]", "noise", RAINBOW),
@@ -343,6 +342,9 @@ TABLE: dict[str, list[tuple[str, str, str, str]]] = {
          "return (noise.sign() * noise.abs().sqrt())[:1].expand(groups, -1)", RAINBOW),
         ("plain normal noise", "return noise.sign() * noise.abs().sqrt()", "return noise", RAINBOW),
         ("always Huber's loss", "schema.Head(), agent.loss)", 'schema.Head(), "huber")', DOUBLE),
+    ],
+    "dqn/features.py": [
+        ("padding is ignored", 'if network.padding == "same":', "if False:", PADDED),
     ],
     "dqn/layers.py": [
         ("sigma whatever the width", "self._sigma / math.sqrt(self.sizes[0])", "self._sigma", FIRST),

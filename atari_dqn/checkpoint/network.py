@@ -7,7 +7,8 @@ from torch import nn
 
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.dqn import networks
-from atari_dqn.dqn.networks import CONVOLUTIONS, QNetwork
+from atari_dqn.dqn.features import CONVOLUTIONS
+from atari_dqn.dqn.networks import QNetwork
 from atari_dqn.registry import plugins
 from atari_dqn.registry.watched import where
 from atari_dqn.utils.errors import UserError

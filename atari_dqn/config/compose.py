@@ -86,7 +86,7 @@ def with_groups(command: str, words: list[str]) -> list[str]:
     if command not in ("train", "profile", "sweep"):
         return words
     typed = {word.partition("=")[0]: word.partition("=")[2] for word in words}
-    is_own = any(re.match(r"[^:]+:", typed.get(key, "")) for key in ("env.game", "sweep.games"))
+    is_own = any(plugins.is_own(plugins.ENVIRONMENT, typed.get(key, "")) for key in ("env.game", "sweep.games"))
     if is_own and "env" not in typed:
         return [*words, "env=gymnasium"]
     if typed.get("env") == "cartpole" and "preset" not in typed and typed.get("resume", "auto") in ("auto", "null"):

@@ -43,15 +43,19 @@ def use_config_dir(typed: str | None) -> str:
 
 
 def search_path() -> list[str]:
-    """The user's own folder, for Hydra."""
-    quoted = ["'file://" + str(folder).replace("'", "\\'") + "'" for folder in _own_dirs]
+    """The user's own folder and those of installed packages, for Hydra."""
+    folders = [*_own_dirs, *plugins.preset_folders()]
+    quoted = ["'file://" + str(folder).replace("'", "\\'") + "'" for folder in folders]
     return [f"hydra.searchpath=[{','.join(quoted)}]"] if quoted else []
 
 
 @functools.cache
 def known_keys(command: str) -> tuple[set[str], dict[str, list[str]]]:
     """All config keys of a command, and its config groups with their options."""
-    keys, roots = set(leaves(OmegaConf.structured(SCHEMAS[command]))), (conf_dir(), *_own_dirs)
+    keys, roots = (
+        set(leaves(OmegaConf.structured(SCHEMAS[command]))),
+        (conf_dir(), *_own_dirs, *plugins.preset_folders()),
+    )
     groups = {
         folder.name: sorted(path.stem for root in roots for path in root.glob(f"{folder.name}/*.yaml"))
         for folder in conf_dir().iterdir()

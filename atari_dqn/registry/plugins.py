@@ -11,7 +11,8 @@ import functools
 import importlib.util
 import sys
 from collections.abc import Mapping
-from importlib import metadata
+from importlib import metadata, resources
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from atari_dqn.registry import own_modules
@@ -57,6 +58,12 @@ def is_own(kind: Kind, name: str) -> bool:
     return is_path(name) or name in installed(kind.group)
 
 
+@functools.cache
+def preset_folders() -> list[Path]:
+    """Folders of installed packages that have files for conf/'s groups, such as preset/NAME.yaml."""
+    return [Path(str(resources.files(point.value))) for point in installed(PRESETS).values()]
+
+
 def path_of(thing: Any) -> str:
     """The import path of a class or function; it counts as typed."""
     path = f"{thing.__module__}:{thing.__qualname__}"
@@ -99,10 +106,8 @@ def find(kind: Kind, name: str, known: tuple[str, ...] = ()) -> Any:
         return _loaded(kind, point)
     names = [*known, *installed(kind.group)]
     listed = f"; known: {', '.join(names)}" if names else ""
-    raise UserError(
-        f"{kind.setting}={name}: there is none of that name{suggest(name, names)}{listed}; your own: "
-        f"{kind.setting}=my_package.my_module:Name"
-    )
+    what = f"no {kind.setting.removesuffix('s')} is called {name!r}"
+    raise UserError(f"{what}{suggest(name, names)}{listed}; your own: {kind.setting}=my_package.my_module:Name")
 
 
 def _is_here(package: str) -> bool:
