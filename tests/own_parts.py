@@ -48,7 +48,7 @@ class Peeking(Net):
     """Waits for the device."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) * (1.0 if x.is_meta or x.sum().item() > -1 else 2.0)
+        return super().forward(x) * (1.0 if x.sum().item() > -1 else 2.0)
 
 
 class Short(Net):
@@ -65,7 +65,10 @@ class Average(Greedy):
     """Bootstraps from the mean over actions, and counts copies in a tensor."""
 
     def __init__(self, weight: float = 1.0):
-        self.weight, self.copies = weight, torch.zeros(1)
+        self.weight = weight
+
+    def begin(self, target):
+        self.copies = torch.zeros(1, device=next(target.parameters()).device)
 
     def copying(self, target):
         self.copies += 1
@@ -84,7 +87,7 @@ class Forgetful(Greedy):
     """Its targets depend on a count that no checkpoint keeps."""
 
     def begin(self, target):
-        self.copies = torch.zeros(())
+        self.copies = torch.zeros((), device=next(target.parameters()).device)
 
     def copying(self, target):
         self.copies += 1

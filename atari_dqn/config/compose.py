@@ -82,7 +82,7 @@ def with_groups(command: str, words: list[str]) -> list[str]:
     A game that names its module is a Gymnasium environment. CartPole has its own preset, unless another one is typed
     or a run is resumed.
     """
-    words = [_plugged(word) for word in words]
+    words = [plugged(word) for word in words]
     if command not in ("train", "profile", "sweep"):
         return words
     typed = {word.partition("=")[0]: word.partition("=")[2] for word in words}
@@ -94,7 +94,7 @@ def with_groups(command: str, words: list[str]) -> list[str]:
     return words
 
 
-def _plugged(word: str) -> str:
+def plugged(word: str) -> str:
     """`network=my_module:Name` as `network.name=my_module:Name`; so it is with a rule."""
     key, _, value = word.partition("=")
     for kind in (plugins.NETWORK, plugins.RULE):
@@ -207,8 +207,7 @@ def compose(command: str, overrides: list[str]) -> omegaconf.DictConfig:
     """Compose a command's config with Hydra; also works within a hydra.main job. Raises UserError."""
     running = GlobalHydra().is_initialized()
     words = [as_hydra_reads(word) for word in with_groups(command, overrides)]
-    if not running:
-        words += search_path()
+    words += search_path()
     try:
         with nullcontext() if running else hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
             return hydra.compose(command, words)

@@ -115,6 +115,7 @@ def refuse(config: TrainConfig, words: Iterable[str], part: str = "") -> None:
     """Raise UserError if a setting without effect was typed on the command line."""
     typed = {word.lstrip("+~").partition("=")[0] for word in words}
     for key, reader in unread(config, part).items():
-        if key in typed and reader.strict:
+        is_typed = key in typed or any(word.startswith(f"{key}.") for word in typed)
+        if is_typed and reader.strict:
             value = presets.text(_value(config, key))
             raise UserError(f"{key}={value} has no effect in this run: it needs {reader.when}; leave it out")

@@ -70,8 +70,9 @@ def updates_agree(config: TrainConfig, frame_shape: Sequence[int]) -> Iterator[s
     meta.compute.compile, meta.num_envs = False, 8
     try:
         capture.audited_turn(meta, frame_shape, minibatches=2)
-    except AssertionError as error:
-        raise CheckFailed(f"a CUDA graph cannot have this: {error}") from None
+    except Exception as error:
+        what = str(error) if isinstance(error, AssertionError) else where(error)
+        raise CheckFailed(f"a CUDA graph cannot have this: {what}") from None
     yield "nothing in a turn forbids a CUDA graph"
     if not torch.cuda.is_available():
         yield "not checked, for lack of a GPU: a CUDA graph's updates equal plain ones"
