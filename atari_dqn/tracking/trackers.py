@@ -16,6 +16,7 @@ from atari_dqn.envs.base import Game
 from atari_dqn.tracking import curves, wandb_tracker
 from atari_dqn.tracking.csv_files import CsvFile
 from atari_dqn.tracking.display import Display, Row, Tracker, group
+from atari_dqn.utils import extras
 from atari_dqn.utils.console import Console
 
 METRICS = (
@@ -274,7 +275,7 @@ def make_trackers(
     chosen: list[Tracker] = [CsvFiles(folder, agent_steps, confirmed, say)]  # first: it sets damaged files aside
     past = curves.evaluations(curves.read(folder / "evaluations.csv"))
     best = max((point.mean for point in past if point.frames <= agent_steps * skip), default=None)
-    if logger.tensorboard:
+    if logger.tensorboard and extras.there("tensorboard"):
         chosen.append(
             Guarded("TensorBoard", lambda: TensorBoard(folder, agent_steps * skip, compose.to_yaml(config)), say)
         )

@@ -9,7 +9,7 @@ import yaml  # type: ignore[import-untyped]
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from atari_dqn.checkpoint import checkpoints, folders
-from atari_dqn.config import presets, unread
+from atari_dqn.config import presets, unread, validate
 from atari_dqn.config.compose import completed, is_multirun, known_keys, plain, to_train_config, to_yaml
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.tracking.display import Tracker
@@ -161,6 +161,7 @@ def train(
         watchers: additional trackers.
     """
     console = console or Console()
+    validate.check_installed(config, overrides)
     folders.of_job(config)
     folder = folders.find(config) if config.resume is not None else None
     if folder:
