@@ -12,8 +12,8 @@ EXTRAS = {  # a module, and the extra in pyproject.toml that installs it
     "wandb": "wandb", "tensorboard": "tensorboard", "plotly": "report", "matplotlib": "report", "av": "video",
     "PIL": "video", "pygame": "play", "ray": "sweep", "fsspec": "sweep", "submitit": "slurm",
     "hydra_plugins.hydra_submitit_launcher": "slurm", "hydra_plugins.hydra_optuna_sweeper": "tune",
-    "rliable": "aggregate", "pandas": "aggregate", "mlflow": "mlflow", "onnx": "export", "onnxscript": "export", "onnxruntime": "export",
-    "safetensors": "export", "minari": "collect", "h5py": "collect",
+    "rliable": "aggregate", "pandas": "aggregate", "mlflow": "mlflow", "onnx": "export", "onnxscript": "export",
+    "onnxruntime": "export", "safetensors": "export", "minari": "collect", "h5py": "collect",
 }  # fmt: skip
 
 
