@@ -16,7 +16,7 @@ from atari_dqn.utils import extras
 from atari_dqn.viewing.screens import Around, Screen, Thought
 
 Image, ImageDraw, ImageFont = (
-    extras.load(f"PIL.{part}", "view=inspect") for part in ("Image", "ImageDraw", "ImageFont")
+    extras.load(f"PIL.{part}", "text in a picture") for part in ("Image", "ImageDraw", "ImageFont")
 )
 
 WIDTH, HEIGHT, MARGIN = 960, 696, 16
