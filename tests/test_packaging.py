@@ -65,6 +65,8 @@ def test_the_metadata_says_what_the_code_says(wheel, metadata):
     assert "(3, 10) <= sys.version_info[:2] <= (3, 14)" in makefile
     core = [name for name in metadata.get_all("Requires-Dist") if "extra ==" not in name]
     assert not {re.split(r"[<>=]", name)[0] for name in core} & {*extras.EXTRAS} and len(core) < 13
+    everything = [name for name in metadata.get_all("Requires-Dist") if "extra == 'all'" in name]
+    assert [name for name in everything if "rliable" in name and "python_version < '3.14'" in name], everything
     pytest.importorskip("twine", reason="twine is not installed: pip install twine")
     for path in (wheel, *wheel.parent.glob("*.tar.gz")):
         subprocess.run([sys.executable, "-m", "twine", "check", "--strict", path], check=True, capture_output=True)
