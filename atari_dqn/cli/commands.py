@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atari_dqn.utils import console
+from atari_dqn.utils import console, extras
 from atari_dqn.utils.errors import Stopped, UserError
 
 if TYPE_CHECKING:
@@ -112,9 +112,13 @@ def evaluate(composed: Any) -> None:
 
 def _dress(asked: Any, env: Any, player: Any) -> Any:
     """What the view that is asked for puts around the pictures."""
-    from atari_dqn.viewing import inspector, video
+    from atari_dqn.viewing import video
 
-    return (lambda screen: inspector.Inspected(screen, player, env.game)) if asked.view == "inspect" else video.plain
+    if asked.view != "inspect":
+        return video.plain
+    from atari_dqn.viewing import inspector
+
+    return lambda screen: inspector.Inspected(screen, player, env.game)
 
 
 def video(composed: Any) -> None:
@@ -145,6 +149,7 @@ def watch(composed: Any) -> None:
 
 
 def play(composed: Any) -> None:
+    extras.need("playing by hand", "pygame")
     from atari_dqn.checkpoint import checkpoints, outputs
     from atari_dqn.config import compose
     from atari_dqn.envs import factory

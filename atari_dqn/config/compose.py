@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import importlib
 import re
 from contextlib import nullcontext
 from typing import Any
@@ -23,6 +22,7 @@ from atari_dqn.config.overrides import as_hydra_reads
 from atari_dqn.config.schema import Env, PlayProtocol, Protocol, TrainConfig
 from atari_dqn.data.games import atari_games, atari_name
 from atari_dqn.registry import environments, own_modules, plugins
+from atari_dqn.utils import extras
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.hints import hint
 
@@ -220,23 +220,20 @@ def task_overrides() -> list[str]:
     return list(HydraConfig.get().overrides.task)
 
 
-# Choices that need a Hydra plugin, and the extra that installs it.
+# Choices that need a Hydra plugin.
 PLUGINS = {
-    "hydra/launcher=slurm": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
-    "hydra/launcher=local": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
-    "hydra/sweeper=tune": ("hydra_plugins.hydra_optuna_sweeper", "optuna"),
-    "hydra/sweeper=optuna": ("hydra_plugins.hydra_optuna_sweeper", "optuna"),
+    "hydra/launcher=slurm": "hydra_plugins.hydra_submitit_launcher",
+    "hydra/launcher=local": "hydra_plugins.hydra_submitit_launcher",
+    "hydra/sweeper=tune": "hydra_plugins.hydra_optuna_sweeper",
+    "hydra/sweeper=optuna": "hydra_plugins.hydra_optuna_sweeper",
 }
 
 
 def check_plugins(words: list[str]) -> None:
     """Raise UserError if a choice needs a plugin that is not installed."""
-    for choice, (plugin, extra) in PLUGINS.items():
+    for choice, plugin in PLUGINS.items():
         if choice in words:
-            try:
-                importlib.import_module(plugin)
-            except ImportError:
-                raise UserError(f"{choice} needs another package: pip install 'atari-dqn[{extra}]'") from None
+            extras.load(plugin, choice)
 
 
 def is_multirun() -> bool:

@@ -9,7 +9,7 @@ import yaml  # type: ignore[import-untyped]
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from atari_dqn.checkpoint import checkpoints, folders
-from atari_dqn.config import presets, unread
+from atari_dqn.config import presets, unread, validate
 from atari_dqn.config.compose import completed, is_multirun, known_keys, plain, plugged, to_train_config, to_yaml
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.tracking.callback import Callback
@@ -164,6 +164,7 @@ def train(
         callbacks: watch the run.
     """
     console, overrides = console or Console(), [plugged(word) for word in overrides]
+    validate.check_installed(config, overrides)
     folders.of_job(config)
     folder = folders.find(config) if config.resume is not None else None
     if folder:
