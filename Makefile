@@ -15,7 +15,7 @@ ifneq ($(SOUND),1)
 .PHONY: $(READY)
 endif
 
-override TARGETS := help help-dev setup doctor games runs train resume evaluate video watch play compare report dashboard sweep aggregate demo test profile bench bench-gpu torture fuzz mutants check docs lock clean
+override TARGETS := help help-dev setup doctor games runs train resume evaluate video watch play compare report dashboard sweep aggregate export demo test profile bench bench-gpu torture fuzz mutants check docs lock clean
 .PHONY: $(TARGETS)
 $(TARGETS) $(READY): | arguments
 
@@ -39,7 +39,7 @@ help:
 	@echo '  RUNS      folders of runs, for aggregate, dashboard and runs'
 	@echo '  RUN       a folder in runs/, or latest: for resume, compare and report'
 	@echo '  CKPT      a .pt file, a folder in runs/, or latest: for evaluate, video,'
-	@echo '            watch and play'
+	@echo '            watch, play and export'
 	@echo '  VIEW      plain | inspect: with what the network sees   (plain)'
 	@echo '  EPISODES  whole games to evaluate                      (30)'
 	@echo '  PROTOCOL  a file in conf/protocol: nature, machado ... (as the run evaluated)'
@@ -74,7 +74,7 @@ $(VENV)/.ready-%: $(READY) extras.lock | arguments
 	@$(PIP) --constraint extras.lock --editable '.[$*]' && $(RELATIVE)
 	@touch $@
 .PRECIOUS: $(VENV)/.ready-%
-override EXTRAS := ray slurm optuna aggregate
+override EXTRAS := ray slurm optuna aggregate export
 override LOCKED := $(EXTRAS) docs
 override ALL_READY := $(EXTRAS:%=$(VENV)/.ready-%)
 
@@ -123,6 +123,9 @@ sweep: $(VENV)/.ready-ray  ## train many GAMES with SEEDS seeds each, on Ray; SE
 	@$(PROGRAM) $@
 
 aggregate: $(VENV)/.ready-aggregate  ## IQM, median and more of RUNS, beside published agents (these alone without RUNS); ARGS
+	@$(PROGRAM) $@
+
+export: $(VENV)/.ready-export  ## write CKPT's network as ONNX, with a model card; GAME for your own environment; ARGS="format=safetensors"
 	@$(PROGRAM) $@
 
 test: $(ALL_READY)  ## run the tests; ARGS="-k words"

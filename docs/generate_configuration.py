@@ -69,6 +69,7 @@ COMMANDS = {
     "evaluate": "Settings of `evaluate`, `video` and `watch`",
     "video": "Settings of `video` and `watch` only",
     "play": "Settings of `play`",
+    "export": "Settings of `export`",
     "compare": "Settings of `compare`",
     "report": "Settings of `report`",
     "dashboard": "Settings of `dashboard`",

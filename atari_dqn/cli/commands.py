@@ -175,6 +175,18 @@ def play(composed: Any) -> None:
     play.play(player, env, envs.actions, asked.seed, outputs.choose(asked.output, Path(), (".csv",)), name)
 
 
+def export(composed: Any) -> None:
+    from atari_dqn.checkpoint import checkpoints
+    from atari_dqn.config import compose
+    from atari_dqn.exchange import export
+
+    asked = compose.to_object(composed)
+    checkpoint = checkpoints.Checkpoint(checkpoints.find(asked.checkpoint))
+    if asked.checkpoint == "latest":
+        console.say(f"checkpoint: {checkpoint.path}")
+    export.export(checkpoint, asked, console.Console())
+
+
 def compare(composed: Any) -> None:
     from atari_dqn.analysis import compare
     from atari_dqn.config import compose
@@ -221,5 +233,5 @@ def sweep(composed: Any) -> None:
 COMMANDS: dict[str, Callable[[Any], Any]] = {
     "train": train, "demo": demo, "evaluate": evaluate, "compare": compare, "video": video, "watch": watch,
     "play": play, "report": report, "runs": runs, "dashboard": dashboard, "profile": profile, "sweep": sweep,
-    "aggregate": aggregate,
+    "aggregate": aggregate, "export": export,
 }  # fmt: skip

@@ -26,7 +26,7 @@ VARIABLES = (*SETTINGS, "CLEANRL", "ARGS")
 MAKES_OWN = ("PYTHON", "SHELL", "MAKE", "MAKEFLAGS", "MAKEFILES", "MAKEOVERRIDES")
 NEEDS = {
     "resume": "RUN", "compare": "RUN", "report": "RUN", "evaluate": "CKPT", "video": "CKPT", "watch": "CKPT",
-    "sweep": "GAMES",
+    "export": "CKPT", "sweep": "GAMES",
 }  # fmt: skip
 INSTEAD = {"RUN": "CKPT", "CKPT": "RUN"}
 MEANS = {

@@ -75,6 +75,18 @@ class HandConfig:
 
 
 @dataclass
+class ExportConfig:
+    """Which network to write for other programs, and how."""
+
+    checkpoint: str = MISSING
+    format: str = MISSING  # onnx | safetensors
+    states: int = MISSING  # of play, on which the file is compared with the checkpoint; 0 for none
+    env: PlayEnv = field(default_factory=PlayEnv)
+    seed: int = MISSING
+    output: str | None = MISSING
+
+
+@dataclass
 class CompareConfig:
     """Which run to draw on which published curve."""
 
@@ -122,6 +134,7 @@ SCHEMAS: dict[str, type] = {
     "train": TrainConfig, "profile": TrainConfig, "demo": TrainConfig, "evaluate": PlayConfig, "video": ViewConfig,
     "watch": ViewConfig, "play": HandConfig, "compare": CompareConfig, "report": ReportConfig,
     "dashboard": DashboardConfig, "runs": RunsConfig, "sweep": SweepConfig, "aggregate": AggregateConfig,
+    "export": ExportConfig,
 }  # fmt: skip
 # Where train.yaml's values are there already, its types' defaults must not come over them.
 _after_train = SweepConfig(**{part.name: MISSING for part in fields(TrainConfig)})

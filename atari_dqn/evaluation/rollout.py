@@ -116,6 +116,17 @@ def play(
     return played
 
 
+def visited(player: Player, games: EvalEnvs, epsilon: float, states: int, seed: int) -> Tensor:
+    """The states [states, stack, *frame] that a network comes to at first, in games side by side."""
+    generator = seeding.generator(player.device, seed, "evaluation actions")
+    kept: list[Tensor] = []
+    games.begin(seed)
+    for _ in range(-(-states // len(games.all))):
+        kept.append(games.states(games.all))
+        games.step(games.all, player.act(kept[-1], epsilon, generator).cpu())
+    return torch.cat(kept)[:states]
+
+
 HELD_OUT_EVERY = 10  # agent steps from one state that is kept to the next
 
 
