@@ -118,7 +118,7 @@ def play(
 
 def visited(player: Player, games: EvalEnvs, epsilon: float, states: int, seed: int) -> Tensor:
     """The states [states, stack, *frame] that a network comes to at first, in games side by side."""
-    generator = seeding.generator(player.device, seed, "evaluation actions")
+    generator = seeding.generator(player.device, seed, "compared actions")
     kept: list[Tensor] = []
     games.begin(seed)
     for _ in range(-(-states // len(games.all))):
