@@ -15,7 +15,7 @@ ifneq ($(SOUND),1)
 .PHONY: $(READY)
 endif
 
-override TARGETS := help help-dev setup doctor games runs train resume evaluate video watch play compare report dashboard sweep aggregate export demo test profile bench bench-gpu torture fuzz mutants check docs lock clean
+override TARGETS := help help-dev setup doctor games runs train resume evaluate video watch play compare report dashboard sweep aggregate export collect demo test profile bench bench-gpu torture fuzz mutants check docs lock clean
 .PHONY: $(TARGETS)
 $(TARGETS) $(READY): | arguments
 
@@ -39,9 +39,9 @@ help:
 	@echo '  RUNS      folders of runs, for aggregate, dashboard and runs'
 	@echo '  RUN       a folder in runs/, or latest: for resume, compare and report'
 	@echo '  CKPT      a .pt file, a folder in runs/, or latest: for evaluate, video,'
-	@echo '            watch, play and export'
+	@echo '            watch, play, export and collect'
 	@echo '  VIEW      plain | inspect: with what the network sees   (plain)'
-	@echo '  EPISODES  whole games to evaluate                      (30)'
+	@echo '  EPISODES  whole games to evaluate or collect           (30)'
 	@echo '  PROTOCOL  a file in conf/protocol: nature, machado ... (as the run evaluated)'
 	@echo '  WANDB     online | offline | off                       (online if logged in)'
 	@echo '  ARGS      any settings of conf/: ARGS="key=value key=value"'
@@ -74,7 +74,7 @@ $(VENV)/.ready-%: $(READY) extras.lock | arguments
 	@$(PIP) --constraint extras.lock --editable '.[$*]' && $(RELATIVE)
 	@touch $@
 .PRECIOUS: $(VENV)/.ready-%
-override EXTRAS := ray slurm optuna aggregate export
+override EXTRAS := ray slurm optuna aggregate export collect
 override LOCKED := $(EXTRAS) docs
 override ALL_READY := $(EXTRAS:%=$(VENV)/.ready-%)
 
@@ -126,6 +126,9 @@ aggregate: $(VENV)/.ready-aggregate  ## IQM, median and more of RUNS, beside pub
 	@$(PROGRAM) $@
 
 export: $(VENV)/.ready-export  ## write CKPT's network as ONNX, with a model card; GAME for your own environment; ARGS="format=safetensors"
+	@$(PROGRAM) $@
+
+collect: $(VENV)/.ready-collect  ## store games that CKPT plays as a Minari data set; GAME, EPISODES, PROTOCOL, SEED, ARGS="name=expert output=PATH"
 	@$(PROGRAM) $@
 
 test: $(ALL_READY)  ## run the tests; ARGS="-k words"

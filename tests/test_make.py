@@ -43,7 +43,7 @@ def checkout(tmp_path: Path) -> Path:
         "import json, os, sys; print(json.dumps([sys.argv[1:], [n for n in os.environ if n in ('ARGS', 'MAKEFLAGS')]]))"
     )
     script(root / ".venv/bin/python", f'case "$*" in *find_spec*) echo 1;; *) exec "{sys.executable}" "$@";; esac')
-    for name in (".ready", ".ready-ray", ".ready-aggregate", ".ready-export"):
+    for name in (".ready", ".ready-ray", ".ready-aggregate", ".ready-export", ".ready-collect"):
         (root / ".venv" / name).touch()
     return root
 
@@ -177,7 +177,7 @@ def test_help_lists_the_targets_for_users_and_help_dev_the_others(checkout):
     ]
     users = (
         "setup doctor games train resume demo runs evaluate video watch play compare report dashboard sweep aggregate "
-        "export"
+        "export collect"
     )
     assert listed[0] == [*users.split(), "test"]
     assert {*listed[0], *listed[1], "help"} == {*make.targets(makefile)} and not {*listed[0]} & {*listed[1]}

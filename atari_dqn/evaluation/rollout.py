@@ -68,6 +68,7 @@ class EvalEnvs:
         for i in which:
             turn = self._envs[i].recv()
             self._frames[i], self._flags[i] = torch.from_numpy(turn.frames[0]), int(turn.flags[0])
+            self._rewards[i] = float(turn.rewards[0])
             ended += [game._replace(env=i) for game in turn.games]
         self._history.write(actions, self._rewards, self._frames, self._flags)
         return ended

@@ -69,11 +69,17 @@ def save(network: QNetwork, state_shape: tuple[int, ...], dtype: str, about: Map
     return content
 
 
-def runner(path: Path) -> Callable[[NDArray[Any]], NDArray[Any]]:
-    """A file's function in onnxruntime: states [N, stack, *frame] -> Q-values [N, A]."""
+def runner(path: Path, threads: int = 0) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """A file's function in onnxruntime: states [N, stack, *frame] -> Q-values [N, A].
+
+    Args:
+        threads: 0 for as many as there are cores.
+    """
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return lambda states: session.run(["q_values"], {"states": states})[0]
 
 
