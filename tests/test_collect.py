@@ -1,5 +1,6 @@
 """Collected games: read back by Minari, they are the games that an evaluation plays, with their raw rewards."""
 
+import errno
 import importlib.util
 import json
 import os
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import small_run
+from conftest import QUIET, small_run
 
 from atari_dqn.checkpoint.checkpoints import Checkpoint
 from atari_dqn.evaluation import rollout
@@ -86,7 +87,7 @@ def test_observations_are_what_the_agent_saw(inside, tmp_path, data, monkeypatch
 
 @pytest.mark.parametrize("games", [0, 2])
 def test_stopped_it_keeps_whole_games_or_nothing(games, inside, tmp_path, data, monkeypatch):
-    small_run(tmp_path / "run", "env=cartpole", *SHORT).go()
+    assert inside("train", "env.game=probes:Chain", "run_dir=run", *QUIET, *SHORT).returncode == 0
     add = exchange.DataSet.add
 
     def stop(*args):
@@ -98,20 +99,26 @@ def test_stopped_it_keeps_whole_games_or_nothing(games, inside, tmp_path, data, 
     if not games:
         once = iter([2])
         monkeypatch.setattr(recording.Episode, "add", lambda *args: [os.kill(os.getpid(), number) for number in once])
-    done = inside("collect", "checkpoint=run", "episodes=9", "num_envs=3", "protocol=greedy")
-    assert done.returncode == 0 and f"stopped: {games} of 9 games" in done.stdout, done.stderr
+    done = inside("collect", "checkpoint=run", "episodes=9", "num_envs=3", "env.game=probes:Chain")
+    kept = int(done.stdout.split()[1])
+    assert done.returncode == 0 and f"stopped: {kept} of 9 games" in done.stdout and games <= kept < 9, done.stderr
     left = [path.name for path in data.rglob("*") if path.is_file()] if data.exists() else []
     assert sorted(left) == (["main_data.hdf5", "metadata.json", *["namespace_metadata.json"] * 2] if games else [])
     if games:
         import minari
 
-        assert len(minari.load_dataset("atari_dqn/CartPole-v1/cartpole-best-v0")) == games
+        found = minari.load_dataset("atari_dqn/Chain/default-best-v0")
+        assert len(found) == kept and found.env_spec is None  # a class that was registered by no name
 
 
 def test_a_failure_leaves_nothing(inside, tmp_path, data, monkeypatch):
     small_run(tmp_path / "run", "env=cartpole", *SHORT).go()
-    monkeypatch.setattr(exchange.DataSet, "add", lambda *args: 1 / 0)
-    assert inside("collect", "checkpoint=run", "episodes=2").returncode == 1
+
+    def fill(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(exchange.DataSet, "add", fill)
+    assert "default-v0: No space left on device" in inside("collect", "checkpoint=run", "name=default").stderr
     assert not [path for path in data.rglob("*") if path.is_file() or path.name.startswith(".")]
     assert "expected letters" in inside("collect", "checkpoint=run", "name=a/b").stderr
     (tmp_path / "file").touch()

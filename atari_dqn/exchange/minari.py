@@ -23,6 +23,7 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.wrappers import AtariPreprocessing
 
 import atari_dqn
+from atari_dqn.checkpoint import outputs
 from atari_dqn.checkpoint.checkpoints import Checkpoint
 from atari_dqn.config.commands import CollectConfig
 from atari_dqn.config.schema import Env, Protocol
@@ -169,9 +170,10 @@ def _new(checkpoint: Checkpoint, protocol: Protocol, env: Env, asked: CollectCon
     }
     data = DataSet(root(asked.output), re.sub(r"[^\w/-]+", "-", name), space, actions, spec, about)
     try:
-        yield data
-        if data.episodes:
-            data.finish()
+        with outputs.writing(data.path):
+            yield data
+            if data.episodes:
+                data.finish()
     finally:
         data.discard()
 
@@ -200,12 +202,19 @@ def _actions(env: Env) -> list[str]:
 
 
 def _recreated(env: Env, checkpoint: Checkpoint) -> tuple[Any, Box, Discrete]:
-    """The spec that makes such an environment with Gymnasium alone, the space of the frames, and the actions."""
+    """The spec that makes such an environment with Gymnasium alone, the space of the frames, and the actions.
+
+    No spec for one's own environment that Gymnasium cannot name.
+    """
     low, high = (0, 255) if checkpoint.frame_dtype == "uint8" else (-np.inf, np.inf)
     space = Box(low, high, checkpoint.frame_shape, np.dtype(checkpoint.frame_dtype).type)
     if env.kind != "atari":
         single = environments.make(env.game, env.arguments)
         assert isinstance(single.action_space, Discrete)
+        try:
+            json.loads(single.spec.to_json() if single.spec else "null")
+        except (TypeError, ValueError):  # a class instead of its name, or arguments that are no plain data
+            return None, space, single.action_space
         return single.spec, space, single.action_space
     single = gymnasium.make(
         f"ALE/{env.game}-v5",
