@@ -19,7 +19,7 @@ from atari_dqn.config.schema import TrainConfig
 from atari_dqn.dqn import networks
 from atari_dqn.evaluation import rollout
 from atari_dqn.evaluation.rollout import EvalEnvs
-from atari_dqn.exchange import export, onnx, safetensors
+from atari_dqn.exchange import card, export, metadata, onnx, safetensors
 from atari_dqn.utils import extras
 from atari_dqn.utils.errors import UserError
 
@@ -88,15 +88,15 @@ def test_a_difference_is_seen(frames):
     assert np.isnan(export.difference(network, lambda states: other(states) * np.nan, frames).largest)
 
 
-def blocks(card: str) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", card, re.M | re.S)
+def blocks(text: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
 
 
-def run_card(card: Path) -> dict[str, object]:
+def run_card(path: Path) -> dict[str, object]:
     """Run all of a card's code, as a person would paste it; the names that it leaves."""
     names: dict[str, object] = {}
     with contextlib.redirect_stdout(io.StringIO()) as said:
-        for block in blocks(card.read_text()):
+        for block in blocks(path.read_text()):
             exec(block, names)
     return names | {"said": said.getvalue().split()}
 
@@ -104,24 +104,40 @@ def run_card(card: Path) -> dict[str, object]:
 def test_a_card_s_code_plays_the_game_that_an_evaluation_plays(inside, tmp_path):
     """Frame for frame: preprocessing by Gymnasium's own wrappers, as the card says, and the network in onnxruntime."""
     run = tmp_path / "run"
-    small_run(run, "env.game=Pong", "protocol.noop_max=0", "protocol.max_frames=1200", "network=small_cnn", *SHORT).go()
+    small_run(run, "env.game=Pong", "protocol.noop_max=0", "protocol.max_frames=800", "network=small_cnn", *SHORT).go()
     done = inside("export", "checkpoint=run", "states=100")
     assert done.returncode == 0, done.stderr
     assert "on 100 states of play it chooses the same action as the checkpoint in 100" in done.stdout
-    card = run / "checkpoints" / "best.onnx.md"
-    text = card.read_text()
-    shorter = text.replace("env.reset(seed=1)", "(env := gymnasium.wrappers.TimeLimit(env, 300)).reset(seed=1)")
+    told = run / "checkpoints" / "best.onnx.md"
+    text = told.read_text()
+    shorter = text.replace("env.reset(seed=1)", "(env := gymnasium.wrappers.TimeLimit(env, 200)).reset(seed=1)")
     (tmp_path / "shorter.md").write_text(shorter)
-    shutil.copy(card.with_suffix(""), tmp_path)
+    shutil.copy(told.with_suffix(""), tmp_path)
     names = run_card(tmp_path / "shorter.md")
     assert inside("evaluate", "checkpoint=run", "evaluation.episodes=1", "output=e.json").returncode == 0
     result = json.loads((tmp_path / "e.json").read_text())
     assert result["actions"] == names["actions"] and names["said"][0] in result["actions"]
-    assert [names["score"]] == result["returns"] and names["score"] < -3
+    assert [names["score"]] == result["returns"] and names["score"] < 0
     for part in ("uint8 `[N, 4, 84, 84]`", "oldest first", "`INTER_AREA`", "scaling by 1/255", "| 0 | `NOOP` |", "±1"):
         assert part in text
     assert "| 1 | `nature` |" in text  # the run's evaluation
     assert str(tmp_path).encode() not in (run / "checkpoints" / "best.onnx").read_bytes()
+
+
+def test_a_card_presses_fire_where_the_protocol_does(tmp_path):
+    small_run(tmp_path / "run", "env.game=Breakout", "protocol.max_frames=40", "network=small_cnn", *SHORT).go()
+    checkpoint = Checkpoint(tmp_path / "run" / "checkpoints" / "best.pt")
+    checkpoint.config.protocol.fire_reset = True
+    text = card.write(checkpoint, "safetensors", str(tmp_path / "x.safetensors"))
+    (tmp_path / "x.safetensors").write_bytes(safetensors.save(checkpoint.network, metadata.of(checkpoint)))
+    pressed = text.replace("env.step(action)", "env.step(action); played.append((action, info['lives']))")
+    limit = "(env := gymnasium.wrappers.TimeLimit(env, 60)).reset(seed=1); played = []"
+    shorter = pressed.replace("env.reset(seed=1)", limit)
+    (tmp_path / "card.md").write_text(shorter)
+    played = run_card(tmp_path / "card.md")["played"]
+    lives = [5, *(left for _, left in played)]
+    after = [i + 1 for i in range(len(played)) if lives[i + 1] < lives[i]]
+    assert len(after) > 1 and all(played[i][0] == 1 for i in [0, *after] if i < len(played))
 
 
 def test_weights_carry_what_makes_their_network_again(inside, tmp_path):
