@@ -46,7 +46,6 @@ def make(config: TrainConfig, shape: tuple[int, ...], actions: int) -> networks.
 @pytest.mark.parametrize(
     "words",
     [
-        "network=nature_cnn",
         "network=nature_cnn network.padding=same head=c51 agent.dueling=true agent.noisy=true",
         "network=nips_cnn network.standardize=true head=qr agent.dueling=true agent.dueling_gradient_scale=0.7",
         "network=small_cnn network.padding=same network.standardize=true head=iqn agent.noisy=true agent.dueling=true",
