@@ -15,7 +15,7 @@ ifneq ($(SOUND),1)
 .PHONY: $(READY)
 endif
 
-override TARGETS := help help-dev setup doctor games runs train resume evaluate video watch play compare report dashboard sweep aggregate demo test profile bench bench-gpu torture fuzz mutants check docs lock clean
+override TARGETS := help help-dev setup doctor games runs train resume evaluate video watch play compare report dashboard sweep aggregate export collect demo test profile bench bench-gpu torture fuzz mutants check docs lock clean
 .PHONY: $(TARGETS)
 $(TARGETS) $(READY): | arguments
 
@@ -39,9 +39,9 @@ help:
 	@echo '  RUNS      folders of runs, for aggregate, dashboard and runs'
 	@echo '  RUN       a folder in runs/, or latest: for resume, compare and report'
 	@echo '  CKPT      a .pt file, a folder in runs/, or latest: for evaluate, video,'
-	@echo '            watch and play'
+	@echo '            watch, play, export and collect'
 	@echo '  VIEW      plain | inspect: with what the network sees   (plain)'
-	@echo '  EPISODES  whole games to evaluate                      (30)'
+	@echo '  EPISODES  whole games to evaluate or collect           (30)'
 	@echo '  PROTOCOL  a file in conf/protocol: nature, machado ... (as the run evaluated)'
 	@echo '  WANDB     online | offline | off                       (online if logged in)'
 	@echo '  ARGS      any settings of conf/: ARGS="key=value key=value"'
@@ -119,6 +119,12 @@ sweep: $(READY)  ## train many GAMES with SEEDS seeds each, on Ray; SEED, PRESET
 	@$(PROGRAM) $@
 
 aggregate: $(READY)  ## IQM, median and more of RUNS, beside published agents (these alone without RUNS); ARGS
+	@$(PROGRAM) $@
+
+export: $(READY)  ## write CKPT's network as ONNX, with a model card; GAME for your own environment; ARGS="format=safetensors"
+	@$(PROGRAM) $@
+
+collect: $(READY)  ## store games that CKPT plays as a Minari data set; GAME, EPISODES, PROTOCOL, SEED, ARGS="name=expert output=PATH"
 	@$(PROGRAM) $@
 
 test: $(READY)  ## run the tests; ARGS="-k words"

@@ -174,7 +174,8 @@ def test_help_lists_the_targets_for_users_and_help_dev_the_others(checkout):
         re.findall(r"^  ([a-z-]+) +\S", run_make(checkout, *words).stdout, re.MULTILINE) for words in ([], ["help-dev"])
     ]
     users = (
-        "setup doctor games train resume demo runs evaluate video watch play compare report dashboard sweep aggregate"
+        "setup doctor games train resume demo runs evaluate video watch play compare report dashboard sweep aggregate "
+        "export collect"
     )
     assert listed[0] == [*users.split(), "test"]
     assert {*listed[0], *listed[1], "help"} == {*make.targets(makefile)} and not {*listed[0]} & {*listed[1]}
