@@ -81,6 +81,8 @@ LIMITS: dict[str, Limit] = {
     "head.cosines": _whole(1, 10_000, "64"),
     "optimizer.learning_rate": _number(0, 10, "1e-4", above=True),
     "optimizer.max_grad_norm": _number(0, 1e9, "10, or null", above=True),
+    "optimizer.schedule_steps": _whole(1, STEPS, _RUN),
+    "optimizer.final_learning_rate": _number(0, 10, "1e-5"),
     "agent.discount": _number(0, 1, "0.99"),
     "agent.n_step": _whole(1, 1000, "3"),
     "agent.reward_clip": _number(0, 1e6, "1, or null", above=True),
@@ -152,6 +154,7 @@ TEXTS: dict[str, str] = {
     "env.game": "a game, such as Breakout",
     "network.name": "a network, such as nature_cnn",
     "optimizer.name": "an optimizer, such as Adam",
+    "optimizer.schedule": "constant, linear, cosine, or a class of torch.optim.lr_scheduler such as StepLR",
     "preset": "a preset, such as default",
     "protocol.name": "a protocol, such as nature",
     "device": "auto, cpu, cuda, cuda:1 or mps",
@@ -172,6 +175,7 @@ NAMES = ("preset", "protocol.name")  # used in file names
 # Settings that hold several values.
 LISTS: dict[str, str] = {
     "optimizer.arguments": "the optimizer's own settings, such as {eps: 1e-5}",
+    "optimizer.schedule_arguments": "the schedule's own settings, such as {step_size: 250000}",
     "network.hidden": "a list of whole numbers, such as [128,128]",
     "env.arguments": "the environment's own settings, such as {continuous: false}",
     "env.goals": "a list, such as [{score: 18, games: 20, note: solved, stop: true}]",

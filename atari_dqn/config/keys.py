@@ -61,4 +61,6 @@ def known_keys(command: str) -> tuple[set[str], dict[str, list[str]]]:
 
 def is_known(key: str, keys: set[str]) -> bool:
     """Whether `key` is one of `keys`, or below an open-ended one."""
-    return key in keys or key.startswith(("optimizer.arguments.", "env.arguments.", "env.goals."))
+    return key in keys or key.startswith(
+        ("optimizer.arguments.", "optimizer.schedule_arguments.", "env.arguments.", "env.goals.")
+    )

@@ -35,7 +35,7 @@ def as_hydra_reads(word: str, is_many: bool = False) -> str:
     Raises UserError for an invalid path.
     """
     word = LAUNCHERS.get(word, word)
-    if re.match(r"(env|optimizer)\.arguments[.=]", word):  # open-ended: their keys are not in the schema
+    if re.match(r"(env\.|optimizer\.(schedule_)?)arguments[.=]", word):  # open-ended: their keys are not in the schema
         word = f"++{word}"
     key, equals, value = word.partition("=")
     if not equals:

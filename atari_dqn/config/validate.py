@@ -49,6 +49,12 @@ def check(config: TrainConfig) -> None:
         )
     if exploration.persistence is not None and exploration.temperature is not None:
         raise UserError("exploration.persistence and exploration.temperature are mutually exclusive; set one to null")
+    optimizer = config.optimizer
+    if optimizer.schedule in ("linear", "cosine") and optimizer.schedule_steps is None:
+        raise UserError(
+            f"optimizer.schedule={optimizer.schedule} needs optimizer.schedule_steps=..., the agent steps from the "
+            f"first to the last learning rate"
+        )
     if config.compute.deterministic and config.compute.compile:
         raise UserError(
             "compute.deterministic=true and compute.compile=true are mutually exclusive: resumed on a GPU, a compiled "

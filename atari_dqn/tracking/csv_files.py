@@ -17,7 +17,7 @@ COUNTS = ("frames", "agent_steps", "updates", "episodes", "length_frames", "env"
 NUMBERS = ("seconds", "return", "mean", "sd")  # finite, never empty
 SCORES = ("median", "min", "max", "human_normalised", "games")  # finite, or empty
 MEASURES = (  # nan until there is something to measure
-    "epsilon", "loss", "q_mean", "grad_norm", "return_mean", "frames_per_second", "held_out_q",
+    "epsilon", "learning_rate", "loss", "q_mean", "grad_norm", "return_mean", "frames_per_second", "held_out_q",
 )  # fmt: skip
 REQUIRED = {  # a file without these columns is rejected
     "metrics.csv": {"frames", "agent_steps"},

@@ -19,8 +19,8 @@ from atari_dqn.tracking.display import Display, Row, Tracker, group
 from atari_dqn.utils.console import Console
 
 METRICS = (
-    "frames", "agent_steps", "updates", "seconds", "epsilon", "loss", "q_mean", "grad_norm", "return_mean", "games",
-    "frames_per_second", *(f"time_{stage}" for stage in STAGES),
+    "frames", "agent_steps", "updates", "seconds", "epsilon", "learning_rate", "loss", "q_mean", "grad_norm",
+    "return_mean", "games", "frames_per_second", *(f"time_{stage}" for stage in STAGES),
 )  # fmt: skip
 EPISODES = ("frames", "agent_steps", "updates", "seconds", "return", "length_frames", "env")
 EVALUATIONS = (

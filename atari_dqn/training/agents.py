@@ -9,6 +9,7 @@ from atari_dqn.dqn import bootstrap, networks
 from atari_dqn.dqn.agent import Agent, Policy
 from atari_dqn.dqn.exploration import Persistent, boltzmann, epsilon_greedy
 from atari_dqn.training.optimizers import make_optimizer
+from atari_dqn.training.schedules import make_schedule
 from atari_dqn.utils import seeding
 from atari_dqn.utils.graphs import can_compile
 
@@ -30,9 +31,10 @@ def make_agent(config: TrainConfig, frame_shape: tuple[int, ...], num_actions: i
     if compiling is None:
         suits = device.type == "cuda" and online.sees_pictures and not compute.deterministic
         compiling = suits and can_compile(device)
+    made = make_optimizer(optimizer.name, online.parameters(), optimizer.learning_rate, optimizer.arguments)
     agent = Agent(
         online,
-        make_optimizer(optimizer.name, online.parameters(), optimizer.learning_rate, optimizer.arguments),
+        made,
         bootstrap.make_rule(config.agent),
         config.agent.reduction,
         optimizer.max_grad_norm,
@@ -40,6 +42,7 @@ def make_agent(config: TrainConfig, frame_shape: tuple[int, ...], num_actions: i
         policy,
         script=compute.graphs and not compiling,
         fuse=compiling and device.type != "cpu",
+        schedule=make_schedule(optimizer, made),
     )
     if compiling and device.type == "cpu":  # whose fast layers the compiler does not take with gradients
         for part in (agent.online, agent.target):

@@ -51,7 +51,7 @@ def resumed_config(folder: Path, overrides: list[str], asked: TrainConfig) -> Tr
 
     def differs(key: str) -> bool:  # compares only settings in the file: older versions had fewer
         node = _select(written, key)
-        if key.endswith(".arguments"):
+        if key.endswith("arguments"):
             return bool(_select(saved, key) != _select(typed, key))
         if omegaconf.OmegaConf.is_dict(node):
             return any(differs(f"{key}.{name}") for name in node)
