@@ -12,6 +12,7 @@ from test_saving import Stop, assert_equal_runs, go_on
 from test_speed import filled, new_agent, step
 from test_wiring import DICE
 
+from atari_dqn.analysis import run_data
 from atari_dqn.config.schema import Optimizer
 from atari_dqn.dqn import inputs
 from atari_dqn.dqn.schedules import Schedule, learning_rate_at
@@ -116,6 +117,8 @@ def test_a_run_learns_at_the_rate_of_its_schedule(kind, tmp_path):
         rows = {int(row["agent_steps"]): float(row["learning_rate"]) for row in csv.DictReader(file)}
     rates = dict(wanted)
     assert rows == pytest.approx({30: 0.02} | {end: rates[end - 3] for end in (60, 90, 120, 150, 180)})
+    drawn = run_data.entry(tmp_path / "run", 100)["measured"]["learning_rate"]
+    assert drawn == pytest.approx([*rows.values()], rel=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["linear", "StepLR", "restarts"])
