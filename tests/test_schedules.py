@@ -16,7 +16,7 @@ from atari_dqn.analysis import run_data
 from atari_dqn.config.schema import Optimizer
 from atari_dqn.dqn import inputs
 from atari_dqn.dqn.schedules import Schedule, learning_rate_at
-from atari_dqn.tracking.trackers import CsvFiles
+from atari_dqn.tracking.csv_files import CsvFiles
 from atari_dqn.training.schedules import make_schedule
 
 TORCHS = [
