@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from atari_dqn.dqn.bootstrap import Greedy, Minibatch
+from atari_dqn.dqn.bootstrap import Minibatch, Rule
 from atari_dqn.dqn.exploration import Persistent, epsilon_greedy
 from atari_dqn.dqn.networks import QNetwork
 from atari_dqn.dqn.optimizers import NatureRMSProp
@@ -46,7 +46,7 @@ class Agent:
         self,
         online: QNetwork,
         optimizer: torch.optim.Optimizer,
-        rule: Greedy,
+        rule: Rule,
         reduction: str,
         max_grad_norm: float | None = None,
         tau: float = 1.0,
@@ -58,6 +58,7 @@ class Agent:
         self.online, self.optimizer, self.rule, self.policy = online, optimizer, rule, policy
         self.schedule = schedule or Schedule(optimizer)
         self.target = copy.deepcopy(online).requires_grad_(False)
+        rule.begin(self.target)
         self._reduce = torch.sum if reduction == "sum" else torch.mean
         self.max_grad_norm, self._tau = max_grad_norm, tau
         self.device = next(online.parameters()).device
@@ -125,7 +126,7 @@ class Agent:
             y = self.rule.target(self.online, m)  # [B, n]
         z_tm1 = self.online(m.x_tm1, m.noise[:1], m.taus)  # [B, A, n]
         z_tm1 = z_tm1.take_along_dim(m.a_tm1[:, None, None], 1).squeeze(1)  # [B, n]
-        losses, errors = values.loss(z_tm1, y, m.taus)
+        losses, errors = self.rule.loss(self.online, z_tm1, y, m)
         return self._reduce(m.weight * losses), values.mean(z_tm1.detach()).mean(), errors
 
     def _differentiate(self, *parts: Tensor) -> tuple[Tensor, ...]:
@@ -150,6 +151,7 @@ class Agent:
     @torch.no_grad()
     def copy_target(self, times: int = 1) -> None:
         """target += tau * (online - target), `times` times; with tau = 1: target := online."""
+        self.rule.copying(self.target)
         share = 1 - (1 - self._tau) ** times
         torch._foreach_lerp_([*self.target.parameters()], [*self._parameters], share)
 
@@ -175,6 +177,7 @@ class Agent:
             "target": self.target.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state(),
+            "rule": self.rule.state(),
             "sums": self._sums,
             "gradient_norm": self.gradient_norm(),
             "policy": self.policy.state() if isinstance(self.policy, Persistent) else {},
@@ -188,6 +191,7 @@ class Agent:
                 raise ValueError("the optimizer's numbers do not fit the network")
         self.online.load_state_dict(state["online"])
         self.target.load_state_dict(state["target"])
+        self.rule.restore(state.get("rule", {}))
         own = self.optimizer.state_dict()["param_groups"]  # of the config and this device, not of the file
         self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": own})
         self.schedule.restore(state.get("schedule", {}))
