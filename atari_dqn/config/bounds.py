@@ -165,6 +165,7 @@ TEXTS: dict[str, str] = {
     "run_dir": "a new directory, such as runs/Breakout-1",
     "resume": "a run directory, such as runs/Breakout-1, or auto",
     "output": "a path",
+    "logger.mlflow_uri": "an MLflow server, such as http://host:5000",
     "emulators.address": "a Ray cluster, such as auto or host:6379",
     "sweep.address": "a Ray cluster, such as auto or host:6379",
     "sweep.games": "atari57, atari26, nature49, or games such as Pong,Breakout",

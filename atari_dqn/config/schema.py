@@ -183,6 +183,8 @@ class Logger:
     artifacts: bool = MISSING  # upload the best and the last network
     timeout_seconds: float | None = MISSING
     tensorboard: bool = MISSING
+    mlflow: bool = MISSING
+    mlflow_uri: str | None = MISSING
 
 
 @dataclass

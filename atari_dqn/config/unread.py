@@ -83,6 +83,7 @@ READERS = (
         "protocol.window_frames protocol.window_games", lambda c: c.protocol.source == "training",
         "protocol.source=training",
     ),
+    Reader("logger.mlflow_uri", lambda c: c.logger.mlflow, "logger.mlflow=true"),
     Reader("emulators.actors emulators.address", lambda c: c.emulators.kind == "ray", "emulators=ray"),
 )  # fmt: skip
 

@@ -1,5 +1,7 @@
 """Check that settings are consistent. The valid values of single settings are in bounds.py."""
 
+import re
+
 from atari_dqn.config import bounds
 from atari_dqn.config.bounds import one_of
 from atari_dqn.config.schema import Env, Head, Logger, Protocol, TrainConfig
@@ -95,7 +97,7 @@ def check_replay(config: TrainConfig) -> None:
 
 
 def check_logger(logger: Logger) -> None:
-    """Raise UserError for the first value that W&B would reject."""
+    """Raise UserError for the first value that W&B would reject, and for a password."""
     for key, most, banned in (
         ("project", 128, "/\\#?%:"), ("entity", 128, "/\\#?%:"), ("name", 128, ""), ("group", 128, ""),
     ):  # fmt: skip
@@ -105,6 +107,11 @@ def check_logger(logger: Logger) -> None:
             raise UserError(
                 f"logger.{key}={value:.150}: must have 1 to {most} characters{without}; null for the default"
             )
+    if logger.mlflow_uri is not None and re.search(r"//[^/]*@", logger.mlflow_uri):
+        raise UserError(
+            "logger.mlflow_uri holds a password, which would be stored with the run: set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_URI"
+        )
     for tag in logger.tags or []:
         if not 1 <= len(tag) <= 64:
             raise UserError(f"logger.tags: {tag[:70]!r} must have 1 to 64 characters")

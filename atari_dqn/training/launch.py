@@ -40,7 +40,7 @@ RESUMABLE = (
 # Never taken from a stored run, whose files may come from anyone: where this machine connects to, as whom, and what
 # code runs. Only the command line or the default counts. (run_dir, resume and a sweep's address are never read from a
 # stored run.)
-NEVER_STORED = ("emulators.address", "logger.entity", "logger.host", "trackers", "callbacks")
+NEVER_STORED = ("emulators.address", "logger.entity", "logger.host", "logger.mlflow_uri", "trackers", "callbacks")
 
 
 def resumed_config(folder: Path, overrides: list[str], asked: TrainConfig) -> TrainConfig:
