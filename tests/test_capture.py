@@ -10,6 +10,7 @@ from torch import Tensor
 
 from atari_dqn.config import compose
 from atari_dqn.dqn import optimizers
+from atari_dqn.training.agents import make_agent
 
 WAITS = "waits for the device"
 CONSTANT = "is a constant that the host copies"
@@ -86,6 +87,29 @@ def check(*words: str) -> None:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_turn_can_be_captured(name):
     check(*VARIANTS[name])
+
+
+SCHEDULED = ["optimizer.schedule=linear", "optimizer.schedule_steps=100"]
+
+
+READERS = [["ASGD"], ["SGD", "fused=false"], ["RMSprop", "foreach=false"], ["Adadelta", "foreach=false"]]
+
+
+@pytest.mark.parametrize("optimizer", ["Adam", "AdamW", "NatureRMSProp", "SGD", "RMSprop", "Adadelta", "NAdam"])
+def test_a_turn_with_a_changing_learning_rate_can_be_captured(optimizer):
+    check(f"optimizer.name={optimizer}", "network=small_cnn", *SCHEDULED)
+
+
+@pytest.mark.parametrize("optimizer", READERS, ids=" ".join)
+def test_an_optimizer_that_reads_a_changing_learning_rate_is_not_captured(optimizer):
+    words = [f"optimizer.name={optimizer[0]}", *(f"+optimizer.arguments.{word}" for word in optimizer[1:])]
+    with MetaGpu():
+        for schedule, answer in (([], True), (SCHEDULED, False)):
+            config = compose.to_train_config(compose.compose("train", [*words, *schedule, "compute.compile=false"]))
+            agent = make_agent(config, (84, 84), 4, GPU)
+            assert optimizers.can_be_recorded(agent.optimizer) == answer
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta tensor"):  # so it is right to refuse
+        check(*words, *SCHEDULED)
 
 
 @pytest.mark.parametrize("name", ["nature", "rainbow", "m-iqn", "laptop"])

@@ -1,5 +1,6 @@
 """Check that settings are consistent. The valid values of single settings are in bounds.py."""
 
+import re
 from collections.abc import Iterable
 
 from atari_dqn.config import bounds
@@ -59,6 +60,12 @@ def check(config: TrainConfig) -> None:
         )
     if exploration.persistence is not None and exploration.temperature is not None:
         raise UserError("exploration.persistence and exploration.temperature are mutually exclusive; set one to null")
+    optimizer = config.optimizer
+    if optimizer.schedule in ("linear", "cosine") and optimizer.schedule_steps is None:
+        raise UserError(
+            f"optimizer.schedule={optimizer.schedule} needs optimizer.schedule_steps=..., the agent steps from the "
+            f"first to the last learning rate"
+        )
     if config.compute.deterministic and config.compute.compile:
         raise UserError(
             "compute.deterministic=true and compute.compile=true are mutually exclusive: resumed on a GPU, a compiled "
@@ -99,7 +106,7 @@ def check_replay(config: TrainConfig) -> None:
 
 
 def check_logger(logger: Logger) -> None:
-    """Raise UserError for the first value that W&B would reject."""
+    """Raise UserError for the first value that W&B would reject, and for a password."""
     for key, most, banned in (
         ("project", 128, "/\\#?%:"), ("entity", 128, "/\\#?%:"), ("name", 128, ""), ("group", 128, ""),
     ):  # fmt: skip
@@ -109,6 +116,11 @@ def check_logger(logger: Logger) -> None:
             raise UserError(
                 f"logger.{key}={value:.150}: must have 1 to {most} characters{without}; null for the default"
             )
+    if logger.mlflow_uri is not None and re.search(r"//[^/]*@", logger.mlflow_uri):
+        raise UserError(
+            "logger.mlflow_uri holds a password, which would be stored with the run: set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_URI"
+        )
     for tag in logger.tags or []:
         if not 1 <= len(tag) <= 64:
             raise UserError(f"logger.tags: {tag[:70]!r} must have 1 to 64 characters")

@@ -1,5 +1,6 @@
 """What a CUDA graph does and what it forbids, without a GPU."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -66,6 +67,10 @@ class Recording(TorchDispatchMode):
 
 
 GPU, META = torch.device("cuda", 0), torch.device("meta")
+KERNELS = torch.library.Library("aten", "IMPL", "Meta")  # torch has none of these; they work in place, so say nothing
+for kernel in ("_fused_adam_.tensor_lr", "_fused_adamw_.tensor_lr", "_fused_sgd_", "_fused_sgd_.tensor_lr"):
+    with contextlib.suppress(RuntimeError):  # where torch has it after all
+        KERNELS.impl(kernel, lambda *args, **kwargs: None)
 
 
 class MetaGpu(TorchFunctionMode):

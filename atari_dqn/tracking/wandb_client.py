@@ -18,6 +18,7 @@ import psutil
 
 from atari_dqn.config.schema import Logger
 from atari_dqn.utils import extras
+from atari_dqn.utils.files import read_id
 from atari_dqn.utils.text import one_line
 
 TIMEOUT_SECONDS = 30.0  # for the server to respond at the start, and to accept the rest at the end
@@ -139,7 +140,7 @@ class Client:
 
     def __init__(self, logger: Logger, folder: Path) -> None:
         self._logger, self._folder, self.warnings = logger, folder, Warnings()
-        self.known_id = _read_id(folder / "wandb_id")
+        self.known_id = read_id(folder / "wandb_id")
         self._new_id = secrets.token_hex(4)
 
     def settings(self, mode: str) -> Any:
@@ -192,12 +193,3 @@ def stop(kill: bool = True) -> None:
         end_service()
     with contextlib.suppress(Exception, SystemExit):  # raised if the process was killed
         load().teardown()
-
-
-def _read_id(path: Path) -> str:
-    """The id of the run being resumed; empty if there is none or it is not valid."""
-    if path.is_symlink() or not path.is_file():
-        return ""
-    with open(path, "rb") as file:
-        found = file.read(129).decode(errors="replace").strip()
-    return found if re.fullmatch(r"[\w.-]{1,128}", found, re.ASCII) else ""

@@ -40,7 +40,7 @@ RESUMABLE = (
 # Never taken from a stored run, whose files may come from anyone: where this machine connects to, as whom, and what
 # code runs. Only the command line or the default counts. (run_dir, resume and a sweep's address are never read from a
 # stored run.)
-NEVER_STORED = ("emulators.address", "logger.entity", "logger.host", "trackers", "callbacks")
+NEVER_STORED = ("emulators.address", "logger.entity", "logger.host", "logger.mlflow_uri", "trackers", "callbacks")
 
 
 def resumed_config(folder: Path, overrides: list[str], asked: TrainConfig) -> TrainConfig:
@@ -54,7 +54,7 @@ def resumed_config(folder: Path, overrides: list[str], asked: TrainConfig) -> Tr
 
     def differs(key: str) -> bool:  # compares only settings in the file: older versions had fewer
         node = _select(written, key)
-        if key.endswith(".arguments"):
+        if key.endswith("arguments"):
             return bool(_select(saved, key) != _select(typed, key))
         if omegaconf.OmegaConf.is_dict(node):
             return any(differs(f"{key}.{name}") for name in node)
