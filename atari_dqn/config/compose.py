@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import importlib
 import re
+import threading
 from contextlib import nullcontext
 from typing import Any
 
@@ -101,9 +102,9 @@ def check_references(composed: Any) -> None:
         raise UserError(explain_value(error)) from None
 
 
-def allow_typed(composed: Any) -> None:
-    """Import the modules of environments that were typed on the command line. Raises UserError."""
-    typed = {word.lstrip("+").partition("=")[0] for word in task_overrides()}
+def allow_typed(composed: Any, words: list[str]) -> None:
+    """Import the modules of environments that were typed. Raises UserError."""
+    typed = {word.lstrip("+").partition("=")[0] for word in words}
     names = [str(composed.env.game)] if "env.game" in typed else []
     names += str(composed.sweep.games).split(",") if "sweep.games" in typed else []
     arguments = plain_arguments(composed) if any(key.startswith("env.arguments") for key in typed) else {}
@@ -173,16 +174,39 @@ def to_yaml(config: TrainConfig) -> str:
 
 
 def compose(command: str, overrides: list[str]) -> omegaconf.DictConfig:
-    """Compose a command's config with Hydra; also works within a hydra.main job. Raises UserError."""
-    running = GlobalHydra().is_initialized()
+    """Compose a command's config with Hydra; also within a hydra.main job, ours or another's. Raises UserError."""
     words = [as_hydra_reads(word) for word in with_groups(command, overrides)]
-    if not running:
-        words += search_path()
     try:
-        with nullcontext() if running else hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return hydra.compose(command, words)
+        with _alone:
+            running = _is_our_job()
+            with nullcontext() if running else hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+                return hydra.compose(command, words if running else words + search_path())
     except (HydraException, omegaconf.errors.OmegaConfBaseException, ValueError) as error:  # or Hydra's own checks
         raise explain(command, overrides, error) from None
+
+
+_alone = threading.RLock()  # Hydra keeps its state in a global
+
+
+def _is_our_job() -> bool:
+    """Whether Hydra is running and looks for files in our conf/."""
+    if not GlobalHydra().is_initialized():
+        return False
+    places = GlobalHydra.instance().config_loader().get_search_path().get_path()
+    return any(place.path.removeprefix("file://") == str(conf_dir()) for place in places if place.path)
+
+
+def typed(command: str, words: list[str]) -> tuple[omegaconf.DictConfig, list[str]]:
+    """Compose what was typed as a command, as the command line does: with its checks, and trusting the modules that it
+    names. Raises UserError.
+
+    Returns: the config, and the words as Hydra reads them.
+    """
+    words = with_groups(command, words)
+    composed = compose(command, words)
+    check_references(composed)
+    allow_typed(composed, words)
+    return composed, [as_hydra_reads(word) for word in words]
 
 
 def task_overrides() -> list[str]:
