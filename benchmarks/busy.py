@@ -30,13 +30,13 @@ begin, end, linger = map(float, sys.argv[1:4])
 run = launch.prepare(compose.to_train_config(compose.compose("train", sys.argv[4:])), Console(quiet=True))
 class Clock:
     first = None
-    def turn(self, record):
+    def step(self, info):
         now = time.time()
         if now >= begin and self.first is None:
-            assert record.updates, "it was not yet learning"
-            self.first = (record.agent_steps, now)
+            assert info.updates, "it was not yet learning"
+            self.first = (info.agent_steps, now)
         if now < end:
-            self.last = (record.agent_steps, now)
+            self.last = (info.agent_steps, now)
         if now > end + linger:
             run.stop()
     def __getattr__(self, name): return lambda *args: None

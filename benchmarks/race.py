@@ -58,13 +58,13 @@ DQN("CnnPolicy", env, buffer_size=50_000, learning_rate=1e-4, batch_size=32, lea
 OURS = """
 import sys
 from atari_dqn.__main__ import main
-from atari_dqn.display import Display
+from atari_dqn.tracking.display import Display
 
-def turn(self, record):  # where the progress bar is told
-    if record.updates > 100 and record.agent_steps % 48 == 0:
-        print("STEPS", record.agent_steps, flush=True)
+def step(self, info):  # where the progress bar is told
+    if info.updates > 100 and info.agent_steps % 48 == 0:
+        print("STEPS", info.agent_steps, flush=True)
 
-Display.turn = turn
+Display.step = step
 sys.exit(main(sys.argv[1:]))
 """
 

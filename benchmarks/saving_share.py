@@ -38,9 +38,9 @@ config = compose.to_train_config(compose.compose("train", sys.argv[1:]))
 run = launch.prepare(config, Console(quiet=True))
 class Clock:
     began = None
-    def turn(self, record):
+    def step(self, info):
         global spent
-        if self.began is None and record.agent_steps >= 2_000:
+        if self.began is None and info.agent_steps >= 2_000:
             self.began, spent = time.perf_counter(), 0.0
         self.ended = time.perf_counter()
     def __getattr__(self, name): return lambda *args: None

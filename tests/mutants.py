@@ -295,7 +295,7 @@ TABLE: dict[str, list[tuple[str, str, str, str]]] = {
         ("the last one is confirmed", "evaluator.confirm(best.network,", "evaluator.confirm(parts.agent.online,",
          EVALUATIONS),
     ],
-    "tracking/trackers.py": [
+    "tracking/goals.py": [
         ("a goal with too few games", "len(last) == goal.games and ", "", TOLD_ONCE),
         ("a goal is to be passed", "and mean >= goal.score", "and mean > goal.score", TOLD_ONCE),
         ("all goals are of 100 games", "last = list(self.recent)[-goal.games :]", "last = list(self.recent)[-100:]",

@@ -358,7 +358,7 @@ def test_divergence_ends_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
 
 
 def test_large_scores_keep_their_digits_and_torn_rows_go(tmp_path):
-    from atari_dqn.tracking.trackers import EPISODES, CsvFile
+    from atari_dqn.tracking.csv_files import EPISODES, CsvFile
 
     path = tmp_path / "episodes.csv"
     row = dict.fromkeys(EPISODES, 1) | {"agent_steps": 100, "return": 1234567.0}

@@ -66,7 +66,7 @@ def write(path: Path, columns: tuple[str, ...], rows: list[dict[str, object]]) -
 @pytest.fixture
 def breakout(tmp_path) -> Path:
     """The folder of a run that never was: its files are of a real one, its numbers are made up."""
-    from atari_dqn.tracking.trackers import EPISODES, EVALUATIONS, METRICS
+    from atari_dqn.tracking.csv_files import EPISODES, EVALUATIONS, METRICS
 
     run = small_run(
         tmp_path / "run", "env.game=Breakout", "preset=dopamine", "protocol=nature", "total_steps=750k", "num_envs=4"

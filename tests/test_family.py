@@ -18,7 +18,7 @@ from atari_dqn.dqn import inputs, layers, networks, prioritized, targets
 from atari_dqn.dqn.agent import Agent
 from atari_dqn.dqn.exploration import LONGEST, Persistent, boltzmann, epsilon_greedy
 from atari_dqn.dqn.replay import Replay
-from atari_dqn.tracking.display import Tracker
+from atari_dqn.tracking.callback import Callback
 from atari_dqn.training.agents import make_agent
 from atari_dqn.training.run import Run
 from atari_dqn.utils.errors import UserError
@@ -109,7 +109,7 @@ def test_memory_is_learnt_from_pixels(tmp_path, variant):
     np.testing.assert_allclose(values.max(1).values, [1, 1], atol=0.2)
 
 
-class Enough(Tracker):
+class Enough(Callback):
     """Ends a run that has learned what it should."""
 
     def __init__(self, run: Run, score: float) -> None:

@@ -13,8 +13,9 @@ from atari_dqn import SPIN
 from atari_dqn.config.schema import Goal
 from atari_dqn.data import scores
 from atari_dqn.envs.base import Game
-from atari_dqn.tracking import trackers
-from atari_dqn.tracking.display import Tracker
+from atari_dqn.tracking.callback import Callback
+from atari_dqn.tracking.callbacks import Guarded
+from atari_dqn.tracking.goals import Goals
 from atari_dqn.training import capacity
 from atari_dqn.utils import devices, machine
 from atari_dqn.utils.errors import UserError
@@ -129,7 +130,7 @@ def test_human_normalised_scores():
 
 
 def test_goals_need_consecutive_games_and_are_told_once():
-    goals = trackers.Goals([Goal(score=10, games=3, note="ten"), Goal(score=20, games=2, note="twenty", stop=True)])
+    goals = Goals([Goal(score=10, games=3, note="ten"), Goal(score=20, games=2, note="twenty", stop=True)])
     told = [
         [goal.note for goal, _ in goals.add(Game(0, score, 1, False))] for score in (30, 9, 9, 0, 10, 20, 20, 20, 20)
     ]
@@ -137,12 +138,12 @@ def test_goals_need_consecutive_games_and_are_told_once():
 
 
 def test_a_failing_tracker_is_told_once_and_stops_nothing():
-    class Failing(Tracker):
+    class Failing(Callback):
         def metrics(self, row):
             raise ConnectionError("no network")
 
     said = []
-    tracker = trackers.Guarded("W&B", Failing, said.append)
+    tracker = Guarded("W&B", Failing, said.append)
     for _ in range(3):
         tracker.metrics({})
     tracker.close()

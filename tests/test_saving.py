@@ -32,7 +32,7 @@ from atari_dqn.dqn.replay import Replay
 from atari_dqn.envs import factory
 from atari_dqn.envs.base import CUT, ORDINARY, VectorStep
 from atari_dqn.envs.journal import Journal
-from atari_dqn.tracking.display import Tracker
+from atari_dqn.tracking.callback import Callback
 from atari_dqn.training import launch
 from atari_dqn.training.run import Run
 from atari_dqn.utils import background, devices, files, seeding
@@ -52,14 +52,14 @@ PONG = [
 ]  # fmt: skip
 
 
-class Stop(Tracker):
+class Stop(Callback):
     """Asks the run to stop at an agent step, as a signal would."""
 
     def __init__(self, run: Run, agent_steps: int) -> None:
         self._run, self._agent_steps = run, agent_steps
 
-    def turn(self, record):
-        if record.agent_steps >= self._agent_steps:
+    def step(self, info):
+        if info.agent_steps >= self._agent_steps:
             self._run.stop()
 
 
@@ -778,14 +778,14 @@ class Poisoned(gymnasium.Env):
         return np.full(3, 0.5, np.float32), 1.0, self.steps % 20 == 0, False, {}
 
 
-class Poison(Tracker):
+class Poison(Callback):
     """Puts what is no number into a run's replay, as a broken memory would."""
 
     def __init__(self, run: Run, part: str) -> None:
         self._run, self._part = run, part
 
-    def turn(self, record):
-        if record.agent_steps == 600:
+    def step(self, info):
+        if info.agent_steps == 600:
             getattr(self._run.replay, self._part)[250:290] = torch.nan
 
 

@@ -184,24 +184,24 @@ def test_the_bar_ends_with_what_it_took():
         shown.print(bar._render())
         return shown.export_text().splitlines()[0]
 
-    bar.turn(StepInfo(500, 0, 1.0, []))
+    bar.step(StepInfo(500, 0, 1.0, []))
     assert "left " in line()
     bar.evaluating("evaluation", 7, 30)
     assert "left " not in line() and "50%" in line()
-    bar.turn(StepInfo(1000, 0, 1.0, []))
+    bar.step(StepInfo(1000, 0, 1.0, []))
     assert "took 0:00:00" in line() and "left" not in line() and "100%" in line()
     bar.close()
 
 
 def test_profile_that_is_interrupted_says_so(inside, monkeypatch):
-    turn = profiler.Profiler.turn
+    step = profiler.Profiler.step
 
-    def interrupted(profiler, record):
-        turn(profiler, record)
-        if record.agent_steps == 200:
+    def interrupted(profiler, info):
+        step(profiler, info)
+        if info.agent_steps == 200:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(profiler.Profiler, "turn", interrupted)
+    monkeypatch.setattr(profiler.Profiler, "step", interrupted)
     done = inside("profile", *SHORT, "total_steps=2_500")
     assert done.returncode == 1 and done.stderr.startswith("atari_dqn: interrupted after 200 agent steps")
     assert len(done.stderr.splitlines()) == 1 and not done.stdout

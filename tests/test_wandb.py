@@ -18,7 +18,7 @@ from wandb_server import KEY, Server, serving
 from atari_dqn.checkpoint import checkpoints, folders
 from atari_dqn.config import compose
 from atari_dqn.tracking import aside, wandb_client, wandb_tracker
-from atari_dqn.tracking.display import Tracker
+from atari_dqn.tracking.callback import Callback
 from atari_dqn.utils.console import Console
 
 SHORT = [
@@ -35,7 +35,7 @@ class Trained(NamedTuple):
     seconds: float
 
 
-class Meanwhile(Tracker):
+class Meanwhile(Callback):
     """Does something at the fifth row, once the client has begun."""
 
     def __init__(
@@ -77,7 +77,7 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Trai
     ) -> Trained:
         run, heard = small_run(Path("run"), *SHORT, *overrides), io.StringIO()
         run.console = Console(file=heard, width=500)
-        watcher = Meanwhile(run.folder, begun, action, after) if action else Tracker()
+        watcher = Meanwhile(run.folder, begun, action, after) if action else Callback()
         began = time.perf_counter()
         with folders.held(run.folder) as process:
             run.tell_outcome = process.end
@@ -275,7 +275,7 @@ def test_a_foreign_id_is_no_path(tmp_path):
     assert wandb_client._read_id(tmp_path / "wandb_id") == wandb_client._read_id(tmp_path / "pipe") == ""
 
 
-class Slow(Tracker):
+class Slow(Callback):
     """Waits for `free` in whatever it is told."""
 
     def __init__(self, free: threading.Event) -> None:

@@ -24,7 +24,7 @@ from atari_dqn.envs.base import CUT, ORDINARY, TERMINAL, Game
 from atari_dqn.evaluation import evaluate
 from atari_dqn.evaluation.player import make_player
 from atari_dqn.tracking import curves
-from atari_dqn.tracking.display import Tracker
+from atari_dqn.tracking.callback import Callback
 from atari_dqn.training.run import Run
 
 DICE = [
@@ -71,15 +71,15 @@ VARIANTS = {
 }  # fmt: skip
 
 
-class Log(Tracker):
+class Log(Callback):
     """Everything that a run tells, and the weights at its evaluations."""
 
     def __init__(self, run: Run) -> None:
         self.run, self.records, self.episodes, self.evaluations, self.weights = run, [], [], [], []
         self.measured = []
 
-    def turn(self, record):
-        self.records.append(record)
+    def step(self, info):
+        self.records.append(info)
 
     def episode(self, row):
         self.episodes.append(row)

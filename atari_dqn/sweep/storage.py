@@ -6,7 +6,7 @@ from pathlib import Path
 
 import fsspec
 
-from atari_dqn.tracking.display import Tracker
+from atari_dqn.tracking.callback import Callback
 from atari_dqn.utils import files
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.text import one_line
@@ -53,7 +53,7 @@ class Store:
             raise UserError(f"cannot read {self.where}/{name}: {why}") from None
 
 
-class Mirror(Tracker):
+class Mirror(Callback):
     """Mirrors a local run directory to a store after each checkpoint.
 
     An interrupted copy leaves the previous checkpoint intact: files that a checkpoint refers to are copied before it,
@@ -93,7 +93,7 @@ class Mirror(Tracker):
             self._files.rm_file(f"{self._root}/{name}")
             del self._copied[name]
 
-    def saved(self) -> None:
+    def checkpoint(self, path: Path) -> None:
         began = time.perf_counter()
         try:
             self.push()

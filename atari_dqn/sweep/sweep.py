@@ -22,7 +22,7 @@ from atari_dqn.registry import own_modules
 from atari_dqn.registry.environments import bare
 from atari_dqn.sweep.display import Outcome, Scoreboard, Told
 from atari_dqn.sweep.storage import Mirror, Store
-from atari_dqn.tracking.display import Row, Tracker
+from atari_dqn.tracking.callback import Callback, Row
 from atari_dqn.training import launch
 from atari_dqn.utils import ray_cluster
 from atari_dqn.utils.console import Console, appended, visible
@@ -102,7 +102,7 @@ def is_done(job: Job, store: Store) -> bool:
     return bool(ended == "finished" and before.total_steps == job.config.total_steps)
 
 
-class Teller(Tracker):
+class Teller(Callback):
     """Reports a run's progress to the board."""
 
     def __init__(self, name: str, board: Any) -> None:
@@ -156,7 +156,7 @@ def work(job: Job, where: str, board: Any) -> Outcome:
         return outcome("failed", f"{type(error).__name__}: {error}")
 
 
-def _train(job: Job, parent: Path, watchers: list[Tracker]) -> str:
+def _train(job: Job, parent: Path, watchers: list[Callback]) -> str:
     """Train in `parent`; returns the run's outcome."""
     folder = parent / job.name
     until = time.monotonic() + WAIT_SECONDS
@@ -174,7 +174,7 @@ def _train(job: Job, parent: Path, watchers: list[Tracker]) -> str:
     return run.outcome if run else "finished"
 
 
-def _train_away(job: Job, store: Store, scratch: Path, watchers: list[Tracker]) -> str:
+def _train_away(job: Job, store: Store, scratch: Path, watchers: list[Callback]) -> str:
     """Train on a local disk and mirror the run to a store."""
     log = scratch / f"{job.name}.log"
 

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from atari_dqn.tracking.display import Row, Tracker
+from atari_dqn.tracking.callback import Callback, Row
 
 MOST_EVENTS = 100_000  # queue capacity, about 100 MB; a tracker further behind is treated as hung
 QUIET_SECONDS = 2.0  # wait at the end before a message explains the delay
 LAST_SECONDS = 15.0  # for an abandoned tracker to finish
 
 
-class Aside(Tracker):
+class Aside(Callback):
     """Forward events, in order, to a tracker in another thread. A failure is reported once.
 
     Args:
@@ -26,7 +26,7 @@ class Aside(Tracker):
     def __init__(
         self,
         name: str,
-        make: Callable[[], Tracker],
+        make: Callable[[], Callback],
         seconds: float,
         abandon: Callable[[], None],
         say: Callable[[str], None],
@@ -54,7 +54,7 @@ class Aside(Tracker):
         finally:
             self._done.set()
 
-    def _end(self, tracker: Tracker) -> None:
+    def _end(self, tracker: Callback) -> None:
         """Close a tracker that has failed."""
         try:
             tracker.close()

@@ -8,9 +8,22 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from atari_dqn.dqn.loop import STAGES
+from atari_dqn.tracking.callback import Callback, Row
 from atari_dqn.utils import files
 from atari_dqn.utils.files import replacing
 from atari_dqn.utils.text import plural
+
+# Columns of the files that a run writes.
+METRICS = (
+    "frames", "agent_steps", "updates", "seconds", "epsilon", "loss", "q_mean", "grad_norm", "return_mean", "games",
+    "frames_per_second", *(f"time_{stage}" for stage in STAGES),
+)  # fmt: skip
+EPISODES = ("frames", "agent_steps", "updates", "seconds", "return", "length_frames", "env")
+EVALUATIONS = (
+    "frames", "agent_steps", "updates", "seconds", "protocol", "episodes", "mean", "sd", "median", "min", "max",
+    "human_normalised", "best", "network", "held_out_q",
+)  # fmt: skip
 
 # Column types in a run's files; other columns are text.
 COUNTS = ("frames", "agent_steps", "updates", "episodes", "length_frames", "env")  # whole numbers, never empty
@@ -168,3 +181,41 @@ class CsvFile:
 
     def close(self) -> None:
         self._file.close()
+
+
+class CsvFiles(Callback):
+    """Write metrics.csv, episodes.csv and evaluations.csv in the run directory."""
+
+    def __init__(
+        self,
+        folder: Path,
+        keep_steps: int = 0,
+        confirmed: bool = True,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self._metrics = CsvFile(folder / "metrics.csv", METRICS, keep_steps, say=say)
+        self._episodes = CsvFile(folder / "episodes.csv", EPISODES, keep_steps, say=say)
+        self._evaluations = CsvFile(
+            folder / "evaluations.csv",
+            EVALUATIONS,
+            keep_steps,
+            again=lambda row: not confirmed and row.get("network") == "best",
+            say=say,
+        )
+
+    def metrics(self, row: Row) -> None:
+        self._metrics.write(row)
+
+    def episode(self, row: Row) -> None:
+        self._episodes.write(row)
+
+    def evaluation(self, row: Row) -> None:
+        self._evaluations.write(row)
+
+    def sync(self) -> None:
+        for file in (self._metrics, self._episodes, self._evaluations):
+            file.sync()
+
+    def close(self) -> None:
+        for file in (self._metrics, self._episodes, self._evaluations):
+            file.close()

@@ -1,9 +1,7 @@
-"""The tracker interface, and the terminal display of a running run."""
+"""The terminal display of a running run."""
 
 import math
 import time
-from pathlib import Path
-from typing import Any
 
 from rich.console import Group
 from rich.live import Live
@@ -12,32 +10,11 @@ from rich.text import Text
 
 from atari_dqn.data import scores
 from atari_dqn.dqn.loop import StepInfo
+from atari_dqn.tracking.callback import Callback, Row
 from atari_dqn.tracking.curves import Pace
 from atari_dqn.utils.console import Console
 from atari_dqn.utils.machine import CpuShare
 from atari_dqn.utils.text import compact, hours, plural
-
-Row = dict[str, Any]
-
-
-class Tracker:
-    """Receives every event of a run; the default ignores all. Each row has frames, agent_steps, updates, seconds."""
-
-    def turn(self, record: StepInfo) -> None: ...
-    def metrics(self, row: Row) -> None: ...
-    def episode(self, row: Row) -> None: ...
-    def evaluating(self, what: str, played: int, episodes: int) -> None: ...  # at each step of an evaluation
-    def evaluation(self, row: Row) -> None: ...
-    def video(self, path: Path, row: Row) -> None: ...
-    def sync(self) -> None: ...  # a checkpoint is being saved: flush all earlier events to disk
-    def saved(self) -> None: ...  # a checkpoint was written
-    def close(self) -> None: ...
-
-
-def group(evaluation: Row) -> str:
-    """Chart group of an evaluation: the best network's second evaluation, at the end, is not part of the curve."""
-    return "evaluation" if evaluation["network"] == "current" else f"evaluation_{evaluation['network']}"
-
 
 PLAIN_SECONDS = 30.0  # between two lines when the output is not a terminal
 
@@ -67,7 +44,7 @@ class TimeLeft(ProgressColumn):
         return Text("left -:--:--" if task.time_remaining is None else f"left {hours(task.time_remaining)}")
 
 
-class Display(Tracker):
+class Display(Callback):
     """A progress bar and three lines; a plain line every 30 seconds if the output is not a terminal."""
 
     def __init__(
@@ -129,10 +106,10 @@ class Display(Tracker):
         lines = (Text(line, overflow="ellipsis", no_wrap=True) for line in self._lines())
         return Group(self._bar.get_renderable(), *lines)
 
-    def turn(self, record: StepInfo) -> None:
-        self._bar.update(self._task, completed=min(record.agent_steps, self._total), evaluating=False)
+    def step(self, info: StepInfo) -> None:
+        self._bar.update(self._task, completed=min(info.agent_steps, self._total), evaluating=False)
         self._evaluation = ""
-        self._updates, self._epsilon = record.updates, record.epsilon
+        self._updates, self._epsilon = info.updates, info.epsilon
 
     def metrics(self, row: Row) -> None:
         self._row, self._busy = row, self._share.word()

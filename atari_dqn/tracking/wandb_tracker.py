@@ -11,7 +11,7 @@ from atari_dqn.checkpoint import checkpoints
 from atari_dqn.config.schema import Logger
 from atari_dqn.tracking import wandb_client
 from atari_dqn.tracking.aside import Aside
-from atari_dqn.tracking.display import Row, Tracker, group
+from atari_dqn.tracking.callback import Callback, Row, group
 from atari_dqn.tracking.wandb_client import Client
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.files import replacing
@@ -27,7 +27,7 @@ PLAYABLE = (
 
 def make_tracker(
     logger: Logger, folder: Path, config: Row, step: int, final: Row, say: Callable[[str], None]
-) -> Tracker | None:
+) -> Callback | None:
     """Build the W&B tracker from the config and the client's own settings; None if it is off or unusable.
 
     Args:
@@ -71,7 +71,7 @@ def _has_login(say: Callable[[str], None]) -> bool:
     return found
 
 
-class WandB(Tracker):
+class WandB(Callback):
     """Log to Weights & Biases. Metrics are plotted against environment frames; videos are uploaded as mp4.
 
     If the server cannot be reached, or rejects the run, record offline and print how to upload later.

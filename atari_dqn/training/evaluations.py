@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from atari_dqn.checkpoint import checkpoints
 from atari_dqn.data import scores
 from atari_dqn.tracking import curves
+from atari_dqn.tracking.callback import Row
 from atari_dqn.tracking.curves import is_whole
-from atari_dqn.tracking.display import Row
 from atari_dqn.training.diagnostics import Meter
 from atari_dqn.training.parts import Parts
 from atari_dqn.training.saving import Saver

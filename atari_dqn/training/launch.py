@@ -12,7 +12,7 @@ from atari_dqn.checkpoint import checkpoints, folders
 from atari_dqn.config import presets, unread
 from atari_dqn.config.compose import completed, is_multirun, known_keys, plain, to_train_config, to_yaml
 from atari_dqn.config.schema import TrainConfig
-from atari_dqn.tracking.display import Tracker
+from atari_dqn.tracking.callback import Callback
 from atari_dqn.training.run import Run
 from atari_dqn.utils import devices, files
 from atari_dqn.utils.console import Console
@@ -151,20 +151,20 @@ def changes(one: TrainConfig, other: TrainConfig) -> list[str]:
 
 
 def train(
-    config: TrainConfig, overrides: list[str], console: Console | None = None, watchers: Sequence[Tracker] = ()
+    config: TrainConfig, overrides: list[str], console: Console | None = None, callbacks: Sequence[Callback] = ()
 ) -> Run | None:
     """Start or resume a run; returns None if it is already finished.
 
     Args:
         overrides: the typed settings.
         console: for the run's output; None for the terminal.
-        watchers: additional trackers.
+        callbacks: watch the run.
     """
     console = console or Console()
     folders.of_job(config)
     folder = folders.find(config) if config.resume is not None else None
     if folder:
-        return resume(folder, config, overrides, console, watchers)
+        return resume(folder, config, overrides, console, callbacks)
     config.resume = None
     if not is_multirun():  # whose settings are for all of its runs
         unread.refuse(config, overrides)
@@ -173,12 +173,12 @@ def train(
     presets.tell(config.preset, departures, console)
     with folders.held(run.folder) as process:
         run.tell_outcome = process.end
-        run.go(*watchers)
+        run.go(*callbacks)
     return run
 
 
 def resume(
-    folder: Path, asked: TrainConfig, overrides: list[str], console: Console, watchers: Sequence[Tracker] = ()
+    folder: Path, asked: TrainConfig, overrides: list[str], console: Console, callbacks: Sequence[Callback] = ()
 ) -> Run | None:
     """Resume the run in `folder` from its newest checkpoint, or from the start if there is none yet.
 
@@ -218,7 +218,7 @@ def resume(
         presets.tell(config.preset, presets.departures(config), console)
         console.say(f"resuming {folder} after {run.agent_steps:,} agent steps")
         run.tell_outcome = process.end
-        run.go(*watchers)
+        run.go(*callbacks)
     return run
 
 

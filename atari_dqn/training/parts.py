@@ -11,8 +11,9 @@ from atari_dqn.config.schema import TrainConfig
 from atari_dqn.dqn import networks, prioritized
 from atari_dqn.dqn.replay import Replay, torch_dtype
 from atari_dqn.envs.journal import Journal
-from atari_dqn.tracking.display import Row
-from atari_dqn.tracking.trackers import Goals, Trackers
+from atari_dqn.tracking.callback import Row
+from atari_dqn.tracking.callbacks import Callbacks
+from atari_dqn.tracking.goals import Goals
 from atari_dqn.training import backend, capacity, footprint
 from atari_dqn.training.agents import make_agent
 from atari_dqn.training.evaluator import Evaluator
@@ -39,7 +40,7 @@ class Parts:
         devices.set_deterministic(config.compute.deterministic, self.device)
         self.progress, self.stopped, self.watch = RunProgress(), threading.Event(), Stopwatch()
         self.streams = Streams(self.device, config.seed)
-        self.goals, self.trackers = Goals(config.env.goals), Trackers()
+        self.goals, self.trackers = Goals(config.env.goals), Callbacks()
         games = backend.make_emulators(config, self.say)
         with contextlib.ExitStack() as on_error:
             on_error.callback(games.close)

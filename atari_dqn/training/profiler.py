@@ -9,7 +9,7 @@ from rich.table import Table
 
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.dqn.loop import STAGES, StepInfo
-from atari_dqn.tracking.display import Tracker
+from atari_dqn.tracking.callback import Callback
 from atari_dqn.training import launch
 from atari_dqn.training.run import Run
 from atari_dqn.utils.console import Console
@@ -21,7 +21,7 @@ SETTLE_UPDATES = 50  # warm-up, not measured: the first updates are slower
 OPERATOR_TURNS = 10
 
 
-class Profiler(Tracker):
+class Profiler(Callback):
     """Measure the stages of a run, then torch's operators in its last steps."""
 
     def __init__(self, run: Run) -> None:
@@ -30,13 +30,13 @@ class Profiler(Tracker):
         self.seconds: dict[str, float] = {}
         self.operators: torch.profiler.profile | None = None
 
-    def turn(self, record: StepInfo) -> None:
-        if record.updates < SETTLE_UPDATES:
-            self._before, self._first = dict(self._run.watch.seconds), record
-        elif record.agent_steps < self._run.config.total_steps - (OPERATOR_TURNS + 2) * self._run.config.num_envs:
+    def step(self, info: StepInfo) -> None:
+        if info.updates < SETTLE_UPDATES:
+            self._before, self._first = dict(self._run.watch.seconds), info
+        elif info.agent_steps < self._run.config.total_steps - (OPERATOR_TURNS + 2) * self._run.config.num_envs:
             self.turns += 1
-            self.agent_steps = record.agent_steps - self._first.agent_steps
-            self.updates = record.updates - self._first.updates
+            self.agent_steps = info.agent_steps - self._first.agent_steps
+            self.updates = info.updates - self._first.updates
             self.seconds = self._run.watch.since(self._before)
         elif not self.operators:
             self.operators = torch.profiler.profile()

@@ -11,7 +11,7 @@ from atari_dqn.config.schema import TrainConfig
 from atari_dqn.data import scores
 from atari_dqn.dqn.loop import NotFinite, StepInfo, due, game_seeds, training_loop
 from atari_dqn.tracking import trackers
-from atari_dqn.tracking.display import Tracker
+from atari_dqn.tracking.callback import Callback
 from atari_dqn.training.diagnostics import Meter, dump_batch, failure
 from atari_dqn.training.evaluations import Evaluations
 from atari_dqn.training.parts import Parts
@@ -61,8 +61,8 @@ class Run(Parts):
         """How it ended: stopped on request, or finished."""
         return "stopped" if self.stopped.is_set() else "finished"
 
-    def go(self, *watchers: Tracker) -> None:
-        """Train until the end, a goal, or a stop signal, with `watchers` as further trackers. Raises RunFailed."""
+    def go(self, *callbacks: Callback) -> None:
+        """Train until the end, a goal, or a stop signal, watched by `callbacks`, too. Raises RunFailed."""
         self.progress.start_clock()
         try:
             with stop_signals(self.stopped):
@@ -75,7 +75,7 @@ class Run(Parts):
                     self.console,
                     self.say,
                 )
-                self.trackers.start([*chosen, *watchers])
+                self.trackers.begin(self, chosen, callbacks)
                 for note in validate.notes(self.config):
                     self.say(f"note: {note}")
                 self._say_what_scores_mean()
@@ -156,7 +156,7 @@ class Run(Parts):
     def _see(self, info: StepInfo) -> None:
         """Report a turn to the trackers, and do what is due."""
         config, before = self.config, info.agent_steps - self.config.num_envs
-        self.trackers.turn(info)
+        self.trackers.step(info)
         self.progress.over = self.agent_steps >= config.total_steps
         for game in info.games:
             self.progress.games += 1

@@ -144,7 +144,7 @@ class Saver:
         if replay:
             self.files.tidy([*kept, *self._kept])
             self._kept = kept
-        run.trackers.saved()
+        run.trackers.checkpoint(run.folder / "checkpoints" / "latest.pt")
 
     def _is_evaluated(self) -> bool:
         evaluator = self._run.evaluator
