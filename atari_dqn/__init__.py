@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 __all__ = [
     "Agent",
+    "Callback",
     "Result",
     "Run",
     "RunFailed",
@@ -34,11 +35,13 @@ if TYPE_CHECKING:
     from atari_dqn.api.evaluate import Result, evaluate
     from atari_dqn.api.runs import Run, runs
     from atari_dqn.api.train import train
+    from atari_dqn.tracking.callback import Callback
     from atari_dqn.utils.errors import RunFailed, UserError
 
 # Where each name is. They are imported at first use: torch takes seconds.
 _HOMES = {
     "Agent": "api.agent",
+    "Callback": "tracking.callback",
     "Result": "api.evaluate",
     "Run": "api.runs",
     "RunFailed": "utils.errors",

@@ -21,6 +21,7 @@ from atari_dqn.envs.atari import atari_actions
 from atari_dqn.evaluation import request
 from atari_dqn.registry import environments, own_modules
 from atari_dqn.utils.errors import UserError
+from atari_dqn.utils.text import shown
 from atari_dqn.viewing import screens, video
 
 RENDER_MODES = (None, "rgb_array", "human")
@@ -51,7 +52,7 @@ def make_env(
         UserError: wrong settings, no such game or protocol, or no display for a window.
     """
     if render_mode not in RENDER_MODES:
-        raise UserError(f"render_mode={render_mode!r}: expected None, 'rgb_array' or 'human'")
+        raise UserError(f"render_mode={shown(repr(render_mode))}: expected None, 'rgb_array' or 'human'")
     env, actions = _asked(agent_or_settings, game, protocol)
     return _make(env, actions, render_mode)
 
@@ -104,6 +105,7 @@ class Preprocessed(gymnasium.Wrapper):
     """An environment with what Gymnasium wants to know of it: a spec that makes another, the frames a second.
 
     Attributes:
+        made_of: its settings.
         actions: what each action number means; empty if the environment does not say.
     """
 
@@ -111,6 +113,7 @@ class Preprocessed(gymnasium.Wrapper):
         self, env: gymnasium.Env, made_of: schema.Env, actions: Sequence[str], render_mode: str | None
     ) -> None:
         super().__init__(env)
+        self.made_of = made_of
         self.actions = tuple(actions)
         fps = FPS if made_of.kind == "atari" else video.told_fps(env.metadata.get("render_fps"))
         modes = ["rgb_array", "human"] if screens.has_display() else ["rgb_array"]

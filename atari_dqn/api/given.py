@@ -61,7 +61,7 @@ def path(key: str, given: object) -> str:
         key: the setting that it stands for.
     """
     text = given if isinstance(given, str) else os.fspath(given) if isinstance(given, os.PathLike) else None
-    if not isinstance(text, str) or not text:
+    if not isinstance(text, str) or not text.strip():
         raise UserError(f"{key}={shown(repr(given))}: expected a path, as text or pathlib.Path; or 'latest'")
     return overrides.path(key, text)
 

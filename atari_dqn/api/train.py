@@ -8,14 +8,14 @@ from atari_dqn.api.isolated import torch_settings
 from atari_dqn.api.runs import Run
 from atari_dqn.checkpoint import folders
 from atari_dqn.config import compose
-from atari_dqn.tracking.display import Tracker
+from atari_dqn.tracking.callback import Callback
 from atari_dqn.training import launch
 from atari_dqn.utils import signals
 from atari_dqn.utils.errors import UserError
 
 
 @told
-def train(settings: Settings, *, callbacks: Sequence[Tracker] = ()) -> Run:
+def train(settings: Settings, *, callbacks: Sequence[Callback] = ()) -> Run:
     """Train, or resume a run, as the command `train` does, and print what it prints.
 
     Ctrl-C (in a notebook, the stop button) and SIGTERM save the run and end it; `Run.state` is "stopped" then, and
@@ -32,12 +32,12 @@ def train(settings: Settings, *, callbacks: Sequence[Tracker] = ()) -> Run:
         UserError: wrong settings.
         RunFailed: the run had to abort.
     """
-    if not isinstance(callbacks, Sequence) or not all(isinstance(one, Tracker) for one in callbacks):
+    if not isinstance(callbacks, list | tuple) or not all(isinstance(one, Callback) for one in callbacks):
         raise UserError(f"callbacks={callbacks!r:.60}: expected a list of atari_dqn.Callback")
     composed, words = compose.typed("train", given.settings(settings))
     with torch_settings():
         config = compose.to_train_config(composed)
-        run = launch.train(config, words, watchers=callbacks)
+        run = launch.train(config, words, callbacks=callbacks)
     if run and run.outcome == "stopped":
         signals.pass_on()
     folder = run.folder if run else folders.find(config)

@@ -1,17 +1,19 @@
 """Compose a command's config with Hydra, check it, and explain errors in one line."""
 
+import contextlib
 import dataclasses
 import functools
 import importlib
 import re
 import threading
-from contextlib import nullcontext
+from collections.abc import Iterator
 from typing import Any
 
 import hydra
 import omegaconf
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
@@ -178,14 +180,27 @@ def compose(command: str, overrides: list[str]) -> omegaconf.DictConfig:
     words = [as_hydra_reads(word) for word in with_groups(command, overrides)]
     try:
         with _alone:
-            running = _is_our_job()
-            with nullcontext() if running else hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-                return hydra.compose(command, words if running else words + search_path())
+            if _is_our_job():
+                return hydra.compose(command, words)
+            with _hydra_of_our_own():
+                return hydra.compose(command, words + search_path())
     except (HydraException, omegaconf.errors.OmegaConfBaseException, ValueError) as error:  # or Hydra's own checks
         raise explain(command, overrides, error) from None
 
 
-_alone = threading.RLock()  # Hydra keeps its state in a global
+_alone = threading.RLock()  # a thread with Hydra's global state
+
+
+@contextlib.contextmanager
+def _hydra_of_our_own() -> Iterator[None]:
+    """Hydra's global state, which is another program's or nobody's, is ours for a while."""
+    theirs = Singleton._instances.pop(GlobalHydra, None)
+    try:
+        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            yield
+    finally:
+        if theirs is not None:
+            Singleton._instances[GlobalHydra] = theirs
 
 
 def _is_our_job() -> bool:
