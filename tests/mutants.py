@@ -111,8 +111,6 @@ TABLE: dict[str, list[tuple[str, str, str, str]]] = {
         ("persistence 2", "Persistent(exploration.persistence,", "Persistent(2.0,", QR),
         ("persistence is ignored", "elif exploration.persistence is not None:", "elif False:", QR),
         ("persistent at last, too", "exploration.persistence, exploration.end,", "exploration.persistence, 0.0,", QR),
-        ("scalar head", "num_actions, config.head, config.agent", "num_actions, None, config.agent", FIRST),
-        ("plain network", "num_actions, config.head, config.agent", "num_actions, config.head, None", FIRST),
         ("learning rate 1e-4", "optimizer.learning_rate, optimizer.arguments", "1e-4, optimizer.arguments", NATURE),
         ("optimizer's arguments are ignored", "optimizer.learning_rate, optimizer.arguments",
          "optimizer.learning_rate, {}", DOUBLE),
@@ -290,6 +288,10 @@ TABLE: dict[str, list[tuple[str, str, str, str]]] = {
          "if False:\n            self._check_finite()", EVALUATIONS),
         ("no checkpoint on the way", "due(config.checkpoint.every_steps,", "due(config.total_steps,", DUE),
     ],
+    "checkpoint/network.py": [
+        ("scalar head", "num_actions, config.head, config.agent", "num_actions, None, config.agent", FIRST),
+        ("plain network", "num_actions, config.head, config.agent", "num_actions, config.head, None", FIRST),
+    ],
     "training/evaluations.py": [
         ("best.pt is the last one", 'if row["best"]:', "if True:", EVALUATIONS),
         ("the last one is confirmed", "evaluator.confirm(best.network,", "evaluator.confirm(parts.agent.online,",
@@ -333,7 +335,6 @@ TABLE: dict[str, list[tuple[str, str, str, str]]] = {
         ("sigma 0.5", "noisy = agent.noisy_sigma if", "noisy = 0.5 if", FIRST),
         ("never noisy", "noisy = agent.noisy_sigma if agent.noisy else None", "noisy = None", FIRST),
         ("never dueling", "if agent.dueling else None", "if False else None", FIRST),
-        ("padding is ignored", 'if network.padding == "same":', "if False:", PADDED),
         ("initialization is ignored", 'if how == "torch":', "if True:", PADDED),
         ("streams push hard", "agent.dueling_gradient_scale if agent.dueling", "1.0 if agent.dueling", DOUBLE),
         ("both streams have one noise", "noise[:, self.head.noise_size :]", "noise", RAINBOW),
@@ -341,6 +342,9 @@ TABLE: dict[str, list[tuple[str, str, str, str]]] = {
          "return (noise.sign() * noise.abs().sqrt())[:1].expand(groups, -1)", RAINBOW),
         ("plain normal noise", "return noise.sign() * noise.abs().sqrt()", "return noise", RAINBOW),
         ("always Huber's loss", "schema.Head(), agent.loss)", 'schema.Head(), "huber")', DOUBLE),
+    ],
+    "dqn/features.py": [
+        ("padding is ignored", 'if network.padding == "same":', "if False:", PADDED),
     ],
     "dqn/layers.py": [
         ("sigma whatever the width", "self._sigma / math.sqrt(self.sizes[0])", "self._sigma", FIRST),

@@ -1,5 +1,6 @@
 """An agent from a checkpoint: its Q-values and its actions."""
 
+from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from atari_dqn.config.schema import TrainConfig
 from atari_dqn.dqn.exploration import epsilon_greedy
 from atari_dqn.dqn.networks import QNetwork
 from atari_dqn.evaluation.protocol import environment
-from atari_dqn.registry import own_modules
+from atari_dqn.registry import own_modules, plugins
 from atari_dqn.utils import devices, seeding
 from atari_dqn.utils.errors import UserError
 
@@ -126,22 +127,31 @@ class Agent:
 
 
 @told
-def load(where: str | PathLike[str], *, device: str = "auto", seed: int = 0, game: str | None = None) -> Agent:
+def load(
+    where: str | PathLike[str],
+    *,
+    device: str = "auto",
+    seed: int = 0,
+    network: str | Callable[..., Any] | None = None,
+    game: str | None = None,
+) -> Agent:
     """An agent from a run or a checkpoint.
 
-    Loading runs no code from the file.
+    Loading runs no code that the file names: what it was trained with of your own, you give again.
 
     Args:
         where: a run's folder (its best network, else the latest), its checkpoints folder, a .pt file, or "latest", the
             run in runs/ that changed last.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1" or "mps".
         seed: of the random actions of `Agent.act`.
-        game: if it was trained on an environment from your own module, its name, "my_module:MyEnv-v0": the module is
-            imported because you name it here, never because a checkpoint does.
+        network: the class of your own that it was trained with, or its import path, "my_package.my_module:Name".
+        game: the environment of your own that it was trained on, "my_module:MyEnv-v0".
 
     Raises:
         UserError: there is no such checkpoint, it is damaged, or the device is not there.
     """
+    if network is not None:
+        given.plugin(plugins.NETWORK, network)
     if game is not None:
         own_modules.allow(given.text("game", game))
     seed = given.whole("seed", seed, 0, 2**63 - 1)

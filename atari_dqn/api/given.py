@@ -9,6 +9,7 @@ from typing import ParamSpec, TypeVar
 
 from atari_dqn.config import overrides
 from atari_dqn.config.schema import PlayProtocol
+from atari_dqn.registry import plugins
 from atari_dqn.utils.errors import RunFailed, UserError, explained
 from atari_dqn.utils.text import shown
 
@@ -111,6 +112,18 @@ def whole(key: str, given: object, low: int, high: int) -> int:
     if not low <= number <= high:
         raise UserError(f"{key}={shown(repr(given))}: expected a whole number from {low} to {high:,}")
     return int(number)
+
+
+def plugin(kind: plugins.Kind, given: object) -> str:
+    """The name of a class of the caller's, or an import path, which counts as typed. Raises UserError."""
+    if isinstance(given, str):
+        plugins.allow(kind, given)
+        return given
+    if not callable(given) or not hasattr(given, "__qualname__"):
+        raise UserError(
+            f"{kind.setting}={shown(repr(given))}: expected a class, or its import path, my_package.my_module:Name"
+        )
+    return plugins.path_of(given)
 
 
 def text(key: str, given: object) -> str:

@@ -101,9 +101,9 @@ class Run:
         """
         return _columns(self.folder / "evaluations.csv")
 
-    def load(self, *, device: str = "auto", seed: int = 0) -> Agent:
+    def load(self, *, device: str = "auto", seed: int = 0, network: str | Callable[..., Any] | None = None) -> Agent:
         """Its agent; see `atari_dqn.load`. Raises UserError if it has no checkpoint yet."""
-        return load(self.folder, device=device, seed=seed)
+        return load(self.folder, device=device, seed=seed, network=network)
 
 
 def _columns(path: Path) -> Columns:

@@ -20,9 +20,11 @@ import torch
 from torch import Tensor
 
 from atari_dqn.checkpoint import folders
+from atari_dqn.checkpoint.network import build_network, is_own
 from atari_dqn.checkpoint.replay_files import ReplayFiles, segments
 from atari_dqn.config import compose
 from atari_dqn.dqn import networks
+from atari_dqn.registry import plugins
 from atari_dqn.utils import files
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.files import replacing, set_aside, sync_folder
@@ -107,6 +109,9 @@ class Checkpoint:
         try:
             self.config = compose.to_train_config(compose.plain(self.content["config"]))
             self.actions = tuple(str(name) for name in self.content["actions"])
+            for plug in (plugins.NETWORK, plugins.RULE):
+                name, packages = getattr(self.config, plug.setting).name, self.content.get("plugins", {})
+                plugins.explain_missing(plug, name, str(packages.get(plug.setting, "")))
             self.frame_shape = tuple(int(size) for size in self.content["frame_shape"])
             self.frame_dtype = str(self.content["frame_dtype"])
             self.agent_steps = int(self.content["agent_steps"])
@@ -123,18 +128,17 @@ class Checkpoint:
             raise UserError(f"{path} is not a usable checkpoint: {kind} ({one_line(error, 120)})") from None
 
     def _network(self) -> networks.QNetwork:
-        # On the meta device: a tampered size allocates nothing before the weights' shapes are checked.
-        config, weights = self.config, self.content["online"]
-        with torch.device("meta"):
-            module = networks.make_network(
-                config.network, self.frame_shape, config.env.frame_stack, len(self.actions), config.head, config.agent
-            )
+        # On the meta device: a tampered size allocates nothing before the weights' shapes are checked. A user's network
+        # may keep tensors that no checkpoint has.
+        weights, own = self.content["online"], is_own(self.config)
+        with torch.device("cpu" if own else "meta"), torch.random.fork_rng([]):
+            module = build_network(self.config, self.frame_shape, len(self.actions))
         shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
         if {key: tuple(value.shape) for key, value in weights.items()} != shapes:
             raise ValueError("its weights do not match its network")
         if not all(torch.isfinite(value).all() for value in weights.values()):
             raise ValueError("its weights are not finite")
-        module = module.to_empty(device="cpu")
+        module = module if own else module.to_empty(device="cpu")
         module.load_state_dict(weights)
         return module.requires_grad_(False)
 

@@ -48,7 +48,8 @@ def run(command: str, words: list[str]) -> int:
     """Run a command under Hydra; the exit code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us, not the screen
     from atari_dqn.cli import options, usage
-    from atari_dqn.config import compose, overrides
+    from atari_dqn.config import compose, keys, overrides
+    from atari_dqn.registry import plugins
 
     chosen, words = options.apart(words, compose.known_keys(command)[0])
     words = compose.with_groups(command, words)
@@ -61,6 +62,8 @@ def run(command: str, words: list[str]) -> int:
         options.check_values(command, words)
     if {*words} & {*overrides.LAUNCHERS.values()}:
         console.say("each run is a job that writes its output below runs/multirun/; Ctrl-C here does not stop the jobs")
+    if plugins.preset_folders() and not any(word.startswith("hydra.searchpath=") for word in words):
+        words += keys.search_path()
     sys.argv = [f"python -m atari_dqn {command}", *chosen, *words]
     return _under_hydra(command, words)
 

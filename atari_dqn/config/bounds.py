@@ -151,6 +151,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 TEXTS: dict[str, str] = {
     "env.game": "a game, such as Breakout",
     "network.name": "a network, such as nature_cnn",
+    "rule.name": "a rule of your own, such as my_package.my_module:Name",
     "optimizer.name": "an optimizer, such as Adam",
     "preset": "a preset, such as default",
     "protocol.name": "a protocol, such as nature",
@@ -173,6 +174,10 @@ NAMES = ("preset", "protocol.name")  # used in file names
 LISTS: dict[str, str] = {
     "optimizer.arguments": "the optimizer's own settings, such as {eps: 1e-5}",
     "network.hidden": "a list of whole numbers, such as [128,128]",
+    "network.arguments": "your network's own settings, such as {width: 32}",
+    "rule.arguments": "your rule's own settings, such as {networks: 10}",
+    "trackers": "a list, such as [my_package.my_module:Name]",
+    "callbacks": "a list, such as [my_package.my_module:Name]",
     "env.arguments": "the environment's own settings, such as {continuous: false}",
     "env.goals": "a list, such as [{score: 18, games: 20, note: solved, stop: true}]",
     "against": "a list, such as [nature_2015,dopamine_tf]",

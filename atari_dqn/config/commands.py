@@ -37,6 +37,11 @@ class PlayEnv:
 
 
 @dataclass
+class PlayNetwork:
+    name: str | None = None  # your own network, which the checkpoint names: my_package.my_module:Name
+
+
+@dataclass
 class PlayEvaluation:
     episodes: int = MISSING
     num_envs: int = MISSING
@@ -47,6 +52,7 @@ class PlayConfig:
     """What `evaluate`, `video` and `watch` are asked; everything else comes from the checkpoint."""
 
     checkpoint: str = MISSING
+    network: PlayNetwork = field(default_factory=PlayNetwork)
     env: PlayEnv = field(default_factory=PlayEnv)
     evaluation: PlayEvaluation = field(default_factory=PlayEvaluation)
     protocol: PlayProtocol = field(default_factory=PlayProtocol)
@@ -68,6 +74,7 @@ class HandConfig:
     """What `play` is asked: a game, or a checkpoint, or both."""
 
     checkpoint: str | None = MISSING
+    network: PlayNetwork = field(default_factory=PlayNetwork)
     env: PlayEnv = field(default_factory=PlayEnv)
     seed: int = MISSING
     device: str = MISSING

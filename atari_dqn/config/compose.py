@@ -25,7 +25,7 @@ from atari_dqn.config.messages import explain, explain_value
 from atari_dqn.config.overrides import as_hydra_reads
 from atari_dqn.config.schema import Env, PlayProtocol, Protocol, TrainConfig
 from atari_dqn.data.games import atari_games, atari_name
-from atari_dqn.registry import environments, own_modules
+from atari_dqn.registry import environments, own_modules, plugins
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.hints import hint
 
@@ -80,20 +80,31 @@ def game_name(kind: str, typed: str) -> str:
 
 
 def with_groups(command: str, words: list[str]) -> list[str]:
-    """Add the config groups that typed settings imply.
+    """Add the config groups that typed settings imply, and say `network=my_module:Name` as Hydra takes it.
 
     A game that names its module is a Gymnasium environment. CartPole has its own preset, unless another one is typed
     or a run is resumed.
     """
+    words = [_plugged(word) for word in words]
     if command not in ("train", "profile", "sweep"):
         return words
     typed = {word.partition("=")[0]: word.partition("=")[2] for word in words}
-    is_own = any(re.match(r"[^:]+:", typed.get(key, "")) for key in ("env.game", "sweep.games"))
+    is_own = any(plugins.is_own(plugins.ENVIRONMENT, typed.get(key, "")) for key in ("env.game", "sweep.games"))
     if is_own and "env" not in typed:
         return [*words, "env=gymnasium"]
     if typed.get("env") == "cartpole" and "preset" not in typed and typed.get("resume", "auto") in ("auto", "null"):
         return [*words, "preset=cartpole"]
     return words
+
+
+def _plugged(word: str) -> str:
+    """`network=my_module:Name` as `network.name=my_module:Name`; so it is with a rule."""
+    key, _, value = word.partition("=")
+    for kind in (plugins.NETWORK, plugins.RULE):
+        own = [plugins.is_own(kind, name) for name in value.split(",")]
+        if key == kind.setting and (any(own) or kind is plugins.RULE):
+            return f"{key}.name={value}"
+    return word
 
 
 def check_references(composed: Any) -> None:
@@ -105,13 +116,33 @@ def check_references(composed: Any) -> None:
 
 
 def allow_typed(composed: Any, words: list[str]) -> None:
-    """Import the modules of environments that were typed. Raises UserError."""
+    """Import what was typed: environments and plug-ins. Raises UserError."""
+    allow_plugins(composed)
     typed = {word.lstrip("+").partition("=")[0] for word in words}
     names = [str(composed.env.game)] if "env.game" in typed else []
     names += str(composed.sweep.games).split(",") if "sweep.games" in typed else []
     arguments = plain_arguments(composed) if any(key.startswith("env.arguments") for key in typed) else {}
     for name in names or [""]:
         own_modules.allow(name.strip(), arguments)
+
+
+def allow_plugins(config: Any) -> None:
+    """Trust the plug-ins of a config that the user typed, and import them. Raises UserError.
+
+    Args:
+        config: any command's; a stored one only where its plug-ins were typed elsewhere.
+    """
+    names: list[tuple[plugins.Kind, str]] = []
+    for kind in (plugins.NETWORK, plugins.RULE):
+        part = getattr(config, kind.setting, None)
+        if part is not None and part.name is not None:
+            names.append((kind, part.name))
+            arguments = getattr(part, "arguments", {})
+            own_modules.allow_texts(OmegaConf.to_object(arguments) if OmegaConf.is_config(arguments) else arguments)
+    for kind in (plugins.TRACKER, plugins.CALLBACK):
+        names += [(kind, name) for name in getattr(config, kind.setting, None) or ()]
+    for kind, name in names:
+        plugins.allow(kind, name)
 
 
 def environment(typed: str, arguments: dict[str, Any]) -> Env:

@@ -9,6 +9,7 @@ import omegaconf
 from omegaconf import OmegaConf
 
 from atari_dqn.config.commands import SCHEMAS, conf_dir
+from atari_dqn.registry import plugins
 from atari_dqn.utils.errors import UserError
 
 
@@ -42,23 +43,31 @@ def use_config_dir(typed: str | None) -> str:
 
 
 def search_path() -> list[str]:
-    """The user's own folder, for Hydra."""
-    quoted = ["'file://" + str(folder).replace("'", "\\'") + "'" for folder in _own_dirs]
+    """The user's own folder and those of installed packages, for Hydra."""
+    folders = [*_own_dirs, *plugins.preset_folders()]
+    quoted = ["'file://" + str(folder).replace("'", "\\'") + "'" for folder in folders]
     return [f"hydra.searchpath=[{','.join(quoted)}]"] if quoted else []
 
 
 @functools.cache
 def known_keys(command: str) -> tuple[set[str], dict[str, list[str]]]:
     """All config keys of a command, and its config groups with their options."""
-    keys, roots = set(leaves(OmegaConf.structured(SCHEMAS[command]))), (conf_dir(), *_own_dirs)
+    keys, roots = (
+        set(leaves(OmegaConf.structured(SCHEMAS[command]))),
+        (conf_dir(), *_own_dirs, *plugins.preset_folders()),
+    )
     groups = {
         folder.name: sorted(path.stem for root in roots for path in root.glob(f"{folder.name}/*.yaml"))
         for folder in conf_dir().iterdir()
         if folder.is_dir()
     }
+    groups["network"] += [name for name in plugins.installed(plugins.NETWORK.group) if name not in groups["network"]]
     return keys, groups
+
+
+OPEN = ("optimizer.arguments.", "network.arguments.", "rule.arguments.", "env.arguments.", "env.goals.")
 
 
 def is_known(key: str, keys: set[str]) -> bool:
     """Whether `key` is one of `keys`, or below an open-ended one."""
-    return key in keys or key.startswith(("optimizer.arguments.", "env.arguments.", "env.goals."))
+    return key in keys or key.startswith(OPEN)

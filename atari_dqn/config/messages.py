@@ -50,6 +50,7 @@ def sections(keys: set[str]) -> dict[str, str]:
 
 GROUP_REMEDIES = {
     "env": "name a game with env.game=Breakout",
+    "network": "your own: network=my_package.my_module:Name",
     "optimizer": "choose any of torch.optim with optimizer.name=AdamW",
 }
 

@@ -20,6 +20,7 @@ from atari_dqn.utils.text import shown
 # Text settings that are paths, and those in which a comma is part of the text.
 PATHS = ("checkpoint", "run", "runs", "run_dir", "resume", "output", "sweep.storage")
 WITH_COMMAS = (*PATHS, "sweep.games", "sweep.address", "logger.name", "logger.notes")
+LISTED = ("logger.tags", "trackers", "callbacks")  # names that may be typed without brackets
 # Replacements for the config files of submitit's plugin, whose jobs end after an hour without being requeued. (Files
 # of ours with the same names would be validated against the plugin's, with a warning.)
 LAUNCHERS = {
@@ -35,14 +36,14 @@ def as_hydra_reads(word: str, is_many: bool = False) -> str:
     Raises UserError for an invalid path.
     """
     word = LAUNCHERS.get(word, word)
-    if re.match(r"(env|optimizer)\.arguments[.=]", word):  # open-ended: their keys are not in the schema
+    if re.match(r"(env|optimizer|network|rule)\.arguments[.=]", word):  # open-ended: their keys are not in the schema
         word = f"++{word}"
     key, equals, value = word.partition("=")
     if not equals:
         return word
     if re.search(r"\d{1000}", value):  # longer than Python converts to an int
         raise UserError(f"{key}={shown(value)}: expected {bounds.expected(key)}")
-    if key == "logger.tags" and value not in ("", "null") and not value.startswith("["):
+    if key.lstrip("+") in LISTED and value not in ("", "null") and not value.startswith("["):
         names = [name.strip().strip("'\"").replace("'", "\\'") for name in value.split(",")]
         quoted = ",".join(f"'{name}'" for name in names)
         return f"{key}=[{quoted}]"

@@ -23,6 +23,8 @@ BESIDE = (
     "compute.",
     "emulators.",
     "evaluation.",
+    "trackers",
+    "callbacks",
 )
 
 

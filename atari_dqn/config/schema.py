@@ -45,6 +45,13 @@ class Network:
     initialization: str = "torch"  # torch | xavier | he
     standardize: bool = False  # inputs, by the warm-up's mean picture and standard deviation
     hidden: list[int] = field(default_factory=list)  # of network=mlp: units in each hidden layer
+    arguments: dict[str, Any] = field(default_factory=dict)  # of your own network, such as {width: 32}
+
+
+@dataclass
+class Rule:
+    name: str | None = None  # your own, of what targets bootstrap from: my_package.my_module:Name; null: as agent says
+    arguments: dict[str, Any] = field(default_factory=dict)  # of your own rule, such as {networks: 10}
 
 
 @dataclass
@@ -194,6 +201,7 @@ class TrainConfig:
     env: Env = field(default_factory=Env)
     network: Network = field(default_factory=Network)
     head: Head = field(default_factory=Head)
+    rule: Rule = field(default_factory=Rule)
     optimizer: Optimizer = field(default_factory=Optimizer)
     agent: AgentConfig = field(default_factory=AgentConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
@@ -205,6 +213,8 @@ class TrainConfig:
     logger: Logger = field(default_factory=Logger)
     compute: Compute = field(default_factory=Compute)
     emulators: EmulatorsConfig = field(default_factory=EmulatorsConfig)
+    trackers: list[str] = field(default_factory=list)  # your own, besides logger's: [my_package.my_module:Name]
+    callbacks: list[str] = field(default_factory=list)  # your own: [my_package.my_module:Name]
     preset: str = MISSING  # a file in conf/preset/, see above
     published: str | None = MISSING  # the curve to compare with, an agent of data/agents.csv
     seed: int = MISSING

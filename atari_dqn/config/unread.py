@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from atari_dqn.config import compose, presets, validate
 from atari_dqn.config.schema import TrainConfig
+from atari_dqn.registry import plugins
 from atari_dqn.registry.environments import own_of
 from atari_dqn.utils.errors import UserError
 
@@ -32,13 +33,21 @@ def _sees_pictures(config: TrainConfig) -> bool:
     return config.env.kind == "atari" or len(own_of(config.env.game, config.env.arguments).shape) == 3
 
 
+def _own(config: TrainConfig) -> bool:
+    return plugins.is_own(plugins.NETWORK, config.network.name)
+
+
 _GAME = " ".join(f"env.{key} protocol.{key}" for key in validate.PLAYED if key != "max_frames")
 
 READERS = (
     Reader(_GAME, lambda c: c.env.kind == "atari", "env=atari"),
     Reader("env.screen_size", _sees_pictures, "games with image observations"),
     Reader("network.hidden", lambda c: c.network.name == "mlp", "network=mlp"),
-    Reader("network.padding network.standardize", lambda c: c.network.name != "mlp", "a network with convolutions"),
+    Reader("network.padding", lambda c: c.network.name != "mlp" and not _own(c), "a network with convolutions"),
+    Reader("network.standardize", lambda c: c.network.name != "mlp", "a network with convolutions"),
+    Reader("network.arguments", _own, "network=my_package.my_module:Name"),
+    Reader("rule.arguments", lambda c: c.rule.name is not None, "rule=my_package.my_module:Name"),
+    Reader("agent.double agent.munchausen", lambda c: c.rule.name is None, "rule.name=null"),
     Reader("head.atoms head.v_min head.v_max", lambda c: c.head.name == "c51", "head=c51"),
     Reader("head.quantiles", lambda c: c.head.name == "qr", "head=qr"),
     Reader(

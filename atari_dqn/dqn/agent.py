@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from atari_dqn.dqn.bootstrap import Greedy, Minibatch
+from atari_dqn.dqn.bootstrap import Minibatch, Rule
 from atari_dqn.dqn.exploration import Persistent, epsilon_greedy
 from atari_dqn.dqn.networks import QNetwork
 from atari_dqn.dqn.optimizers import NatureRMSProp
@@ -44,7 +44,7 @@ class Agent:
         self,
         online: QNetwork,
         optimizer: torch.optim.Optimizer,
-        rule: Greedy,
+        rule: Rule,
         reduction: str,
         max_grad_norm: float | None = None,
         tau: float = 1.0,
@@ -54,6 +54,7 @@ class Agent:
     ) -> None:
         self.online, self.optimizer, self.rule, self.policy = online, optimizer, rule, policy
         self.target = copy.deepcopy(online).requires_grad_(False)
+        rule.begin(self.target)
         self._reduce = torch.sum if reduction == "sum" else torch.mean
         self.max_grad_norm, self._tau = max_grad_norm, tau
         self.device = next(online.parameters()).device
@@ -121,7 +122,7 @@ class Agent:
             y = self.rule.target(self.online, m)  # [B, n]
         z_tm1 = self.online(m.x_tm1, m.noise[:1], m.taus)  # [B, A, n]
         z_tm1 = z_tm1.take_along_dim(m.a_tm1[:, None, None], 1).squeeze(1)  # [B, n]
-        losses, errors = values.loss(z_tm1, y, m.taus)
+        losses, errors = self.rule.loss(self.online, z_tm1, y, m)
         return self._reduce(m.weight * losses), values.mean(z_tm1.detach()).mean(), errors
 
     def _differentiate(self, *parts: Tensor) -> tuple[Tensor, ...]:
@@ -146,6 +147,7 @@ class Agent:
     @torch.no_grad()
     def copy_target(self, times: int = 1) -> None:
         """target += tau * (online - target), `times` times; with tau = 1: target := online."""
+        self.rule.copying(self.target)
         share = 1 - (1 - self._tau) ** times
         torch._foreach_lerp_([*self.target.parameters()], [*self._parameters], share)
 
@@ -170,6 +172,7 @@ class Agent:
             "online": self.online.state_dict(),
             "target": self.target.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "rule": self.rule.state(),
             "sums": self._sums,
             "gradient_norm": self.gradient_norm(),
             "policy": self.policy.state() if isinstance(self.policy, Persistent) else {},
@@ -183,6 +186,7 @@ class Agent:
                 raise ValueError("the optimizer's numbers do not fit the network")
         self.online.load_state_dict(state["online"])
         self.target.load_state_dict(state["target"])
+        self.rule.restore(state.get("rule", {}))
         own = self.optimizer.state_dict()["param_groups"]  # of the config and this device, not of the file
         self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": own})
         self._sums.copy_(state["sums"])

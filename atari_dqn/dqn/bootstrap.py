@@ -1,6 +1,6 @@
 """What a target bootstraps from: the rules of DQN, Double DQN and Munchausen DQN."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -24,14 +24,23 @@ class Minibatch(NamedTuple):
     more: Tensor | None = None  # that the rule precomputed beside z_t
 
 
-class Greedy:
-    """Bootstrap from the target network's best action: DQN (Mnih et al. 2015).
+class Rule(Protocol):
+    """What targets bootstrap from, and how predictions are compared with them. Derive your own from Greedy.
+
+    Its methods run inside CUDA graphs and TorchScript: tensors in, tensors out, nothing that waits for the device, and
+    what it keeps in tensors is changed in place.
 
     Attributes:
         bonus: the most that a target adds to a step's reward.
     """
 
-    bonus = 0.0
+    bonus: float
+
+    def begin(self, target: QNetwork) -> None:
+        """Called once, with the target network as it is at the start."""
+
+    def copying(self, target: QNetwork) -> None:
+        """The target network is about to be copied from the online one."""
 
     def precompute(self, target: QNetwork, batch: Batch, noise: Tensor, taus: Tensor) -> list[Tensor]:
         """z_t, and `more` where the rule needs it, for all K minibatches at once: the target network stands still.
@@ -41,11 +50,41 @@ class Greedy:
             taus: [K * B, n], for `target`.
         Returns: [K, B, ...] each.
         """
+
+    def target(self, online: QNetwork, m: Minibatch) -> Tensor:
+        """Targets y [B, n] for the action taken, without gradients."""
+
+    def loss(self, online: QNetwork, z_tm1: Tensor, y: Tensor, m: Minibatch) -> tuple[Tensor, Tensor]:
+        """Of predictions z_tm1 [B, n] against y: the loss [B], and the error [B] that priorities follow, detached."""
+
+    def state(self) -> dict[str, Any]:
+        """What learning changes, for a checkpoint: plain data and tensors."""
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Restore a `state`."""
+
+
+class Greedy:
+    """Bootstrap from the target network's best action: DQN (Mnih et al. 2015)."""
+
+    bonus = 0.0
+
+    def begin(self, target: QNetwork) -> None: ...
+    def copying(self, target: QNetwork) -> None: ...
+
+    def precompute(self, target: QNetwork, batch: Batch, noise: Tensor, taus: Tensor) -> list[Tensor]:
         return [target(batch.s_t.flatten(0, 1), noise, taus).unflatten(0, batch.r_t.shape)]
 
     def target(self, online: QNetwork, m: Minibatch) -> Tensor:
-        """Targets y [B, n] for the action taken."""
         return online.values.target(m.r_t, m.discount_t, m.z_t, q_select_t=online.values.mean(m.z_t))
+
+    def loss(self, online: QNetwork, z_tm1: Tensor, y: Tensor, m: Minibatch) -> tuple[Tensor, Tensor]:
+        return online.values.loss(z_tm1, y, m.taus)
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None: ...
 
 
 class Double(Greedy):
@@ -79,8 +118,8 @@ class Munchausen(Greedy):
         )
 
 
-def make_rule(agent: AgentConfig) -> Greedy:
-    """The rule that a config asks for."""
+def make_rule(agent: AgentConfig) -> Rule:
+    """The rule that the switches say."""
     if agent.munchausen:
         return Munchausen(agent)
     return Double() if agent.double else Greedy()

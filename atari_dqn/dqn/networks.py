@@ -1,8 +1,6 @@
 """Q-networks: map a state to action values or return distributions."""
 
-import abc
 import functools
-import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -11,8 +9,8 @@ from torch import Tensor, nn
 
 from atari_dqn.config import schema
 from atari_dqn.dqn import heads
+from atari_dqn.dqn.features import CONVOLUTIONS, MLP, Convolutions, Features, OwnFeatures
 from atari_dqn.dqn.heads import Values
-from atari_dqn.dqn.inputs import Standardize, scaled
 from atari_dqn.dqn.layers import Convolution, NoisyDense, Stream
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.machine import cpus
@@ -21,99 +19,6 @@ INITIALIZERS: dict[str, Callable[[Tensor], Tensor]] = {
     "xavier": nn.init.xavier_uniform_,
     "he": functools.partial(nn.init.kaiming_normal_, nonlinearity="relu"),
 }
-
-
-def same_padding(size: tuple[int, int], kernel: int, stride: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Zeros before and after, for height and width, as TensorFlow's SAME: the odd one comes after."""
-    height, width = (max(0, (-(-n // stride) - 1) * stride + kernel - n) for n in size)
-    return (height // 2, width // 2), (height - height // 2, width - width // 2)
-
-
-# Channels, kernel and stride of each convolution, and the width of the layer that follows them.
-CONVOLUTIONS = {
-    "nature_cnn": (((32, 8, 4), (64, 4, 2), (64, 3, 1)), 512),  # Mnih et al. 2015
-    "nips_cnn": (((16, 8, 4), (32, 4, 2)), 256),  # Mnih et al. 2013
-    "small_cnn": (((32, 5, 5), (64, 5, 5)), 256),  # van Hasselt, Hessel and Aslanides 2019, "data-efficient"
-}
-
-
-class Features(nn.Module, abc.ABC):
-    """What the fully connected layers see of a state.
-
-    Attributes:
-        widths: of the features, and of the hidden layer after them, if there is one.
-    """
-
-    widths: tuple[int, ...]
-
-    @abc.abstractmethod
-    def prepare(self, states: Tensor) -> Tensor:
-        """States as stored [B, stack, *frame] -> what `forward` takes. What is prepared already stays as it is."""
-
-    def standardize(self, frames: Tensor) -> None:
-        """Measure the inputs' statistics from frames [n, *frame]; a no-op for most features."""
-
-
-class Convolutions(Features):
-    """Convolutions on uint8 stacks [B, stack, 84, 84] -> [B, widths[0]].
-
-    Args:
-        network: its `name`, one of CONVOLUTIONS, and its `padding`: `valid`, none, as in the Nature paper; or `same`,
-            zeros around the pictures so that a convolution of stride s makes ceil(size / s) of size, as TensorFlow and
-            Flax pad by default, and so Dopamine: 11x11x64 features. And `standardize`, see inputs.Standardize.
-    """
-
-    def __init__(self, network: schema.Network, frame_shape: Sequence[int], stack: int) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        (height, width), channels_in = frame_shape, stack
-        convolutions, hidden = CONVOLUTIONS[network.name]
-        for channels, kernel, stride in convolutions:
-            before, after = (0, 0), (0, 0)
-            if network.padding == "same":
-                before, after = same_padding((height, width), kernel, stride)
-            if before != after:  # torch's convolutions pad alike on both sides only
-                layers.append(nn.ZeroPad2d((before[1], after[1], before[0], after[0])))
-            layers += [
-                Convolution(channels_in, channels, kernel, stride, before if before == after else 0),
-                nn.ReLU(inplace=True),
-            ]
-            height = (height + before[0] + after[0] - kernel) // stride + 1
-            width = (width + before[1] + after[1] - kernel) // stride + 1
-            channels_in = channels
-        self.convolutions = nn.Sequential(*layers)
-        self.widths = channels * height * width, hidden
-        self.standard = Standardize(stack, frame_shape) if network.standardize else None
-
-    def standardize(self, frames: Tensor) -> None:
-        if self.standard is not None:
-            self.standard.measure(frames)
-
-    def prepare(self, states: Tensor) -> Tensor:
-        return scaled(states) if self.standard is None else self.standard(states)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.convolutions(x).permute(0, 2, 3, 1).flatten(1)  # in the order in which they lie in memory
-
-
-class MLP(Features):
-    """Fully connected layers on vectors [B, stack, features]; bytes become numbers from 0 to 1."""
-
-    def __init__(self, network: schema.Network, frame_shape: Sequence[int], stack: int) -> None:
-        super().__init__()
-        sizes = [stack * int(torch.Size(frame_shape).numel()), *network.hidden]
-        layers: list[nn.Module] = []
-        for width_in, width_out in itertools.pairwise(sizes[:-1]):
-            layers += [nn.Linear(width_in, width_out), nn.ReLU(inplace=True)]
-        self.layers = nn.Sequential(*layers)
-        self.widths = tuple(sizes[-2:])
-
-    def prepare(self, states: Tensor) -> Tensor:
-        x = states.flatten(1).to(torch.float32)
-        return x.mul_(1 / 255) if states.dtype == torch.uint8 else x
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)
 
 
 class QNetwork(nn.Module):
@@ -155,7 +60,7 @@ class QNetwork(nn.Module):
 
     @property
     def sees_pictures(self) -> bool:
-        return isinstance(self.features, Convolutions)
+        return isinstance(self.features, Convolutions) or getattr(self.features, "is_picture", False)
 
     def use_products(self) -> None:
         """Compute convolutions as matrix products; see layers.Convolution."""
@@ -224,14 +129,18 @@ def make_network(
     num_actions: int,
     head: schema.Head | None = None,
     agent: schema.AgentConfig | None = None,
+    own: nn.Module | None = None,
 ) -> QNetwork:
     """The network that a config asks for. Raises UserError if it cannot take such frames.
 
     Args:
         head, agent: default to DQN's, with the Huber loss.
+        own: a user's Network, in place of one of ours.
     """
-    kind: type[Features] = MLP
-    if network.name in CONVOLUTIONS:
+    kind: Callable[..., Features] = MLP
+    if own is not None:
+        kind = functools.partial(OwnFeatures, own)
+    elif network.name in CONVOLUTIONS:
         kind = Convolutions
         if len(frame_shape) != 2 or min(frame_shape) < 36:
             remedy = "use network=mlp" + " network.standardize=false" * network.standardize

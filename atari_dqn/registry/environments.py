@@ -14,7 +14,7 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from atari_dqn.data.games import atari_name
-from atari_dqn.registry import own_modules
+from atari_dqn.registry import own_modules, plugins
 from atari_dqn.registry.watched import Watched, where
 from atari_dqn.utils import files
 from atari_dqn.utils.errors import RunFailed, UserError
@@ -49,13 +49,17 @@ def _unversioned(name: str) -> str:
 def is_gymnasium(typed: str) -> bool:
     """Whether a name, in any version, is a Gymnasium environment other than an Atari game."""
     spec = gymnasium.registry.get(named(typed)) or gymnasium.registry.get(named(_unversioned(typed)))
-    return ":" in typed or (spec is not None and not own_modules.origin(spec).startswith("ale_py."))
+    return plugins.is_own(plugins.ENVIRONMENT, typed) or (
+        spec is not None and not own_modules.origin(spec).startswith("ale_py.")
+    )
 
 
 def find(name: str) -> EnvSpec:
     """The spec of an environment. Raises UserError if there is none of that name."""
     if ":" in name:
         return own_modules.spec(name)
+    if name not in gymnasium.registry and name in plugins.installed(plugins.ENVIRONMENT.group):
+        return EnvSpec(id=name, entry_point=plugins.find(plugins.ENVIRONMENT, name))
     if name in gymnasium.registry:
         return gymnasium.registry[name]
     newest = named(_unversioned(name))

@@ -31,9 +31,14 @@ def allow(game: str, arguments: Any = None) -> None:
 
     Raises UserError if the module cannot be imported or has no such environment.
     """
-    _typed.update(_texts(arguments))
+    allow_texts(arguments)
     if ":" in game and game not in _specs:
         _specs[game] = _imported(game)
+
+
+def allow_texts(arguments: Any) -> None:
+    """Trust the strings in arguments that were typed."""
+    _typed.update(_texts(arguments))
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -47,26 +52,32 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(part)
 
 
-def _imported(game: str) -> EnvSpec:
-    module, _, name = game.partition(":")
+def imported(setting: str, typed: str, module: str) -> Any:
+    """Import a module that was typed as part of a setting. Raises UserError if there is none, or it fails."""
     if not MODULE.fullmatch(module):
+        example = "MyEnv-v0" if setting == "env.game" else "Name"
         raise UserError(
-            f"env.game={game}: a module's name stands before the colon, as in my_package.my_module:MyEnv-v0"
+            f"{setting}={typed}: a module's name stands before the colon, as in my_package.my_module:{example}"
         )
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
-    before = {*gymnasium.registry}
     try:
-        loaded = importlib.import_module(module)
+        return importlib.import_module(module)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # also SystemExit and panics of Rust extensions
         if isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}."):
             raise UserError(
-                f"env.game={game}: there is no module {error.name} in the current directory, PYTHONPATH or the "
+                f"{setting}={typed}: there is no module {error.name} in the current directory, PYTHONPATH or the "
                 f"installed packages"
             ) from None
-        raise UserError(f"env.game={game}: importing {module} failed: {where(error)}") from None
+        raise UserError(f"{setting}={typed}: importing {module} failed: {where(error)}") from None
+
+
+def _imported(game: str) -> EnvSpec:
+    module, _, name = game.partition(":")
+    before = {*gymnasium.registry}
+    loaded = imported("env.game", game, module)
     if name in gymnasium.registry:
         return gymnasium.registry[name]
     package = module.partition(".")[0]
@@ -101,10 +112,10 @@ def spec(name: str) -> EnvSpec:
     return _specs[name]
 
 
-def check_typed(name: str, arguments: Mapping[str, Any]) -> None:
+def check_typed(name: str, arguments: Mapping[str, Any], setting: str = "env.arguments") -> None:
     """Raise UserError if arguments contain a string that could be a path or a module and was not typed."""
     if strange := sorted({text for text in _texts(arguments) if not PLAIN.fullmatch(text)} - _typed):
         raise UserError(
             f"{name} has the argument {strange[0]!r}, which could name a file or a module and is only used if you type "
-            f"it: 'env.arguments={json.dumps(arguments)}'"
+            f"it: '{setting}={json.dumps(arguments)}'"
         )

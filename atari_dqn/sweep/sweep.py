@@ -142,9 +142,8 @@ def work(job: Job, where: str, board: Any) -> Outcome:
         return Outcome(word, one_line(text, 400), time.monotonic() - began)
 
     try:
-        own_modules.allow(
-            job.config.env.game, job.config.env.arguments
-        )  # they were typed on the command line of the sweep
+        own_modules.allow(job.config.env.game, job.config.env.arguments)  # typed on the command line of the sweep
+        compose.allow_plugins(job.config)
         store = Store(where)
         if store.is_folder:
             return outcome(_train(job, Path(where), [Teller(job.name, board)]))

@@ -7,15 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from atari_dqn.tracking.callback import Callback, Row
+from atari_dqn.tracking.callback import Callback, Row, Training
 
 MOST_EVENTS = 100_000  # queue capacity, about 100 MB; a tracker further behind is treated as hung
 QUIET_SECONDS = 2.0  # wait at the end before a message explains the delay
 LAST_SECONDS = 15.0  # for an abandoned tracker to finish
 
 
+def _nothing(*what: Any) -> None: ...
+
+
 class Aside(Callback):
-    """Forward events, in order, to a tracker in another thread. A failure is reported once.
+    """Forward events, in order, to a tracker in another thread; not single steps. A failure is reported once.
 
     Args:
         make: creates the tracker; called in its thread.
@@ -44,7 +47,7 @@ class Aside(Callback):
             event = ""
             while event != "close" and not self._failed:
                 event, what = self._events.get()
-                getattr(tracker, event)(*what)
+                getattr(tracker, event, _nothing)(*what)
             if event != "close":
                 self._end(tracker)
         except (Exception, SystemExit) as error:  # the W&B client exits when its service does
@@ -75,6 +78,9 @@ class Aside(Callback):
             self._fail("it cannot keep up")
             self._abandon()
 
+    def start(self, run: Training) -> None:
+        self._tell("start", run)
+
     def metrics(self, row: Row) -> None:
         self._tell("metrics", row)
 
@@ -86,6 +92,9 @@ class Aside(Callback):
 
     def video(self, path: Path, row: Row) -> None:
         self._tell("video", path, row)
+
+    def checkpoint(self, path: Path) -> None:
+        self._tell("checkpoint", path)
 
     def close(self) -> None:
         """Wait until the tracker is done, `seconds` at most. Ctrl-C ends the wait but not the run."""

@@ -5,8 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
+from atari_dqn.checkpoint.plain import plain
 from atari_dqn.dqn.loop import StepInfo
 from atari_dqn.registry.watched import where
 from atari_dqn.tracking.callback import Callback, Row, Training
@@ -150,20 +149,3 @@ class Callbacks(Callback):
         self.events, self._states = int(state["events"]), dict(state.get("callbacks", {}))
         if self.events < 0:
             raise ValueError("a count below 0")
-
-
-def plain(state: Any, whose: str) -> Any:
-    """Return `state` if a checkpoint can keep it: plain data and tensors. Raises RunFailed."""
-    left = [state]
-    while left:
-        node = left.pop()
-        if isinstance(node, dict):
-            left += [*node, *node.values()]
-        elif type(node) in (list, tuple):
-            left += node
-        elif type(node) not in (bool, int, float, str, bytes, Tensor, type(None)):
-            raise RunFailed(
-                f"{whose} has a state that a checkpoint cannot keep: {type(node).__name__}; use numbers, strings, "
-                f"lists, dicts and tensors"
-            )
-    return state

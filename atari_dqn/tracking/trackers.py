@@ -7,7 +7,9 @@ from pathlib import Path
 from atari_dqn.config import compose
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.data import scores
-from atari_dqn.tracking import curves, wandb_tracker
+from atari_dqn.registry import plugins
+from atari_dqn.tracking import curves, wandb_client, wandb_tracker
+from atari_dqn.tracking.aside import Aside
 from atari_dqn.tracking.callback import Callback
 from atari_dqn.tracking.callbacks import Guarded
 from atari_dqn.tracking.csv_files import CsvFiles
@@ -25,7 +27,7 @@ def make_trackers(
     console: Console,
     say: Callable[[str], None],
 ) -> list[Callback]:
-    """Build the trackers that a run's config asks for, starting at `agent_steps`.
+    """Build the trackers that a run's config asks for, starting at `agent_steps`. Raises UserError.
 
     Args:
         events: number of rows that W&B already has.
@@ -46,6 +48,9 @@ def make_trackers(
         known = {"best_return": best, "best_human_normalised": share}
     if watched := wandb_tracker.make_tracker(logger, folder, dataclasses.asdict(config), events, known, say):
         chosen.append(watched)
+    seconds = logger.timeout_seconds or wandb_client.TIMEOUT_SECONDS
+    for name in config.trackers:  # in threads of their own: what is shown must not slow down what is computed
+        chosen.append(Aside(name, plugins.find(plugins.TRACKER, name), seconds, lambda: None, say))
     pace = curves.pace(config, folder, agent_steps)
     whole = curves.is_whole(config, training=True), curves.is_whole(config)
     return [*chosen, Display(console, config.env.game, config.total_steps, skip, agent_steps, pace, best, whole)]

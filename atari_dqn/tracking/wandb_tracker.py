@@ -21,7 +21,7 @@ from atari_dqn.utils.text import one_line
 BESIDE = ("frames", "agent_steps", "updates", "seconds", "env", "episodes", "best", "network", "protocol")
 LAST = "last.pt"  # the uploaded part of latest.pt, kept in the client's folder until then
 PLAYABLE = (
-    "config", "actions", "frame_shape", "frame_dtype", "agent_steps", "updates", "seconds", "online",
+    "config", "plugins", "actions", "frame_shape", "frame_dtype", "agent_steps", "updates", "seconds", "online",
 )  # fmt: skip
 
 

@@ -4,12 +4,15 @@ import functools
 
 import torch
 
+from atari_dqn.checkpoint.network import build_network
 from atari_dqn.config.schema import TrainConfig
-from atari_dqn.dqn import bootstrap, networks
+from atari_dqn.dqn import bootstrap
 from atari_dqn.dqn.agent import Agent, Policy
 from atari_dqn.dqn.exploration import Persistent, boltzmann, epsilon_greedy
+from atari_dqn.registry import plugins
 from atari_dqn.training.optimizers import make_optimizer
 from atari_dqn.utils import seeding
+from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.graphs import can_compile
 
 
@@ -22,9 +25,7 @@ def make_agent(config: TrainConfig, frame_shape: tuple[int, ...], num_actions: i
     elif exploration.persistence is not None:
         policy = Persistent(exploration.persistence, exploration.end, config.num_envs, device)
     with seeding.seeded(config.seed, "network"):
-        online = networks.make_network(
-            config.network, frame_shape, config.env.frame_stack, num_actions, config.head, config.agent
-        ).to(device)
+        online = build_network(config, frame_shape, num_actions).to(device)
     compute = config.compute
     compiling = compute.compile
     if compiling is None:
@@ -33,7 +34,7 @@ def make_agent(config: TrainConfig, frame_shape: tuple[int, ...], num_actions: i
     agent = Agent(
         online,
         make_optimizer(optimizer.name, online.parameters(), optimizer.learning_rate, optimizer.arguments),
-        bootstrap.make_rule(config.agent),
+        make_rule(config),
         config.agent.reduction,
         optimizer.max_grad_norm,
         config.update.tau,
@@ -45,3 +46,17 @@ def make_agent(config: TrainConfig, frame_shape: tuple[int, ...], num_actions: i
         for part in (agent.online, agent.target):
             part.compile()
     return agent
+
+
+def make_rule(config: TrainConfig) -> bootstrap.Rule:
+    """What targets bootstrap from: the user's own rule, or the one that `agent` says. Raises UserError."""
+    if config.rule.name is None:
+        return bootstrap.make_rule(config.agent)
+    rule = plugins.make(plugins.RULE, config.rule.name, arguments=config.rule.arguments)
+    lacks = [name for name in ("precompute", "target", "loss") if not callable(getattr(rule, name, None))]
+    if lacks:
+        raise UserError(
+            f"rule={config.rule.name} has no method {lacks[0]}; derive its class from atari_dqn.extend.Greedy"
+        )
+    own: bootstrap.Rule = rule
+    return own

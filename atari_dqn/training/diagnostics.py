@@ -4,6 +4,8 @@ import time
 
 from atari_dqn.checkpoint import checkpoints
 from atari_dqn.dqn.loop import STAGES
+from atari_dqn.registry import plugins
+from atari_dqn.registry.watched import where
 from atari_dqn.training.parts import Parts
 from atari_dqn.utils.errors import DIVERGED
 from atari_dqn.utils.hints import hint
@@ -89,7 +91,11 @@ def failure(parts: Parts, error: Exception) -> str:
     """Why a run failed, and from where it can be resumed."""
     kept = "no checkpoint was written yet"
     if (parts.folder / "checkpoints" / "latest.pt").exists():
-        kept = f"resume from its last checkpoint with {hint('resume', RUN=parts.folder)}"
-    what = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.strerror else str(error)
+        kept = (
+            f"resume from its last checkpoint with {hint('resume', RUN=parts.folder, ARGS=plugins.words(parts.config))}"
+        )
+    own = parts.config.rule.name or ":" in parts.config.network.name
+    what = where(error) if own else str(error)
+    what = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.strerror else what
     what = one_line(what, 400) or type(error).__name__
     return f"the run failed after {parts.progress.agent_steps:,} agent steps: {what}; {kept}"

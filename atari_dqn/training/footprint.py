@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from atari_dqn.checkpoint.network import build_network, is_own
 from atari_dqn.config.schema import TrainConfig
-from atari_dqn.dqn import networks
+from atari_dqn.dqn.networks import QNetwork
 from atari_dqn.envs.base import Emulators
 from atari_dqn.utils import machine
 from atari_dqn.utils.errors import UserError
@@ -18,7 +19,7 @@ COPIES = 6  # of the weights: online, target, new and last gradients, two optimi
 DRAW = 200  # bytes to sample a transition
 
 
-def _measured(network: networks.QNetwork, states: Tensor) -> int:
+def _measured(network: QNetwork, states: Tensor) -> int:
     """Numbers that a forward pass computes per state."""
     counted = 0
 
@@ -39,10 +40,9 @@ def parts(config: TrainConfig, envs: Emulators) -> dict[str, int]:
     Raises UserError if the network cannot process the environment's frames.
     """
     stack, head, frame = config.env.frame_stack, config.head, math.prod(envs.frame_shape)
-    with torch.device("meta"):  # shapes only, no memory
-        network = networks.make_network(
-            config.network, envs.frame_shape, stack, len(envs.actions), config.head, config.agent
-        )
+    device = "cpu" if is_own(config) else "meta"  # meta: shapes only, no memory
+    with torch.device(device), torch.random.fork_rng([]):
+        network = build_network(config, envs.frame_shape, len(envs.actions))
         dtype = torch.uint8 if envs.frame_dtype.itemsize == 1 else torch.float32
         computed = _measured(network, torch.empty(1, stack, *envs.frame_shape, dtype=dtype))
     if head.name == "iqn":  # per quantile that an update samples, at least as many as for acting

@@ -34,10 +34,13 @@ RESUMABLE = (
     "checkpoint.replay",
     "logger.",
     "emulators.",
+    "trackers",
+    "callbacks",
 )
-# Never taken from a stored run, whose files may come from anyone: where this machine connects to, and as whom. Only
-# the command line or the default counts. (run_dir, resume and a sweep's address are never read from a stored run.)
-NEVER_STORED = ("emulators.address", "logger.entity", "logger.host")
+# Never taken from a stored run, whose files may come from anyone: where this machine connects to, as whom, and what
+# code runs. Only the command line or the default counts. (run_dir, resume and a sweep's address are never read from a
+# stored run.)
+NEVER_STORED = ("emulators.address", "logger.entity", "logger.host", "trackers", "callbacks")
 
 
 def resumed_config(folder: Path, overrides: list[str], asked: TrainConfig) -> TrainConfig:

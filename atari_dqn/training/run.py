@@ -10,6 +10,7 @@ from atari_dqn.config import validate
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.data import scores
 from atari_dqn.dqn.loop import NotFinite, StepInfo, due, game_seeds, training_loop
+from atari_dqn.registry import plugins
 from atari_dqn.tracking import trackers
 from atari_dqn.tracking.callback import Callback
 from atari_dqn.training.diagnostics import Meter, dump_batch, failure
@@ -75,7 +76,8 @@ class Run(Parts):
                     self.console,
                     self.say,
                 )
-                self.trackers.begin(self, chosen, callbacks)
+                named = [plugins.make(plugins.CALLBACK, name) for name in self.config.callbacks]
+                self.trackers.begin(self, chosen, [*named, *callbacks])
                 for note in validate.notes(self.config):
                     self.say(f"note: {note}")
                 self._say_what_scores_mean()
@@ -107,12 +109,14 @@ class Run(Parts):
         seconds = self.progress.seconds
         steps = f"{self.agent_steps:,} agent steps in {hours(seconds)}"
         if self.stopped.is_set():
-            self.say(f"stopped on request after {steps}; resume with {hint('resume', RUN=self.folder)}")
+            again = hint("resume", RUN=self.folder, ARGS=plugins.words(self.config))
+            self.say(f"stopped on request after {steps}; resume with {again}")
             return
         share = self.progress.evaluation_seconds / max(seconds, 1e-9)
         self.say(f"done: {steps}, of which evaluation took {share:.1%}")
         self.say(f"{self.folder} takes {memory_size(folders.disk_use(self.folder))} on disk")
-        self.say(f"score it: {hint('evaluate', CKPT=self.folder)}")
+        own = plugins.words(self.config).replace(f"rule={self.config.rule.name}", "").strip()  # not needed to play
+        self.say(f"score it: {hint('evaluate', CKPT=self.folder, ARGS=own)}")
 
     def _train(self) -> None:
         playing = self.saver.go_back()

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from atari_dqn.checkpoint import checkpoints
 from atari_dqn.checkpoint.checkpoints import Resumed
+from atari_dqn.checkpoint.plain import plain
 from atari_dqn.checkpoint.replay_files import ReplayFiles, Segment
+from atari_dqn.registry import plugins
 from atari_dqn.training.parts import Parts
 from atari_dqn.utils import devices
 from atari_dqn.utils.background import Worker
@@ -93,8 +95,16 @@ class Saver:
             "agent_steps": run.progress.agent_steps,
             "updates": run.progress.updates,
             "seconds": run.progress.seconds,
+            "plugins": self._plugins,
             "online": run.agent.online.state_dict(),
         }
+
+    @functools.cached_property
+    def _plugins(self) -> dict[str, str]:
+        """The package that each plug-in comes from."""
+        names = {plugins.NETWORK: self._run.config.network.name, plugins.RULE: self._run.config.rule.name}
+        own = {kind: name for kind, name in names.items() if name and plugins.is_own(kind, name)}
+        return {kind.setting: plugins.origin(kind, name) for kind, name in own.items()}
 
     def save_best(self) -> None:
         """Write best.pt, to play with the network as it is now."""
@@ -114,9 +124,11 @@ class Saver:
             return
         self._saved = self._state()
         replay = {"written": run.replay.written, **run.replay.state()} if run.config.checkpoint.replay else None
+        agent = run.agent.state()
+        plain(agent["rule"], "the rule")
         content = {
             **self._playable(),
-            **run.agent.state(),
+            **agent,
             **run.progress.state(),
             **run.trackers.state(),
             **run.goals.state(),

@@ -26,12 +26,15 @@ def hint(target: str, **values: object) -> str:
 
     Args:
         target: the Makefile's target.
-        values: its variables, such as RUN="runs/a". A value of "..." stays as it is.
+        values: its variables, such as RUN="runs/a". A value of "..." stays as it is. ARGS are further settings.
     """
+    more = values.pop("ARGS", "")
     typed = {name: str(value) if value == "..." else shlex.quote(str(value)) for name, value in values.items()}
     if in_checkout():
+        typed |= {"ARGS": shlex.quote(str(more))} if more else {}
         return f"`{' '.join(['make', target, *(f'{name}={value}' for name, value in typed.items())])}`"
     keys = SETTINGS | ({"RUN": "resume"} if target == "resume" else {})
     words = [f"{keys[name]}={value}" for name, value in typed.items()]
     words = ["env=cartpole" if word == "env.game=CartPole" else word for word in words]
+    words += [str(more)] if more else []
     return f"`{' '.join(['atari-dqn', 'train' if target == 'resume' else target, *words])}`"

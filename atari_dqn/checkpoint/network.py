@@ -1,0 +1,51 @@
+"""The network that a config asks for, the user's own one included."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from atari_dqn.config.schema import TrainConfig
+from atari_dqn.dqn import networks
+from atari_dqn.dqn.features import CONVOLUTIONS
+from atari_dqn.dqn.networks import QNetwork
+from atari_dqn.registry import plugins
+from atari_dqn.registry.watched import where
+from atari_dqn.utils.errors import UserError
+
+OURS = (*CONVOLUTIONS, "mlp")
+
+
+def is_own(config: TrainConfig) -> bool:
+    """Whether the network is a plug-in."""
+    return config.network.name not in OURS
+
+
+def build_network(config: TrainConfig, frame_shape: Sequence[int], num_actions: int) -> QNetwork:
+    """A fresh network for frames of a shape. Raises UserError if it cannot be made or cannot take such frames."""
+    name, stack = config.network.name, config.env.frame_stack
+    own = None
+    if is_own(config):
+        own = plugins.make(
+            plugins.NETWORK, name, tuple(frame_shape), stack, arguments=config.network.arguments, known=OURS
+        )
+    network = networks.make_network(config.network, frame_shape, stack, num_actions, config.head, config.agent, own)
+    if own is not None:
+        _try_out(own, name, frame_shape, stack)
+    return network
+
+
+@torch.no_grad()
+def _try_out(own: nn.Module, name: str, frame_shape: Sequence[int], stack: int) -> None:
+    """Raise UserError if a user's network does not return what it says."""
+    try:
+        features = own(torch.zeros(2, stack, *frame_shape))
+    except Exception as error:
+        raise UserError(f"network={name} fails on states float32 {(2, stack, *frame_shape)}: {where(error)}") from None
+    wanted = (2, own.widths[0])  # type: ignore[index]
+    shape = tuple(getattr(features, "shape", ()))
+    if shape != wanted or features.dtype != torch.float32:
+        dtype = str(getattr(features, "dtype", type(features).__name__)).removeprefix("torch.")
+        raise UserError(
+            f"network={name} returns {dtype} {shape or ''} for 2 states; expected float32 {wanted}, as its widths say"
+        )

@@ -1,0 +1,28 @@
+"""What a checkpoint can keep."""
+
+from typing import Any
+
+from torch import Tensor
+
+from atari_dqn.utils.errors import RunFailed
+
+
+def plain(state: Any, whose: str) -> Any:
+    """Return a `state` that a checkpoint can keep: plain data and tensors. Raises RunFailed.
+
+    Args:
+        whose: starts the message.
+    """
+    left = [state]
+    while left:
+        node = left.pop()
+        if isinstance(node, dict):
+            left += [*node, *node.values()]
+        elif type(node) in (list, tuple):
+            left += node
+        elif type(node) not in (bool, int, float, str, Tensor, type(None)):
+            raise RunFailed(
+                f"{whose} has a state that a checkpoint cannot keep, {type(node).__name__}; use numbers, strings, "
+                f"lists, dicts and tensors"
+            )
+    return dict(state) if isinstance(state, dict) else state
