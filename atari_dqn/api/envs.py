@@ -12,7 +12,7 @@ from gymnasium.spaces import Discrete
 
 from atari_dqn.api import given
 from atari_dqn.api.agent import Agent
-from atari_dqn.api.given import Settings, told
+from atari_dqn.api.given import told
 from atari_dqn.api.preprocess import offset
 from atari_dqn.api.vector import VectorGames
 from atari_dqn.config import compose, schema, validate
@@ -30,7 +30,7 @@ FPS = 60  # of an Atari
 
 @told
 def make_env(
-    agent_or_settings: Agent | TrainConfig | Settings,
+    agent_or_settings: Agent | TrainConfig | str | Sequence[str],
     *,
     game: str | None = None,
     protocol: str | Mapping[str, Any] | None = None,
@@ -59,7 +59,7 @@ def make_env(
 
 @told
 def make_vec_env(
-    agent_or_settings: Agent | TrainConfig | Settings,
+    agent_or_settings: Agent | TrainConfig | str | Sequence[str],
     num_envs: int,
     *,
     game: str | None = None,
@@ -71,8 +71,10 @@ def make_vec_env(
     its reward is 0, and its observation is the next game's first.
 
     Args:
-        agent_or_settings, game, protocol: as `make_env` takes them.
+        agent_or_settings: as `make_env` takes it.
         num_envs: 1 to 1,024.
+        game: as `make_env` takes it.
+        protocol: as `make_env` takes it.
 
     Raises:
         UserError: as `make_env`.

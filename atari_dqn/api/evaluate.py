@@ -23,7 +23,9 @@ class Result:
         protocol: how it was played, e.g. {"name": "nature", "epsilon": 0.05, "seed": 1, ...}.
         returns: the raw score of each game, never clipped and over all lives.
         lengths_frames: of each game, in environment frames, without the no-op start.
-        mean, sd, median: of the returns; sd with n - 1, 0 for a single game.
+        mean: of the returns.
+        sd: standard deviation of the returns, with n - 1; 0 for a single game.
+        median: of the returns.
         human_normalized: (mean - random) / (human - random); None if the game has no human score, or if the protocol's
             games end before a human's would.
     """

@@ -13,7 +13,6 @@ from atari_dqn.registry import plugins
 from atari_dqn.utils.errors import RunFailed, UserError, explained
 from atari_dqn.utils.text import shown
 
-Settings = str | Sequence[str]
 Given = ParamSpec("Given")
 Made = TypeVar("Made")
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from atari_dqn.api import given
-from atari_dqn.api.given import Settings, told
+from atari_dqn.api.given import told
 from atari_dqn.api.isolated import torch_settings
 from atari_dqn.api.runs import Run
 from atari_dqn.checkpoint import folders
@@ -18,7 +18,7 @@ from atari_dqn.utils.errors import UserError
 
 @told
 def train(
-    settings: Settings,
+    settings: str | Sequence[str],
     *,
     callbacks: Sequence[Callback] = (),
     network: str | Callable[..., Any] | None = None,
