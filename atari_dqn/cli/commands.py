@@ -1,15 +1,17 @@
 """What each command does with its settings. Each imports what it needs only when it runs: torch takes seconds."""
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atari_dqn.utils import console
+from atari_dqn.utils import console, extras
 from atari_dqn.utils.errors import Stopped, UserError
 
 if TYPE_CHECKING:
+    from atari_dqn.envs.base import Game
     from atari_dqn.evaluation.request import Request
 
 
@@ -49,40 +51,48 @@ def profile(composed: Any) -> None:
 
 
 def _asked(composed: Any) -> "Request":
-    """What evaluate, video and watch share."""
+    """What evaluate, video, watch and collect share."""
     from atari_dqn.config import compose
     from atari_dqn.evaluation import request
 
     return request.read(composed, compose.task_overrides())
 
 
+@contextlib.contextmanager
+def _told(view: console.Console, episodes: int, game: str) -> "Iterator[Callable[[list[Game]], None]]":
+    """Show how many games were played; yields what is to be called with them at each step."""
+    from atari_dqn.data import scores
+    from atari_dqn.tracking import display
+    from atari_dqn.utils.text import plural
+
+    seldom = display.Seldom(view)
+    with view.status(f"0 of {plural(episodes, 'game')} played") as status:
+
+        def tell(played: "list[Game]") -> None:
+            text = f"{len(played)} of {plural(episodes, 'game')} played"
+            if played:
+                last = played[-1]
+                text += f", the last one {last.score:.10g}{scores.human(game, last.score, last.whole)}"
+            status.update(text)
+            if seldom.is_due():
+                view.print(text, soft_wrap=True)
+
+        yield tell
+
+
 def evaluate(composed: Any) -> None:
     from atari_dqn.checkpoint import outputs
-    from atari_dqn.data import scores
     from atari_dqn.evaluation import evaluate
     from atari_dqn.evaluation.player import make_player
     from atari_dqn.registry import environments
-    from atari_dqn.tracking import display
     from atari_dqn.utils import files
-    from atari_dqn.utils.text import plural
 
     asked, checkpoint, protocol = _asked(composed)
     env, player = make_player(checkpoint, protocol, asked.env.game, asked.env.arguments)
     name = f"{checkpoint.path.stem}-{environments.bare(env.game)}-{files.name(protocol.name)}.json"
     output = outputs.choose(asked.output, checkpoint.path.parent / name, (".json",), is_kept=True)
     view, episodes = console.Console(), asked.evaluation.episodes
-    seldom = display.Seldom(view)
-    with view.status(f"0 of {plural(episodes, 'game')} played") as status:
-
-        def tell(played: list[Any]) -> None:
-            text = f"{len(played)} of {plural(episodes, 'game')} played"
-            if played:
-                last = played[-1]
-                text += f", the last one {last.score:.10g}{scores.human(env.game, last.score, last.whole)}"
-            status.update(text)
-            if seldom.is_due():
-                view.print(text, soft_wrap=True)
-
+    with _told(view, episodes, env.game) as tell:
         result = evaluate.evaluate(
             checkpoint, protocol, env, player, episodes, asked.evaluation.num_envs, asked.seed, tell
         )
@@ -91,9 +101,13 @@ def evaluate(composed: Any) -> None:
 
 def _dress(asked: Any, env: Any, player: Any) -> Any:
     """What the view that is asked for puts around the pictures."""
-    from atari_dqn.viewing import inspector, video
+    from atari_dqn.viewing import video
 
-    return (lambda screen: inspector.Inspected(screen, player, env.game)) if asked.view == "inspect" else video.plain
+    if asked.view != "inspect":
+        return video.plain
+    from atari_dqn.viewing import inspector
+
+    return lambda screen: inspector.Inspected(screen, player, env.game)
 
 
 def video(composed: Any) -> None:
@@ -124,6 +138,7 @@ def watch(composed: Any) -> None:
 
 
 def play(composed: Any) -> None:
+    extras.need("playing by hand", "pygame")
     from atari_dqn.checkpoint import checkpoints, outputs
     from atari_dqn.config import compose
     from atari_dqn.envs import factory
@@ -152,6 +167,34 @@ def play(composed: Any) -> None:
     envs.close()
     screens.check_display(play.remedy())
     play.play(player, env, envs.actions, asked.seed, outputs.choose(asked.output, Path(), (".csv",)), name)
+
+
+def export(composed: Any) -> None:
+    from atari_dqn.checkpoint import checkpoints
+    from atari_dqn.config import compose
+    from atari_dqn.exchange import export
+
+    asked = compose.to_object(composed)
+    checkpoint = checkpoints.Checkpoint(checkpoints.find(asked.checkpoint))
+    if asked.checkpoint == "latest":
+        console.say(f"checkpoint: {checkpoint.path}")
+    export.export(checkpoint, asked, console.Console())
+
+
+def collect(composed: Any) -> None:
+    import threading
+
+    from atari_dqn.evaluation.player import make_player
+    from atari_dqn.exchange import minari
+    from atari_dqn.utils import extras, signals
+
+    asked, checkpoint, protocol = _asked(composed)
+    env, player = make_player(checkpoint, protocol, asked.env.game, asked.env.arguments)
+    extras.need("a data set", *minari.NEEDS)
+    stopped = threading.Event()
+    with signals.stop_signals(stopped), _told(console.Console(), asked.episodes, env.game) as tell:
+        data, played = minari.collect(checkpoint, protocol, env, player, asked, tell, stopped.is_set)
+    minari.report(data, played, asked, console.Console())
 
 
 def compare(composed: Any) -> None:
@@ -200,5 +243,5 @@ def sweep(composed: Any) -> None:
 COMMANDS: dict[str, Callable[[Any], Any]] = {
     "train": train, "demo": demo, "evaluate": evaluate, "compare": compare, "video": video, "watch": watch,
     "play": play, "report": report, "runs": runs, "dashboard": dashboard, "profile": profile, "sweep": sweep,
-    "aggregate": aggregate,
+    "aggregate": aggregate, "export": export, "collect": collect,
 }  # fmt: skip

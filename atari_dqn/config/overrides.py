@@ -36,7 +36,7 @@ def as_hydra_reads(word: str, is_many: bool = False) -> str:
     Raises UserError for an invalid path.
     """
     word = LAUNCHERS.get(word, word)
-    if re.match(r"(env|optimizer|network|rule)\.arguments[.=]", word):  # open-ended: their keys are not in the schema
+    if re.match(r"(env|optimizer|network|rule)\.(schedule_)?arguments[.=]", word):  # their keys are not in the schema
         word = f"++{word}"
     key, equals, value = word.partition("=")
     if not equals:

@@ -17,7 +17,7 @@ from atari_dqn.utils import console, devices
 class Request(NamedTuple):
     """A checked request."""
 
-    asked: PlayConfig
+    asked: Any  # PlayConfig, or a command's that is derived from it
     checkpoint: Checkpoint
     protocol: Protocol
 
@@ -31,7 +31,7 @@ def read(composed: Any, words: Sequence[str], checkpoint: Checkpoint | None = No
         words: the typed settings.
         checkpoint: the loaded one, if it is.
     """
-    asked: PlayConfig = compose.to_object(composed)
+    asked = compose.to_object(composed)
     if checkpoint is None:
         checkpoint = Checkpoint(checkpoints.find(asked.checkpoint), devices.choose_device(asked.device))
         if asked.checkpoint == "latest":
