@@ -1,4 +1,4 @@
-"""Your own networks, rules, optimizers, trackers and callbacks, by import path or by an installed package's entry points.
+"""Your own networks, rules, optimizers, trackers and callbacks, by import path or by a package's entry points.
 
 `my_package.my_module:Name` is imported only where it was typed, on the command line or in Python: a downloaded
 checkpoint or config.yaml must not choose what code runs. An installed package offers names by entry points, such as
