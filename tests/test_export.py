@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import small_run
+from conftest import QUIET, small_run
 
 from atari_dqn.checkpoint.checkpoints import Checkpoint
 from atari_dqn.config import compose
@@ -20,12 +20,26 @@ from atari_dqn.dqn import networks
 from atari_dqn.evaluation import rollout
 from atari_dqn.evaluation.rollout import EvalEnvs
 from atari_dqn.exchange import card, export, metadata, onnx, safetensors
-from atari_dqn.utils import extras
 from atari_dqn.utils.errors import UserError
 
 MISSING = [name for names in export.NEEDS.values() for name in names if importlib.util.find_spec(name) is None]
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)} (the extra `export`)")
 
+OWN = """
+import torch
+from torch import nn
+class Plain(nn.Module):
+    def __init__(self, frame_shape, stack):
+        super().__init__()
+        self.layer, self.widths = nn.Linear(4 * stack, 8), (8,)
+    def forward(self, x):
+        return self.layer(x.flatten(1)).tanh()
+class Loops(Plain):
+    def forward(self, x):
+        while float(x.abs().max()) > 1:  # depends on the data
+            x = x / 2
+        return super().forward(x)
+"""
 SHORT = ["num_envs=2", "total_steps=80", "replay.warmup_steps=40", "evaluation.episodes=1", "protocol.epsilon=0"]
 
 
@@ -159,6 +173,18 @@ def test_weights_carry_what_makes_their_network_again(inside, tmp_path):
     assert "must end with .safetensors" in inside(*words, "output=x.onnx").stderr
 
 
+def test_a_network_of_one_s_own_is_exported_or_torch_says_why_not(inside, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_nets.py").write_text(OWN)
+    for name, said in (("Plain", "in 20; Q-values"), ("Loops", "torch cannot export this network to ONNX: ")):
+        typed = f"network=own_nets:{name}"
+        done = inside("train", "env=cartpole", typed, f"run_dir={name}", *QUIET, *SHORT)
+        assert done.returncode == 0, done.stderr
+        done = inside("export", f"checkpoint={name}", typed, "states=20")
+        assert said in done.stdout + done.stderr and done.returncode == 2 * (name == "Loops")
+        assert (tmp_path / name / "checkpoints" / "best.onnx").exists() == (name == "Plain")
+
+
 def test_a_file_that_would_play_otherwise_is_not_kept(inside, tmp_path, monkeypatch):
     small_run(tmp_path / "run", "env=cartpole", *SHORT).go()
     monkeypatch.setattr(export, "TOLERANCE", -1)
@@ -167,6 +193,9 @@ def test_a_file_that_would_play_otherwise_is_not_kept(inside, tmp_path, monkeypa
     assert not [*(tmp_path / "out").iterdir()]
 
 
-def test_what_is_missing_is_named_with_its_extra():
-    with pytest.raises(UserError, match=r"not_there is not installed: pip install 'atari-dqn\[export\]'"):
-        extras.need("export", "json", "not_there")
+def test_what_is_missing_is_named_with_its_extra(inside, tmp_path, monkeypatch):
+    small_run(tmp_path / "run", "env=cartpole", *SHORT).go()
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "onnx" else find(name, *more))
+    done = inside("export", "checkpoint=run")
+    assert done.returncode == 2 and "pip install 'atari-dqn[export]'" in done.stderr and "onnx" in done.stderr
