@@ -51,10 +51,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def _no_accounts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No test may find a person's W&B login, or a screen."""
+    """No test may find a person's W&B login, MLflow server, or a screen."""
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
-    own = [name for name in os.environ if name.startswith("WANDB_") and name != "WANDB_CONFIG_DIR"]
+    own = [name for name in os.environ if name.startswith(("WANDB_", "MLFLOW_")) and name != "WANDB_CONFIG_DIR"]
     for name in (*own, "DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
 

@@ -234,6 +234,12 @@ class Learner:
         begin = self.c.replay.warmup_steps if e.begin_steps is None else e.begin_steps
         return float(np.interp(step, [begin, begin + e.decay_steps], [e.start, e.end]))
 
+    def change_learning_rate(self, step: int) -> None:
+        o = self.c.optimizer
+        if o.schedule == "linear":
+            for group in self.optimizer.param_groups:
+                group["lr"] = float(np.interp(step, [0, o.schedule_steps], [o.learning_rate, o.final_learning_rate]))
+
     def act(self, epsilon: float) -> list[int]:
         c, games = self.c, range(self.c.num_envs)
         q = torch.zeros(c.num_envs, 3)
@@ -346,6 +352,7 @@ class Learner:
     def turn(self, before: int, after: int) -> None:
         c, epsilon = self.c, self.epsilon(before)
         actions = self.act(epsilon)
+        self.change_learning_rate(before)
         held = min(len(self.games.frames[0]), self.rows) - 1
         if held * c.num_envs >= c.replay.warmup_steps and (due := multiples(c.update.period_steps, before, after)):
             self.learn(due)

@@ -8,7 +8,9 @@ import torch
 from recording import GPU, VARIANTS, Audit, MetaGpu, Recording, audited_turn
 from torch import Tensor
 
+from atari_dqn.config import compose
 from atari_dqn.dqn import optimizers
+from atari_dqn.training.agents import make_agent
 
 WAITS = "waits for the device"
 CONSTANT = "is a constant that the host copies"
@@ -71,7 +73,11 @@ def test_the_meta_device_shows_itself_as_a_gpu():
 
 
 def check(*words: str) -> None:
-    kernels, agent = audited_turn(words, games=8, minibatches=2)
+    config = compose.to_train_config(
+        compose.compose("train", ["device=cpu", "compute.compile=false", "num_envs=8", *words])
+    )
+    frame_shape = (4,) if config.network.name == "mlp" else (84, 84)
+    kernels, agent = audited_turn(config, frame_shape, minibatches=2)
     assert optimizers.can_be_recorded(agent.optimizer)
     assert all(kernels[part] for part in ("act", "act_at_random", "sample", "learn", "copy"))
     for parameter in agent.online.parameters():  # else an optimizer's step is slow
@@ -81,6 +87,29 @@ def check(*words: str) -> None:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_turn_can_be_captured(name):
     check(*VARIANTS[name])
+
+
+SCHEDULED = ["optimizer.schedule=linear", "optimizer.schedule_steps=100"]
+
+
+READERS = [["ASGD"], ["SGD", "fused=false"], ["RMSprop", "foreach=false"], ["Adadelta", "foreach=false"]]
+
+
+@pytest.mark.parametrize("optimizer", ["Adam", "AdamW", "NatureRMSProp", "SGD", "RMSprop", "Adadelta", "NAdam"])
+def test_a_turn_with_a_changing_learning_rate_can_be_captured(optimizer):
+    check(f"optimizer.name={optimizer}", "network=small_cnn", *SCHEDULED)
+
+
+@pytest.mark.parametrize("optimizer", READERS, ids=" ".join)
+def test_an_optimizer_that_reads_a_changing_learning_rate_is_not_captured(optimizer):
+    words = [f"optimizer.name={optimizer[0]}", *(f"+optimizer.arguments.{word}" for word in optimizer[1:])]
+    with MetaGpu():
+        for schedule, answer in (([], True), (SCHEDULED, False)):
+            config = compose.to_train_config(compose.compose("train", [*words, *schedule, "compute.compile=false"]))
+            agent = make_agent(config, (84, 84), 4, GPU)
+            assert optimizers.can_be_recorded(agent.optimizer) == answer
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta tensor"):  # so it is right to refuse
+        check(*words, *SCHEDULED)
 
 
 @pytest.mark.parametrize("name", ["nature", "rainbow", "m-iqn", "laptop"])

@@ -29,6 +29,9 @@ VARIANTS = {
     "persistent": ["exploration.persistence=2"],
     "clipped": ["optimizer.max_grad_norm=10"],
     "sgd": ["optimizer.name=SGD"],
+    "linear": ["optimizer.schedule=linear", "optimizer.schedule_steps=500"],
+    "nature-cosine": ["preset=nature", "optimizer.schedule=cosine", "optimizer.schedule_steps=500"],
+    "sgd-step": ["optimizer.name=SGD", "optimizer.schedule=StepLR", "optimizer.schedule_arguments.step_size=40"],
 }
 WORDS = [
     "env.game=Pong", "device=cuda", "num_envs=6", "total_steps=600", "replay.warmup_steps=100", "replay.capacity=2000",
@@ -68,7 +71,7 @@ def test_graphs_equal_eager(tmp_path, variant):
     assert eager.agent.losses() == pytest.approx(graphs.agent.losses(), rel=1e-3)
 
 
-@pytest.mark.parametrize("variant", ["nature", "rainbow"])
+@pytest.mark.parametrize("variant", ["nature", "rainbow", "nature-cosine"])
 def test_compiled_equals_eager_to_rounding(tmp_path, variant):
     few = [
         "total_steps=200", "update.target_period_steps=20", "exploration.start=1", "exploration.end=1",
@@ -147,7 +150,7 @@ RESUMED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("variant", ["nature", "rainbow"])
+@pytest.mark.parametrize("variant", ["nature", "rainbow", "linear", "sgd-step"])
 def test_a_resumed_run_ends_as_an_untouched_one(variant, command, tmp_path):
     """To the bit, in a process of its own: nothing that the first one's libraries have settled on helps it."""
     words = [*WORDS, *RESUMED, *VARIANTS[variant], "compute.compile=null", "compute.tf32=true"]

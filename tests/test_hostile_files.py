@@ -103,8 +103,8 @@ def test_nothing_is_written_through_a_link_in_a_run(run, tmp_path):
     (outside / "file").write_text("precious")
     for name in (
         "tensorboard", "wandb", "videos", "checkpoints", "replay", "metrics.csv", "episodes.csv", "config.yaml",
-        ".lock", "process.json", "wandb_id", "not_finite.pt", "checkpoints/latest.pt", "checkpoints/best.pt",
-        "videos/step400.mp4", "tensorboard/events.out.tfevents.1", "metrics.csv.damaged",
+        ".lock", "process.json", "wandb_id", "mlflow_id", "not_finite.pt", "checkpoints/latest.pt",
+        "checkpoints/best.pt", "videos/step400.mp4", "tensorboard/events.out.tfevents.1", "metrics.csv.damaged",
     ):  # fmt: skip
         folder = Path(shutil.copytree(run, tmp_path / "linked"))
         path = folder / name

@@ -19,6 +19,7 @@ from atari_dqn.checkpoint import checkpoints, folders
 from atari_dqn.config import compose
 from atari_dqn.tracking import aside, wandb_client, wandb_tracker
 from atari_dqn.tracking.callback import Callback
+from atari_dqn.utils import files
 from atari_dqn.utils.console import Console
 
 SHORT = [
@@ -268,11 +269,11 @@ def test_a_foreign_id_is_no_path(tmp_path):
     secret.write_text("abc")
     for content, found in {"../../x": "", "a b": "", "x" * 200: "", "0a1b2c3d\n": "0a1b2c3d"}.items():
         (tmp_path / "wandb_id").write_text(content)
-        assert wandb_client._read_id(tmp_path / "wandb_id") == found
+        assert files.read_id(tmp_path / "wandb_id") == found
     (tmp_path / "wandb_id").unlink()
     (tmp_path / "wandb_id").symlink_to(secret)
     os.mkfifo(tmp_path / "pipe")
-    assert wandb_client._read_id(tmp_path / "wandb_id") == wandb_client._read_id(tmp_path / "pipe") == ""
+    assert files.read_id(tmp_path / "wandb_id") == files.read_id(tmp_path / "pipe") == ""
 
 
 class Slow(Callback):

@@ -47,6 +47,7 @@ VARIANTS = {
     "double": [
         *SGD, *PRIORITIZED, "agent.double=true", "agent.dueling=true", "agent.dueling_gradient_scale=0.6",
         "agent.n_step=3", "agent.loss=squared", "optimizer.max_grad_norm=0.4", "update.tau=0.03",
+        "optimizer.schedule=linear", "optimizer.schedule_steps=140", "optimizer.final_learning_rate=0.005",
         "update.target_period_steps=2", "exploration.temperature=0.4",
     ],
     "rainbow": [

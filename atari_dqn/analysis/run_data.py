@@ -29,7 +29,7 @@ from atari_dqn.utils.text import one_line
 Data = dict[str, Any]
 
 AXES = ("frames", "agent_steps", "seconds")
-MEASURED = ("q_mean", "loss", "grad_norm", "epsilon", "frames_per_second")
+MEASURED = ("q_mean", "loss", "grad_norm", "epsilon", "learning_rate", "frames_per_second")
 EVALUATED = ("mean", "sd", "held_out_q")
 TRAINED = ("mean",)
 PARTS = 60  # of a run, at most, that its training games are averaged in
@@ -204,6 +204,8 @@ def entry(folder: Path, points: int) -> Data:
 def _series(folder: Path, points: int, stamp: object) -> Data:
     config, departures = settings_of(folder)
     metrics = thin(numbers(curves.read(folder / "metrics.csv"), (*AXES, *MEASURED)), points)
+    if config.optimizer.schedule == "constant":
+        metrics["learning_rate"][:] = math.nan  # nothing to see
     rows = curves.read(folder / "evaluations.csv")
     current = [row for row in rows if (row.get("network") or "current") == "current"]
     episodes = curves.read(folder / "episodes.csv")

@@ -81,6 +81,8 @@ LIMITS: dict[str, Limit] = {
     "head.cosines": _whole(1, 10_000, "64"),
     "optimizer.learning_rate": _number(0, 10, "1e-4", above=True),
     "optimizer.max_grad_norm": _number(0, 1e9, "10, or null", above=True),
+    "optimizer.schedule_steps": _whole(1, STEPS, _RUN),
+    "optimizer.final_learning_rate": _number(0, 10, "1e-5"),
     "agent.discount": _number(0, 1, "0.99"),
     "agent.n_step": _whole(1, 1000, "3"),
     "agent.reward_clip": _number(0, 1e6, "1, or null", above=True),
@@ -156,6 +158,7 @@ TEXTS: dict[str, str] = {
     "network.name": "a network, such as nature_cnn",
     "rule.name": "a rule of your own, such as my_package.my_module:Name",
     "optimizer.name": "an optimizer, such as Adam",
+    "optimizer.schedule": "constant, linear, cosine, or a class of torch.optim.lr_scheduler such as StepLR",
     "preset": "a preset, such as default",
     "protocol.name": "a protocol, such as nature",
     "device": "auto, cpu, cuda, cuda:1 or mps",
@@ -165,6 +168,7 @@ TEXTS: dict[str, str] = {
     "run_dir": "a new directory, such as runs/Breakout-1",
     "resume": "a run directory, such as runs/Breakout-1, or auto",
     "output": "a path",
+    "logger.mlflow_uri": "an MLflow server, such as http://host:5000",
     "emulators.address": "a Ray cluster, such as auto or host:6379",
     "sweep.address": "a Ray cluster, such as auto or host:6379",
     "sweep.games": "atari57, atari26, nature49, or games such as Pong,Breakout",
@@ -176,6 +180,7 @@ NAMES = ("preset", "protocol.name")  # used in file names
 # Settings that hold several values.
 LISTS: dict[str, str] = {
     "optimizer.arguments": "the optimizer's own settings, such as {eps: 1e-5}",
+    "optimizer.schedule_arguments": "the schedule's own settings, such as {step_size: 250000}",
     "network.hidden": "a list of whole numbers, such as [128,128]",
     "network.arguments": "your network's own settings, such as {width: 32}",
     "rule.arguments": "your rule's own settings, such as {networks: 10}",

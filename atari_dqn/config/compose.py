@@ -1,16 +1,18 @@
 """Compose a command's config with Hydra, check it, and explain errors in one line."""
 
+import contextlib
 import dataclasses
 import functools
-import importlib
 import re
-from contextlib import nullcontext
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import hydra
 import omegaconf
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
@@ -23,6 +25,7 @@ from atari_dqn.config.overrides import as_hydra_reads
 from atari_dqn.config.schema import Env, PlayProtocol, Protocol, TrainConfig
 from atari_dqn.data.games import atari_games, atari_name
 from atari_dqn.registry import environments, own_modules, plugins
+from atari_dqn.utils import extras
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.hints import hint
 
@@ -82,7 +85,7 @@ def with_groups(command: str, words: list[str]) -> list[str]:
     A game that names its module is a Gymnasium environment. CartPole has its own preset, unless another one is typed
     or a run is resumed.
     """
-    words = [_plugged(word) for word in words]
+    words = [plugged(word) for word in words]
     if command not in ("train", "profile", "sweep"):
         return words
     typed = {word.partition("=")[0]: word.partition("=")[2] for word in words}
@@ -94,7 +97,7 @@ def with_groups(command: str, words: list[str]) -> list[str]:
     return words
 
 
-def _plugged(word: str) -> str:
+def plugged(word: str) -> str:
     """`network=my_module:Name` as `network.name=my_module:Name`; so it is with a rule."""
     key, _, value = word.partition("=")
     for kind in (plugins.NETWORK, plugins.RULE):
@@ -112,10 +115,10 @@ def check_references(composed: Any) -> None:
         raise UserError(explain_value(error)) from None
 
 
-def allow_typed(composed: Any) -> None:
-    """Import what was typed on the command line: environments and plug-ins. Raises UserError."""
+def allow_typed(composed: Any, words: list[str]) -> None:
+    """Import what was typed: environments and plug-ins. Raises UserError."""
     allow_plugins(composed)
-    typed = {word.lstrip("+").partition("=")[0] for word in task_overrides()}
+    typed = {word.lstrip("+").partition("=")[0] for word in words}
     names = [str(composed.env.game)] if "env.game" in typed else []
     names += str(composed.sweep.games).split(",") if "sweep.games" in typed else []
     arguments = plain_arguments(composed) if any(key.startswith("env.arguments") for key in typed) else {}
@@ -204,16 +207,53 @@ def to_yaml(config: TrainConfig) -> str:
 
 
 def compose(command: str, overrides: list[str]) -> omegaconf.DictConfig:
-    """Compose a command's config with Hydra; also works within a hydra.main job. Raises UserError."""
-    running = GlobalHydra().is_initialized()
+    """Compose a command's config with Hydra; also within a hydra.main job, ours or another's. Raises UserError."""
     words = [as_hydra_reads(word) for word in with_groups(command, overrides)]
-    if not running:
-        words += search_path()
+    words += search_path()
     try:
-        with nullcontext() if running else hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return hydra.compose(command, words)
+        with _alone:
+            if _is_our_job():
+                return hydra.compose(command, words)
+            with _hydra_of_our_own():
+                return hydra.compose(command, words)
     except (HydraException, omegaconf.errors.OmegaConfBaseException, ValueError) as error:  # or Hydra's own checks
         raise explain(command, overrides, error) from None
+
+
+_alone = threading.RLock()  # a thread with Hydra's global state
+
+
+@contextlib.contextmanager
+def _hydra_of_our_own() -> Iterator[None]:
+    """Hydra's global state, which is another program's or nobody's, is ours for a while."""
+    theirs = Singleton._instances.pop(GlobalHydra, None)
+    try:
+        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            yield
+    finally:
+        if theirs is not None:
+            Singleton._instances[GlobalHydra] = theirs
+
+
+def _is_our_job() -> bool:
+    """Whether Hydra is running and looks for files in our conf/."""
+    if not GlobalHydra().is_initialized():
+        return False
+    places = GlobalHydra.instance().config_loader().get_search_path().get_path()
+    return any(place.path.removeprefix("file://") == str(conf_dir()) for place in places if place.path)
+
+
+def typed(command: str, words: list[str]) -> tuple[omegaconf.DictConfig, list[str]]:
+    """Compose what was typed as a command, as the command line does: with its checks, and trusting the modules that it
+    names. Raises UserError.
+
+    Returns: the config, and the words as Hydra reads them.
+    """
+    words = with_groups(command, words)
+    composed = compose(command, words)
+    check_references(composed)
+    allow_typed(composed, words)
+    return composed, [as_hydra_reads(word) for word in words]
 
 
 def task_overrides() -> list[str]:
@@ -221,23 +261,20 @@ def task_overrides() -> list[str]:
     return list(HydraConfig.get().overrides.task)
 
 
-# Choices that need a Hydra plugin, and the extra that installs it.
+# Choices that need a Hydra plugin.
 PLUGINS = {
-    "hydra/launcher=slurm": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
-    "hydra/launcher=local": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
-    "hydra/sweeper=tune": ("hydra_plugins.hydra_optuna_sweeper", "optuna"),
-    "hydra/sweeper=optuna": ("hydra_plugins.hydra_optuna_sweeper", "optuna"),
+    "hydra/launcher=slurm": "hydra_plugins.hydra_submitit_launcher",
+    "hydra/launcher=local": "hydra_plugins.hydra_submitit_launcher",
+    "hydra/sweeper=tune": "hydra_plugins.hydra_optuna_sweeper",
+    "hydra/sweeper=optuna": "hydra_plugins.hydra_optuna_sweeper",
 }
 
 
 def check_plugins(words: list[str]) -> None:
     """Raise UserError if a choice needs a plugin that is not installed."""
-    for choice, (plugin, extra) in PLUGINS.items():
+    for choice, plugin in PLUGINS.items():
         if choice in words:
-            try:
-                importlib.import_module(plugin)
-            except ImportError:
-                raise UserError(f"{choice} needs another package: pip install 'atari-dqn[{extra}]'") from None
+            extras.load(plugin, choice)
 
 
 def is_multirun() -> bool:

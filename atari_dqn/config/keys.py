@@ -65,7 +65,10 @@ def known_keys(command: str) -> tuple[set[str], dict[str, list[str]]]:
     return keys, groups
 
 
-OPEN = ("optimizer.arguments.", "network.arguments.", "rule.arguments.", "env.arguments.", "env.goals.")
+OPEN = (
+    "optimizer.arguments.", "optimizer.schedule_arguments.", "network.arguments.", "rule.arguments.", "env.arguments.",
+    "env.goals.",
+)  # fmt: skip
 
 
 def is_known(key: str, keys: set[str]) -> bool:

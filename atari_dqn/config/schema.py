@@ -72,6 +72,10 @@ class Optimizer:
     name: str = MISSING
     learning_rate: float = MISSING
     max_grad_norm: float | None = MISSING
+    schedule: str = MISSING  # of the learning rate
+    schedule_steps: int | None = MISSING  # agent steps, of linear and cosine
+    final_learning_rate: float = MISSING  # of linear and cosine
+    schedule_arguments: dict[str, Any] = MISSING  # of a class of torch.optim.lr_scheduler, in updates
     arguments: dict[str, Any] = MISSING  # the optimizer's other arguments, such as {eps: 1e-5}
 
 
@@ -179,6 +183,8 @@ class Logger:
     artifacts: bool = MISSING  # upload the best and the last network
     timeout_seconds: float | None = MISSING
     tensorboard: bool = MISSING
+    mlflow: bool = MISSING
+    mlflow_uri: str | None = MISSING
 
 
 @dataclass

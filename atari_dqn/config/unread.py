@@ -53,6 +53,15 @@ READERS = (
     Reader(
         "head.samples head.target_samples head.policy_samples head.cosines", lambda c: c.head.name == "iqn", "head=iqn"
     ),
+    Reader(
+        "optimizer.schedule_steps optimizer.final_learning_rate",
+        lambda c: c.optimizer.schedule in ("linear", "cosine"),
+        "optimizer.schedule=linear or cosine",
+    ),
+    Reader(
+        "optimizer.schedule_arguments", lambda c: c.optimizer.schedule not in ("constant", "linear", "cosine"),
+        "an optimizer.schedule of torch's, such as StepLR",
+    ),
     Reader("agent.dueling_gradient_scale", lambda c: c.agent.dueling, "agent.dueling=true"),
     Reader("agent.noisy_sigma", lambda c: c.agent.noisy, "agent.noisy=true"),
     Reader(
@@ -74,6 +83,7 @@ READERS = (
         "protocol.window_frames protocol.window_games", lambda c: c.protocol.source == "training",
         "protocol.source=training",
     ),
+    Reader("logger.mlflow_uri", lambda c: c.logger.mlflow, "logger.mlflow=true"),
     Reader("emulators.actors emulators.address", lambda c: c.emulators.kind == "ray", "emulators=ray"),
 )  # fmt: skip
 
@@ -115,6 +125,6 @@ def refuse(config: TrainConfig, words: Iterable[str], part: str = "") -> None:
     """Raise UserError if a setting without effect was typed on the command line."""
     typed = {word.lstrip("+~").partition("=")[0] for word in words}
     for key, reader in unread(config, part).items():
-        if key in typed and reader.strict:
+        if reader.strict and any(word == key or word.startswith(f"{key}.") for word in typed):
             value = presets.text(_value(config, key))
             raise UserError(f"{key}={value} has no effect in this run: it needs {reader.when}; leave it out")

@@ -1,17 +1,28 @@
 """Check that settings are consistent. The valid values of single settings are in bounds.py."""
 
+import re
+from collections.abc import Iterable
+
 from atari_dqn.config import bounds
 from atari_dqn.config.bounds import one_of
 from atari_dqn.config.schema import Env, Head, Logger, Protocol, TrainConfig
 from atari_dqn.data import scores
 from atari_dqn.registry.environments import check_arguments, own_of
+from atari_dqn.utils import extras
 from atari_dqn.utils.errors import UserError
-from atari_dqn.utils.text import plural
+from atari_dqn.utils.text import plural, shown
 
 # Environment settings that a protocol may fix.
 PLAYED = (
     "repeat_action_probability", "noop_max", "fire_reset", "max_frames", "full_action_space", "terminal_on_life_loss",
 )  # fmt: skip
+
+# What is on by default where its package is installed: the setting, its name, the package.
+WHERE_INSTALLED = {
+    "logger.wandb": ("W&B", "wandb"),
+    "logger.tensorboard": ("TensorBoard", "tensorboard"),
+    "evaluation.video_seconds": ("videos", "av"),
+}
 
 
 def played_by(env: Env) -> tuple[str, ...]:
@@ -49,6 +60,12 @@ def check(config: TrainConfig) -> None:
         )
     if exploration.persistence is not None and exploration.temperature is not None:
         raise UserError("exploration.persistence and exploration.temperature are mutually exclusive; set one to null")
+    optimizer = config.optimizer
+    if optimizer.schedule in ("linear", "cosine") and optimizer.schedule_steps is None:
+        raise UserError(
+            f"optimizer.schedule={optimizer.schedule} needs optimizer.schedule_steps=..., the agent steps from the "
+            f"first to the last learning rate"
+        )
     if config.compute.deterministic and config.compute.compile:
         raise UserError(
             "compute.deterministic=true and compute.compile=true are mutually exclusive: resumed on a GPU, a compiled "
@@ -89,7 +106,7 @@ def check_replay(config: TrainConfig) -> None:
 
 
 def check_logger(logger: Logger) -> None:
-    """Raise UserError for the first value that W&B would reject."""
+    """Raise UserError for the first value that W&B would reject, and for a password."""
     for key, most, banned in (
         ("project", 128, "/\\#?%:"), ("entity", 128, "/\\#?%:"), ("name", 128, ""), ("group", 128, ""),
     ):  # fmt: skip
@@ -99,6 +116,11 @@ def check_logger(logger: Logger) -> None:
             raise UserError(
                 f"logger.{key}={value:.150}: must have 1 to {most} characters{without}; null for the default"
             )
+    if logger.mlflow_uri is not None and re.search(r"//[^/]*@", logger.mlflow_uri):
+        raise UserError(
+            "logger.mlflow_uri holds a password, which would be stored with the run: set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_URI"
+        )
     for tag in logger.tags or []:
         if not 1 <= len(tag) <= 64:
             raise UserError(f"logger.tags: {tag[:70]!r} must have 1 to 64 characters")
@@ -139,6 +161,22 @@ def check_agent(config: TrainConfig) -> None:
         )
 
 
+def _not_installed(config: TrainConfig) -> dict[str, tuple[str, str]]:
+    """Of WHERE_INSTALLED, what a config asks for in vain."""
+    sections = {key: key.split(".") for key in WHERE_INSTALLED}
+    asked = [key for key, (part, name) in sections.items() if getattr(getattr(config, part), name) not in ("off", 0)]
+    return {key: WHERE_INSTALLED[key] for key in asked if not extras.there(WHERE_INSTALLED[key][1])}
+
+
+def check_installed(config: TrainConfig, words: Iterable[str]) -> None:
+    """Raise UserError if a setting was typed that needs a package which is not installed."""
+    typed = {word.lstrip("+").partition("=")[0] for word in words}
+    for key, (_, package) in _not_installed(config).items():
+        if key in typed:
+            part, name = key.split(".")
+            extras.need(f"{key}={shown(getattr(getattr(config, part), name))}", package)
+
+
 def notes(config: TrainConfig) -> list[str]:
     """Warnings to print before a run starts."""
     from atari_dqn.config import unread  # circular: unread composes configs, which are checked here
@@ -149,6 +187,9 @@ def notes(config: TrainConfig) -> list[str]:
             f"rewards are not clipped, but head=c51 only represents returns from head.v_min={head.v_min:g} to "
             f"head.v_max={head.v_max:g}"
         )
+    if lacking := _not_installed(config).values():
+        names, packages = zip(*lacking, strict=True)
+        found.append(f"off in this run, because not installed: {', '.join(names)} ({extras.install(*packages)})")
     return found
 
 

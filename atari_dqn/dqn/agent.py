@@ -13,6 +13,7 @@ from atari_dqn.dqn.exploration import Persistent, epsilon_greedy
 from atari_dqn.dqn.networks import QNetwork
 from atari_dqn.dqn.optimizers import NatureRMSProp
 from atari_dqn.dqn.replay import Batch
+from atari_dqn.dqn.schedules import Schedule
 from atari_dqn.utils.graphs import PerShape, compiled, scripted
 
 Policy = Callable[[Tensor, float | Tensor, torch.Generator], Tensor]
@@ -38,6 +39,7 @@ class Agent:
         policy: chooses actions from Q-values [N, A], an epsilon and a generator.
         script: on a CPU, differentiate without Python; see graphs.scripted.
         fuse: compile an update as a whole, and the target network's forward pass; see graphs.compiled.
+        schedule: of the optimizer's learning rate; None: constant.
     """
 
     def __init__(
@@ -51,8 +53,10 @@ class Agent:
         policy: Policy = epsilon_greedy,
         script: bool = False,
         fuse: bool = False,
+        schedule: Schedule | None = None,
     ) -> None:
         self.online, self.optimizer, self.rule, self.policy = online, optimizer, rule, policy
+        self.schedule = schedule or Schedule(optimizer)
         self.target = copy.deepcopy(online).requires_grad_(False)
         rule.begin(self.target)
         self._reduce = torch.sum if reduction == "sum" else torch.mean
@@ -172,6 +176,7 @@ class Agent:
             "online": self.online.state_dict(),
             "target": self.target.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state(),
             "rule": self.rule.state(),
             "sums": self._sums,
             "gradient_norm": self.gradient_norm(),
@@ -189,6 +194,7 @@ class Agent:
         self.rule.restore(state.get("rule", {}))
         own = self.optimizer.state_dict()["param_groups"]  # of the config and this device, not of the file
         self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": own})
+        self.schedule.restore(state.get("schedule", {}))
         self._sums.copy_(state["sums"])
         self._norm_before = float(state["gradient_norm"])
         if isinstance(self.policy, Persistent):

@@ -99,6 +99,7 @@ def training_loop(
             if not progress.updates:
                 agent.standardize(replay.some_frames())
             if minibatches := due(update.period_steps, before, after):
+                agent.schedule.begin_turn(before, progress.updates)
                 learn(minibatches)
                 progress.updates += minibatches
         if copies := due(update.target_period_steps, before, after):

@@ -44,7 +44,7 @@ def nature_rmsprop(
     grads: list[Tensor],
     means: list[Tensor],
     squares: list[Tensor],
-    lr: float,
+    lr: float | Tensor,
     decay: float,
     eps: float,
 ) -> None:
@@ -56,10 +56,22 @@ def nature_rmsprop(
     torch._foreach_clamp_min_(scales, 0)  # which rounding can push below 0
     torch._foreach_add_(scales, eps)
     torch._foreach_sqrt_(scales)
-    torch._foreach_addcdiv_(params, grads, scales, -lr)
+    if isinstance(lr, Tensor):  # which addcdiv would have to read on the host
+        steps = torch._foreach_div(grads, scales)
+        torch._foreach_mul_(steps, -lr)
+        torch._foreach_add_(params, steps)
+    else:
+        torch._foreach_addcdiv_(params, grads, scales, -lr)
 
 
 def can_be_recorded(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether a CUDA graph of its steps stays right: nothing in them is counted in Python."""
+    """Whether a CUDA graph of its steps stays right: nothing in them is counted or read in Python."""
+    group = optimizer.param_groups[0]
+    if isinstance(group["lr"], Tensor) and (
+        isinstance(optimizer, torch.optim.ASGD)
+        or (isinstance(optimizer, torch.optim.SGD) and not group["fused"])
+        or (isinstance(optimizer, torch.optim.RMSprop | torch.optim.Adadelta) and group["foreach"] is False)
+    ):
+        return False  # these read it
     plain = isinstance(optimizer, NatureRMSProp | torch.optim.SGD)
     return plain or all(group.get("capturable") for group in optimizer.param_groups)

@@ -51,7 +51,7 @@ class Difference(NamedTuple):
 
 def export(checkpoint: Checkpoint, asked: ExportConfig, console: Console) -> None:
     """Do what the command is asked. Raises RunFailed for a file that would play otherwise."""
-    extras.need("export", *NEEDS[asked.format])
+    extras.need(f"format={asked.format}", *NEEDS[asked.format])
     ending = f".{asked.format}"
     output = outputs.choose(asked.output, checkpoint.path.with_suffix(ending), (ending,), is_kept=True)
     beside = outputs.choose(None, card.beside(output), (".md",), is_kept=True)

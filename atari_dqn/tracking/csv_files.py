@@ -16,8 +16,8 @@ from atari_dqn.utils.text import plural
 
 # Columns of the files that a run writes.
 METRICS = (
-    "frames", "agent_steps", "updates", "seconds", "epsilon", "loss", "q_mean", "grad_norm", "return_mean", "games",
-    "frames_per_second", *(f"time_{stage}" for stage in STAGES),
+    "frames", "agent_steps", "updates", "seconds", "epsilon", "learning_rate", "loss", "q_mean", "grad_norm",
+    "return_mean", "games", "frames_per_second", *(f"time_{stage}" for stage in STAGES),
 )  # fmt: skip
 EPISODES = ("frames", "agent_steps", "updates", "seconds", "return", "length_frames", "env")
 EVALUATIONS = (
@@ -30,7 +30,7 @@ COUNTS = ("frames", "agent_steps", "updates", "episodes", "length_frames", "env"
 NUMBERS = ("seconds", "return", "mean", "sd")  # finite, never empty
 SCORES = ("median", "min", "max", "human_normalised", "games")  # finite, or empty
 MEASURES = (  # nan until there is something to measure
-    "epsilon", "loss", "q_mean", "grad_norm", "return_mean", "frames_per_second", "held_out_q",
+    "epsilon", "learning_rate", "loss", "q_mean", "grad_norm", "return_mean", "frames_per_second", "held_out_q",
 )  # fmt: skip
 REQUIRED = {  # a file without these columns is rejected
     "metrics.csv": {"frames", "agent_steps"},

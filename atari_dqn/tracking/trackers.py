@@ -8,13 +8,14 @@ from atari_dqn.config import compose
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.data import scores
 from atari_dqn.registry import plugins
-from atari_dqn.tracking import curves, wandb_client, wandb_tracker
+from atari_dqn.tracking import curves, mlflow_tracker, wandb_client, wandb_tracker
 from atari_dqn.tracking.aside import Aside
 from atari_dqn.tracking.callback import Callback
 from atari_dqn.tracking.callbacks import Guarded
 from atari_dqn.tracking.csv_files import CsvFiles
 from atari_dqn.tracking.display import Display
 from atari_dqn.tracking.tensorboard import TensorBoard
+from atari_dqn.utils import extras
 from atari_dqn.utils.console import Console
 
 
@@ -24,6 +25,7 @@ def make_trackers(
     agent_steps: int,
     events: int,
     confirmed: bool,
+    outcome: Callable[[], str],
     console: Console,
     say: Callable[[str], None],
 ) -> list[Callback]:
@@ -32,13 +34,14 @@ def make_trackers(
     Args:
         events: number of rows that W&B already has.
         confirmed: whether the best network was evaluated again at the end; see Evaluator.
+        outcome: how the run has ended, once it has.
         say: prints a one-line message.
     """
     logger, skip = config.logger, config.env.frame_skip
     chosen: list[Callback] = [CsvFiles(folder, agent_steps, confirmed, say)]  # first: it sets damaged files aside
     past = curves.evaluations(curves.read(folder / "evaluations.csv"))
     best = max((point.mean for point in past if point.frames <= agent_steps * skip), default=None)
-    if logger.tensorboard:
+    if logger.tensorboard and extras.there("tensorboard"):
         chosen.append(
             Guarded("TensorBoard", lambda: TensorBoard(folder, agent_steps * skip, compose.to_yaml(config)), say)
         )
@@ -48,6 +51,8 @@ def make_trackers(
         known = {"best_return": best, "best_human_normalised": share}
     if watched := wandb_tracker.make_tracker(logger, folder, dataclasses.asdict(config), events, known, say):
         chosen.append(watched)
+    if logged := mlflow_tracker.make_tracker(logger, folder, dataclasses.asdict(config), agent_steps, outcome, say):
+        chosen.append(logged)
     seconds = logger.timeout_seconds or wandb_client.TIMEOUT_SECONDS
     for name in config.trackers:  # in threads of their own: what is shown must not slow down what is computed
         chosen.append(Aside(name, plugins.find(plugins.TRACKER, name), seconds, lambda: None, say))

@@ -17,6 +17,8 @@ from typing import Any
 import psutil
 
 from atari_dqn.config.schema import Logger
+from atari_dqn.utils import extras
+from atari_dqn.utils.files import read_id
 from atari_dqn.utils.text import one_line
 
 TIMEOUT_SECONDS = 30.0  # for the server to respond at the start, and to accept the rest at the end
@@ -49,11 +51,9 @@ class Warnings:
 
 
 def load() -> Any:
-    """Import the client."""
+    """Import the client. Raises UserError if it is not installed."""
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # a broken server would block its telemetry, and us
-    import wandb  # slow to load
-
-    return wandb
+    return extras.load("wandb", "W&B")  # slow to load
 
 
 def client_settings(warnings: Warnings | None = None) -> Any:
@@ -140,7 +140,7 @@ class Client:
 
     def __init__(self, logger: Logger, folder: Path) -> None:
         self._logger, self._folder, self.warnings = logger, folder, Warnings()
-        self.known_id = _read_id(folder / "wandb_id")
+        self.known_id = read_id(folder / "wandb_id")
         self._new_id = secrets.token_hex(4)
 
     def settings(self, mode: str) -> Any:
@@ -193,12 +193,3 @@ def stop(kill: bool = True) -> None:
         end_service()
     with contextlib.suppress(Exception, SystemExit):  # raised if the process was killed
         load().teardown()
-
-
-def _read_id(path: Path) -> str:
-    """The id of the run being resumed; empty if there is none or it is not valid."""
-    if path.is_symlink() or not path.is_file():
-        return ""
-    with open(path, "rb") as file:
-        found = file.read(129).decode(errors="replace").strip()
-    return found if re.fullmatch(r"[\w.-]{1,128}", found, re.ASCII) else ""

@@ -7,22 +7,17 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from atari_dqn.checkpoint import checkpoints
 from atari_dqn.config.schema import Logger
-from atari_dqn.tracking import wandb_client
+from atari_dqn.tracking import uploads, wandb_client
 from atari_dqn.tracking.aside import Aside
 from atari_dqn.tracking.callback import Callback, Row, group
 from atari_dqn.tracking.wandb_client import Client
-from atari_dqn.utils.errors import UserError
+from atari_dqn.utils import extras
 from atari_dqn.utils.files import replacing
 from atari_dqn.utils.text import one_line
 
 # Columns left out of evaluation and episode panels: they already have a `train` panel or are not worth plotting.
 BESIDE = ("frames", "agent_steps", "updates", "seconds", "env", "episodes", "best", "network", "protocol")
-LAST = "last.pt"  # the uploaded part of latest.pt, kept in the client's folder until then
-PLAYABLE = (
-    "config", "plugins", "actions", "frame_shape", "frame_dtype", "agent_steps", "updates", "seconds", "online",
-)  # fmt: skip
 
 
 def make_tracker(
@@ -34,7 +29,7 @@ def make_tracker(
         step: W&B's row counter. A resumed run rewrites the rows since its checkpoint, with the same numbers.
         final: summary values known so far.
     """
-    if logger.wandb == "off":
+    if logger.wandb == "off" or not extras.there("wandb"):
         return None
     try:
         wandb_client.stop(kill=False)  # left by an earlier run in this process; settings are read again
@@ -99,7 +94,7 @@ class WandB(Callback):
             step,
             artifacts,
         )
-        self._final, self._offline = dict(final), mode == "offline"
+        self._summary, self._offline = uploads.Summary(final), mode == "offline"
         try:
             self._run = client.start(mode, config)
         except Exception as error:
@@ -127,18 +122,14 @@ class WandB(Callback):
 
     def metrics(self, row: Row) -> None:
         self._numbers("train", row)
-        self._final |= {key: row[key] for key in ("frames", "agent_steps", "updates")}
-        self._final |= {"hours": row["seconds"] / 3600, "training_return": row["return_mean"]}
+        self._summary.metrics(row)
 
     def episode(self, row: Row) -> None:
         self._numbers("episode", row)
 
     def evaluation(self, row: Row) -> None:
         self._numbers(group(row), row)
-        if row["best"]:
-            self._final |= {"best_return": row["mean"], "best_human_normalised": row["human_normalised"]}
-        if row["network"] == "best":  # evaluated again with fresh seeds
-            self._final["best_return_again"] = row["mean"]
+        self._summary.evaluation(row)
 
     def video(self, path: Path, row: Row) -> None:
         self._log({"frames": row["frames"], "evaluation/video": self._wandb.Video(str(path), format="mp4")})
@@ -147,7 +138,7 @@ class WandB(Callback):
         """Upload what is left. If the server does not accept it, print how to upload it later."""
         folder, why = Path(self._run.dir).parent, ""
         try:
-            self._run.summary.update({f"final/{key}": v for key, v in self._final.items() if v is not None})
+            self._run.summary.update({f"final/{key}": v for key, v in self._summary.values.items() if v is not None})
             if self._artifacts and not self._offline:
                 self._upload_networks(self._artifacts, folder)
             self._run.finish()
@@ -158,7 +149,7 @@ class WandB(Callback):
             why = one_line(repr(error))
         wandb_client.stop(kill=bool(why))
         if not why:
-            (folder / LAST).unlink(missing_ok=True)
+            (folder / uploads.LAST).unlink(missing_ok=True)
         if why and not self._offline:
             self._say(f"W&B: not everything was uploaded ({why}); upload the rest with {_sync(folder)}")
         elif self._offline:
@@ -172,7 +163,7 @@ class WandB(Callback):
 
         def upload() -> None:
             try:
-                last = _last(checkpoints, folder)
+                last = uploads.last_network(checkpoints, folder)
                 for path in (checkpoints / "best.pt", last) if last else ():
                     artifact = self._wandb.Artifact(f"network-{self._run.id}", "model")
                     artifact.add_file(str(path), policy="immutable", skip_cache=True)
@@ -190,19 +181,6 @@ class WandB(Callback):
         if failed or thread.is_alive():
             why = failed[0] if failed else "no response"
             self._say(f"W&B: the networks may not have been uploaded ({why}); they are in {checkpoints}")
-
-
-def _last(checkpoints_: Path, folder: Path) -> Path | None:
-    """Write latest.pt's network alone to the client's folder; None if the run is not finished."""
-    try:
-        content = checkpoints.Checkpoint(checkpoints_ / "latest.pt").content
-    except UserError:
-        return None
-    if not content.get("finished"):
-        return None
-    path = folder / LAST
-    checkpoints.write(path, {key: content[key] for key in PLAYABLE if key in content})
-    return path
 
 
 def _refusal(error: BaseException) -> str:

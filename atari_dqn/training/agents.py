@@ -11,6 +11,7 @@ from atari_dqn.dqn.agent import Agent, Policy
 from atari_dqn.dqn.exploration import Persistent, boltzmann, epsilon_greedy
 from atari_dqn.registry import plugins
 from atari_dqn.training.optimizers import make_optimizer
+from atari_dqn.training.schedules import make_schedule
 from atari_dqn.utils import seeding
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.graphs import can_compile
@@ -31,9 +32,10 @@ def make_agent(config: TrainConfig, frame_shape: tuple[int, ...], num_actions: i
     if compiling is None:
         suits = device.type == "cuda" and online.sees_pictures and not compute.deterministic
         compiling = suits and can_compile(device)
+    made = make_optimizer(optimizer.name, online.parameters(), optimizer.learning_rate, optimizer.arguments)
     agent = Agent(
         online,
-        make_optimizer(optimizer.name, online.parameters(), optimizer.learning_rate, optimizer.arguments),
+        made,
         make_rule(config),
         config.agent.reduction,
         optimizer.max_grad_norm,
@@ -41,6 +43,7 @@ def make_agent(config: TrainConfig, frame_shape: tuple[int, ...], num_actions: i
         policy,
         script=compute.graphs and not compiling,
         fuse=compiling and device.type != "cpu",
+        schedule=make_schedule(optimizer, made),
     )
     if compiling and device.type == "cpu":  # whose fast layers the compiler does not take with gradients
         for part in (agent.online, agent.target):

@@ -46,6 +46,7 @@ class Meter:
         parts.trackers.metrics(
             parts.row(
                 epsilon=epsilon,
+                learning_rate=parts.agent.schedule.learning_rate,
                 loss=losses.loss,
                 q_mean=losses.q_mean,
                 grad_norm=parts.agent.gradient_norm(),

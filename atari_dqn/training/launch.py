@@ -9,8 +9,8 @@ import yaml  # type: ignore[import-untyped]
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from atari_dqn.checkpoint import checkpoints, folders
-from atari_dqn.config import presets, unread
-from atari_dqn.config.compose import completed, is_multirun, known_keys, plain, to_train_config, to_yaml
+from atari_dqn.config import presets, unread, validate
+from atari_dqn.config.compose import completed, is_multirun, known_keys, plain, plugged, to_train_config, to_yaml
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.tracking.callback import Callback
 from atari_dqn.training.run import Run
@@ -40,7 +40,7 @@ RESUMABLE = (
 # Never taken from a stored run, whose files may come from anyone: where this machine connects to, as whom, and what
 # code runs. Only the command line or the default counts. (run_dir, resume and a sweep's address are never read from a
 # stored run.)
-NEVER_STORED = ("emulators.address", "logger.entity", "logger.host", "trackers", "callbacks")
+NEVER_STORED = ("emulators.address", "logger.entity", "logger.host", "logger.mlflow_uri", "trackers", "callbacks")
 
 
 def resumed_config(folder: Path, overrides: list[str], asked: TrainConfig) -> TrainConfig:
@@ -54,7 +54,7 @@ def resumed_config(folder: Path, overrides: list[str], asked: TrainConfig) -> Tr
 
     def differs(key: str) -> bool:  # compares only settings in the file: older versions had fewer
         node = _select(written, key)
-        if key.endswith(".arguments"):
+        if key.endswith("arguments"):
             return bool(_select(saved, key) != _select(typed, key))
         if omegaconf.OmegaConf.is_dict(node):
             return any(differs(f"{key}.{name}") for name in node)
@@ -163,7 +163,8 @@ def train(
         console: for the run's output; None for the terminal.
         callbacks: watch the run.
     """
-    console = console or Console()
+    console, overrides = console or Console(), [plugged(word) for word in overrides]
+    validate.check_installed(config, overrides)
     folders.of_job(config)
     folder = folders.find(config) if config.resume is not None else None
     if folder:
@@ -189,6 +190,7 @@ def resume(
         asked: the config that `overrides` would give a new run.
     """
     folders.refuse_links(folder)
+    overrides = [plugged(word) for word in overrides]
     config = resumed_config(folder, overrides, asked)
     for key, now, then in (
         ("env.game", asked.env.game, config.env.game),

@@ -66,15 +66,20 @@ def _try_out(make: Callable[[list[Tensor]], torch.optim.Optimizer]) -> None:
 
 
 def _check(name: str, key: str, value: Any, options: dict[str, inspect.Parameter]) -> None:
-    """Raise UserError if an argument is none of an optimizer's, or of another type than its default."""
+    """Raise UserError if an argument is none that an optimizer may be given, or of another type than its default."""
     setting = f"optimizer.arguments.{key}"
     if key == "lr":
         raise UserError(f"{setting}: the learning rate is optimizer.learning_rate")
     if key in NOT_FOR_LEARNING:
         raise UserError(f"{setting}: {NOT_FOR_LEARNING[key]}; leave it out")
-    others = [option for option in options if option not in ("params", "lr", *NOT_FOR_LEARNING)]
-    if key not in others:
-        raise UserError(f"{setting}: {name} has no such argument{suggest(key, others)}; it has {', '.join(others)}")
+    others = {option: options[option] for option in options if option not in ("params", "lr", *NOT_FOR_LEARNING)}
+    check_argument(setting, name, key, value, others)
+
+
+def check_argument(setting: str, name: str, key: str, value: Any, options: dict[str, inspect.Parameter]) -> None:
+    """Raise UserError if an argument is none of `options`, or of another type than its default."""
+    if key not in options:
+        raise UserError(f"{setting}: {name} has no such argument{suggest(key, options)}; it has {', '.join(options)}")
     default = options[key].default
     if isinstance(default, bool) or key in SWITCHES:
         fits, kind = isinstance(value, bool) or value is default, "true or false"
@@ -84,6 +89,8 @@ def _check(name: str, key: str, value: Any, options: dict[str, inspect.Parameter
         kind = f"{len(default)} numbers, such as [{','.join(map(shown, default))}]"
     elif isinstance(default, int | float):
         fits, kind = _is_number(value), f"a number such as {default:g}"
+    elif options[key].annotation in ("int", "float"):  # which it has to be given
+        fits, kind = _is_number(value), "a number"
     else:
         return
     if not fits:

@@ -11,6 +11,7 @@ from atari_dqn.config.schema import TrainConfig
 from atari_dqn.dqn import networks, prioritized
 from atari_dqn.dqn.replay import Replay, torch_dtype
 from atari_dqn.envs.journal import Journal
+from atari_dqn.tracking import mlflow_tracker
 from atari_dqn.tracking.callback import Row
 from atari_dqn.tracking.callbacks import Callbacks
 from atari_dqn.tracking.goals import Goals
@@ -33,6 +34,7 @@ class Parts:
 
     def __init__(self, config: TrainConfig, folder: Path, console: Console, resumed: Resumed | None = None) -> None:
         self.config, self.folder, self.console = config, folder, console
+        mlflow_tracker.require(config.logger)
         self.device = devices.choose_device(config.device)
         networks.set_threads(config.network.name, self.device)
         machine.keep_freed_memory()

@@ -32,11 +32,13 @@ class Run(Parts):
         resumed: the checkpoint to resume from, and its replay's files.
 
     Attributes:
+        outcome: finished, or stopped on request; until then, failed.
         tell_outcome: called when everything is saved, before the trackers flush.
     """
 
     def __init__(self, config: TrainConfig, folder: Path, console: Console, resumed: Resumed | None = None) -> None:
         super().__init__(config, folder, console, resumed)
+        self.outcome = "failed"
         self.tell_outcome: Callable[[str], None] = lambda outcome: None
         with contextlib.ExitStack() as on_error:
             on_error.callback(self.emulators.close)
@@ -57,11 +59,6 @@ class Run(Parts):
         """End the run after this turn, as a signal would."""
         self.stopped.set()
 
-    @property
-    def outcome(self) -> str:
-        """How it ended: stopped on request, or finished."""
-        return "stopped" if self.stopped.is_set() else "finished"
-
     def go(self, *callbacks: Callback) -> None:
         """Train until the end, a goal, or a stop signal, watched by `callbacks`, too. Raises RunFailed."""
         self.progress.start_clock()
@@ -73,6 +70,7 @@ class Run(Parts):
                     self.agent_steps,
                     self.trackers.events,
                     self.evaluator.confirmed,
+                    lambda: self.outcome,
                     self.console,
                     self.say,
                 )
@@ -82,6 +80,7 @@ class Run(Parts):
                     self.say(f"note: {note}")
                 self._say_what_scores_mean()
                 self._train()
+                self.outcome = "stopped" if self.stopped.is_set() else "finished"
                 self.tell_outcome(self.outcome)
         except UserError:
             raise

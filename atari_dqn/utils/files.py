@@ -37,6 +37,15 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
+def read_id(path: Path) -> str:
+    """The id of a tracker's run that a file holds; empty if there is none or it is not valid."""
+    if path.is_symlink() or not path.is_file():
+        return ""
+    with open(path, "rb") as file:
+        found = file.read(129).decode(errors="replace").strip()
+    return found if re.fullmatch(r"[\w.-]{1,128}", found, re.ASCII) else ""
+
+
 def read(path: Path, most: int = MOST_BYTES) -> bytes:
     """Read a regular file of at most `most` bytes. Raises OSError."""
     with opened(path) as file:

@@ -19,6 +19,7 @@ const CHARTS = [
   { key: "evaluated.held_out_q", title: "Q-values of held-out states", note: "mean of max Q, as in Figure 2 of Mnih et al. 2015", points: true },
   { key: "measured.loss", title: "Loss", note: "mean over the updates since the last row of metrics.csv" },
   { key: "measured.epsilon", title: "Epsilon", note: "probability of a random action" },
+  { key: "measured.learning_rate", title: "Learning rate", note: "of the last update" },
   { key: "measured.frames_per_second", title: "Speed", note: "environment frames per second" },
   { key: "measured.grad_norm", title: "Gradient norm", note: "of the last update" },
 ];
