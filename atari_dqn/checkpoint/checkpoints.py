@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from atari_dqn.checkpoint import folders
-from atari_dqn.checkpoint.network import build_network, is_own
+from atari_dqn.checkpoint.network import restored
 from atari_dqn.checkpoint.replay_files import ReplayFiles, segments
 from atari_dqn.config import compose
 from atari_dqn.dqn import networks
@@ -120,27 +120,13 @@ class Checkpoint:
                     self.content[part] = networks.renamed(self.content[part])
             if len(set(self.actions)) < len(self.actions):
                 raise ValueError("duplicate actions")
-            self.network = self._network().to(device)
+            weights = self.content["online"]
+            self.network = restored(self.config, self.frame_shape, len(self.actions), weights).to(device)
         except UserError as error:
             raise UserError(f"{path} is not a usable checkpoint: {error}") from None
         except Exception as error:
             kind = type(error).__name__
             raise UserError(f"{path} is not a usable checkpoint: {kind} ({one_line(error, 120)})") from None
-
-    def _network(self) -> networks.QNetwork:
-        # On the meta device: a tampered size allocates nothing before the weights' shapes are checked. A user's network
-        # may keep tensors that no checkpoint has.
-        weights, own = self.content["online"], is_own(self.config)
-        with torch.device("cpu" if own else "meta"), torch.random.fork_rng([]):
-            module = build_network(self.config, self.frame_shape, len(self.actions))
-        shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
-        if {key: tuple(value.shape) for key, value in weights.items()} != shapes:
-            raise ValueError("its weights do not match its network")
-        if not all(torch.isfinite(value).all() for value in weights.values()):
-            raise ValueError("its weights are not finite")
-        module = module if own else module.to_empty(device="cpu")
-        module.load_state_dict(weights)
-        return module.requires_grad_(False)
 
 
 def _is_damaged(path: Path) -> bool:

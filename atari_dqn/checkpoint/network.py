@@ -1,9 +1,9 @@
 """The network that a config asks for, the user's own one included."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.dqn import networks
@@ -33,6 +33,25 @@ def build_network(config: TrainConfig, frame_shape: Sequence[int], num_actions: 
     if own is not None:
         _try_out(own, name, frame_shape, stack)
     return network
+
+
+def restored(
+    config: TrainConfig, frame_shape: Sequence[int], num_actions: int, weights: Mapping[str, Tensor]
+) -> QNetwork:
+    """The network with weights of a file. Raises ValueError if they do not fit or are not finite, and UserError."""
+    # On the meta device: a tampered size allocates nothing before the weights' shapes are checked. A user's network
+    # may keep tensors that no checkpoint has.
+    own = is_own(config)
+    with torch.device("cpu" if own else "meta"), torch.random.fork_rng([]):
+        module = build_network(config, frame_shape, num_actions)
+    shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    if {key: tuple(value.shape) for key, value in weights.items()} != shapes:
+        raise ValueError("its weights do not match its network")
+    if not all(torch.isfinite(value).all() for value in weights.values()):
+        raise ValueError("its weights are not finite")
+    module = module if own else module.to_empty(device="cpu")
+    module.load_state_dict(weights)
+    return module.requires_grad_(False)
 
 
 @torch.no_grad()

@@ -186,11 +186,11 @@ def collect(composed: Any) -> None:
 
     from atari_dqn.evaluation.player import make_player
     from atari_dqn.exchange import minari
-    from atari_dqn.utils import extras, signals
+    from atari_dqn.utils import signals
 
     asked, checkpoint, protocol = _asked(composed)
     env, player = make_player(checkpoint, protocol, asked.env.game, asked.env.arguments)
-    extras.need("a data set", *minari.NEEDS)
+    minari.check()
     stopped = threading.Event()
     with signals.stop_signals(stopped), _told(console.Console(), asked.episodes, env.game) as tell:
         data, played = minari.collect(checkpoint, protocol, env, player, asked, tell, stopped.is_set)

@@ -88,6 +88,7 @@ class ExportConfig:
     checkpoint: str = MISSING
     format: str = MISSING  # onnx | safetensors
     states: int = MISSING  # of play, on which the file is compared with the checkpoint; 0 for none
+    network: PlayNetwork = field(default_factory=PlayNetwork)
     env: PlayEnv = field(default_factory=PlayEnv)
     seed: int = MISSING
     output: str | None = MISSING
@@ -98,6 +99,7 @@ class CollectConfig:
     """Which games to play and store as a data set."""
 
     checkpoint: str = MISSING
+    network: PlayNetwork = field(default_factory=PlayNetwork)
     env: PlayEnv = field(default_factory=PlayEnv)
     episodes: int = MISSING  # whole games
     num_envs: int = MISSING  # played side by side

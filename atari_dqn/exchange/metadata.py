@@ -8,8 +8,8 @@ from atari_dqn.checkpoint.checkpoints import Checkpoint
 
 # The settings that describe an agent. The others name folders, accounts and machines.
 PARTS = (
-    "env", "network", "head", "optimizer", "agent", "replay", "update", "exploration", "protocol", "preset", "seed",
-    "total_steps", "num_envs",
+    "env", "network", "head", "rule", "optimizer", "agent", "replay", "update", "exploration", "protocol", "preset",
+    "seed", "total_steps", "num_envs",
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,13 +36,20 @@ from atari_dqn.evaluation.protocol import played_as
 from atari_dqn.exchange import metadata
 from atari_dqn.exchange.recording import Episode, Recorder
 from atari_dqn.registry import environments
-from atari_dqn.utils import files
+from atari_dqn.utils import extras, files
 from atari_dqn.utils.console import Console
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.text import memory_size, plural
 
 NEEDS = ("minari", "h5py")
 CHUNK = 32  # frames that are compressed together
+
+
+def check() -> None:
+    """Raise UserError where no Minari is that keeps pictures as they are."""
+    if sys.version_info < (3, 11):
+        raise UserError("a data set needs Python 3.11 or newer: Minari for older ones stores pictures with losses")
+    extras.need("a data set", *NEEDS)
 
 
 class DataSet:
