@@ -15,7 +15,7 @@ ifneq ($(SOUND),1)
 .PHONY: $(READY)
 endif
 
-override TARGETS := help help-dev setup doctor games runs train resume evaluate video watch play compare report dashboard sweep aggregate demo test profile bench bench-gpu torture fuzz mutants check docs lock clean
+override TARGETS := help help-dev setup doctor games runs train resume evaluate video watch play compare report dashboard sweep aggregate export collect demo test profile bench bench-gpu torture fuzz mutants check docs lock clean
 .PHONY: $(TARGETS)
 $(TARGETS) $(READY): | arguments
 
@@ -39,9 +39,9 @@ help:
 	@echo '  RUNS      folders of runs, for aggregate, dashboard and runs'
 	@echo '  RUN       a folder in runs/, or latest: for resume, compare and report'
 	@echo '  CKPT      a .pt file, a folder in runs/, or latest: for evaluate, video,'
-	@echo '            watch and play'
+	@echo '            watch, play, export and collect'
 	@echo '  VIEW      plain | inspect: with what the network sees   (plain)'
-	@echo '  EPISODES  whole games to evaluate                      (30)'
+	@echo '  EPISODES  whole games to evaluate or collect           (30)'
 	@echo '  PROTOCOL  a file in conf/protocol: nature, machado ... (as the run evaluated)'
 	@echo '  WANDB     online | offline | off                       (online if logged in)'
 	@echo '  ARGS      any settings of conf/: ARGS="key=value key=value"'
@@ -63,20 +63,16 @@ $(READY): requirements.lock pyproject.toml
 	"$$p" -m venv --clear $(VENV) && touch $(VENV)/.unfinished && exit 0; done; \
 	test "$$found" && \
 	echo "make: $$found cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2 || \
-	echo 'make: no Python from 3.10 to 3.13 found; install one, or name it: PYTHON=/path/to/python3.12' >&2; exit 2
+	echo 'make: no Python from 3.10 to 3.14 found; install one, or name it: PYTHON=/path/to/python3.12' >&2; exit 2
 	@$(PIP) -r requirements.lock && $(PIP) --no-deps --editable . && $(RELATIVE) || \
 	{ echo 'make: pip could not install what is needed (see above); `make setup` tries again' >&2; exit 2; }
 	@touch $@ && rm -f $(VENV)/.unfinished
 
-# What some targets need besides: an extra of pyproject.toml, at the versions that extras.lock pins.
-$(VENV)/.ready-%: $(READY) extras.lock | arguments
-	@echo "adding what $* needs"
-	@$(PIP) --constraint extras.lock --editable '.[$*]' && $(RELATIVE)
+# What only the documentation needs, at the versions that extras.lock pins.
+$(VENV)/.ready-docs: $(READY) extras.lock | arguments
+	@echo 'adding what the documentation needs'
+	@$(PIP) --constraint extras.lock --editable '.[docs]' && $(RELATIVE)
 	@touch $@
-.PRECIOUS: $(VENV)/.ready-%
-override EXTRAS := ray slurm optuna aggregate
-override LOCKED := $(EXTRAS) docs
-override ALL_READY := $(EXTRAS:%=$(VENV)/.ready-%)
 
 setup: $(READY)  ## make .venv with the locked versions (the other targets do this by themselves)
 
@@ -119,13 +115,19 @@ report: $(READY)  ## write RUN (or several, or runs/) into one HTML file; ARGS="
 dashboard: $(READY)  ## the same page, live in a browser on this machine; RUNS, ARGS="port=8001"
 	@$(PROGRAM) $@
 
-sweep: $(VENV)/.ready-ray  ## train many GAMES with SEEDS seeds each, on Ray; SEED, PRESET, STEPS, REPLAY, RAY, STORAGE, WANDB, ARGS
+sweep: $(READY)  ## train many GAMES with SEEDS seeds each, on Ray; SEED, PRESET, STEPS, REPLAY, RAY, STORAGE, WANDB, ARGS
 	@$(PROGRAM) $@
 
-aggregate: $(VENV)/.ready-aggregate  ## IQM, median and more of RUNS, beside published agents (these alone without RUNS); ARGS
+aggregate: $(READY)  ## IQM, median and more of RUNS, beside published agents (these alone without RUNS); ARGS
 	@$(PROGRAM) $@
 
-test: $(ALL_READY)  ## run the tests; ARGS="-k words"
+export: $(READY)  ## write CKPT's network as ONNX, with a model card; GAME for your own environment; ARGS="format=safetensors"
+	@$(PROGRAM) $@
+
+collect: $(READY)  ## store games that CKPT plays as a Minari data set; GAME, EPISODES, PROTOCOL, SEED, ARGS="name=expert output=PATH"
+	@$(PROGRAM) $@
+
+test: $(READY)  ## run the tests; ARGS="-k words"
 	@$(PROGRAM) -- -m pytest --numprocesses 2 --dist worksteal
 
 profile: $(READY)  ### show where training time goes; GAME, SEED, PRESET, STEPS, REPLAY, ARGS
@@ -156,16 +158,16 @@ check: $(READY)  ### lint, format and types
 lock: $(READY)  ### pin the versions of new dependencies
 	@$(PIP) uv
 	@cp requirements.lock requirements.lock.tmp
-	@echo 'torch==2.13.0' | $(BIN)/python -m uv pip compile pyproject.toml - --quiet --extra dev --universal --python-version 3.10 \
+	@echo 'torch==2.13.0' | $(BIN)/python -m uv pip compile pyproject.toml - --quiet --extra all --extra dev --universal --python-version 3.10 \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file requirements.lock.tmp > /dev/null
-	@{ echo '# What was tested, for Python 3.10 to 3.13. Made by `make lock`.'; \
+	@{ echo '# What was tested, for Python 3.10 to 3.14. Made by `make lock`.'; \
 	echo '# CUDA packages are left out: torch names its own where its build needs them.'; \
 	grep -vE '^(#|cuda|nvidia|triton)' requirements.lock.tmp; } > requirements.lock.new
 	@mv requirements.lock.new requirements.lock; rm requirements.lock.tmp
-	@$(BIN)/python -m uv pip compile pyproject.toml --quiet $(LOCKED:%=--extra %) --universal --python-version 3.10 \
+	@$(BIN)/python -m uv pip compile pyproject.toml --quiet --extra docs --universal --python-version 3.10 \
 	--constraint requirements.lock --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
 	--output-file extras.lock > /dev/null
-	@{ echo '# The extras of pyproject.toml, as tested. Made by `make lock`.'; \
+	@{ echo '# What the documentation needs, as tested. Made by `make lock`.'; \
 	grep -vE '^(#|cuda|nvidia|triton)' extras.lock; } > extras.lock.new && mv extras.lock.new extras.lock
 
 clean:  ### remove .venv and caches; runs/ stays

@@ -2,7 +2,7 @@
 
 import os
 
-__version__ = "0.1.0"
+__version__ = "0.1.0"  # the only place: pyproject.toml reads it
 
 # Between two parallel regions OpenMP's threads wait by spinning: GOMP's up to 300,000 times, KMP's for 200 ms. That
 # gains little on an idle machine, and costs up to nine tenths where anything else wants the same cores: see

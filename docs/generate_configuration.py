@@ -69,6 +69,8 @@ COMMANDS = {
     "evaluate": "Settings of `evaluate`, `video` and `watch`",
     "video": "Settings of `video` and `watch` only",
     "play": "Settings of `play`",
+    "export": "Settings of `export`",
+    "collect": "Settings of `collect`",
     "compare": "Settings of `compare`",
     "report": "Settings of `report`",
     "dashboard": "Settings of `dashboard`",

@@ -73,7 +73,11 @@ def test_the_meta_device_shows_itself_as_a_gpu():
 
 
 def check(*words: str) -> None:
-    kernels, agent = audited_turn(words, games=8, minibatches=2)
+    config = compose.to_train_config(
+        compose.compose("train", ["device=cpu", "compute.compile=false", "num_envs=8", *words])
+    )
+    frame_shape = (4,) if config.network.name == "mlp" else (84, 84)
+    kernels, agent = audited_turn(config, frame_shape, minibatches=2)
     assert optimizers.can_be_recorded(agent.optimizer)
     assert all(kernels[part] for part in ("act", "act_at_random", "sample", "learn", "copy"))
     for parameter in agent.online.parameters():  # else an optimizer's step is slow

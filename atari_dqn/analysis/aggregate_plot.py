@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from atari_dqn.data.scores import MILLION
+from atari_dqn.utils import extras
 from atari_dqn.utils.files import replacing
 
 STATISTICS = {"median": "median", "iqm": "IQM", "mean": "mean", "optimality_gap": "optimality gap"}
@@ -29,8 +30,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 def draw(folder: Path, own: Sequence[str]) -> None:
     """Draw aggregate.png: the four statistics, performance profiles, sample efficiency, probability of improvement."""
-    import matplotlib  # slow to load
-
+    matplotlib = extras.load("matplotlib", "the plot")  # slow to load
     matplotlib.use("Agg")
     matplotlib.rcParams["text.parse_math"] = False  # names may contain a literal $
     from matplotlib import pyplot

@@ -16,6 +16,7 @@ from atari_dqn.data.scores import MILLION, Curve
 from atari_dqn.tracking import csv_files
 from atari_dqn.tracking.curves import Point, by_value, evaluations, has_measure, is_whole, read, training, verdict
 from atari_dqn.training.launch import saved_config
+from atari_dqn.utils import extras
 from atari_dqn.utils.console import Console
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.files import replacing
@@ -82,8 +83,7 @@ def table(title: str, found: list[dict[str, Any]]) -> Table:
 
 def draw(path: Path, title: str, curve: Curve, fine: list[Point], found: list[dict[str, Any]]) -> None:
     """Plot the run on the published band, as a PNG."""
-    import matplotlib  # slow to load
-
+    matplotlib = extras.load("matplotlib", "the plot")  # slow to load
     matplotlib.use("Agg")
     matplotlib.rcParams["text.parse_math"] = False  # names may contain a literal $
     from matplotlib import pyplot
@@ -142,6 +142,7 @@ def find_curve(asked: str | None, config: TrainConfig) -> Curve:
 
 def compare(asked: CompareConfig, console: Console) -> None:
     """Compare a run with a published curve: print a table, write compare.csv and compare.png."""
+    extras.need("the plot", "matplotlib")
     folder = folders.named("run", asked.run)
     if not (folder / "config.yaml").is_file():
         raise UserError(f"run={folder}: not a run directory (it has no config.yaml)")

@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 from atari_dqn.analysis import report, run_folders
 from atari_dqn.analysis.run_data import Data
 from atari_dqn.config.commands import DashboardConfig
-from atari_dqn.utils import files
+from atari_dqn.utils import extras, files
 from atari_dqn.utils.console import Console
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.hints import hint
@@ -267,6 +267,7 @@ def make(root: Path, port: int) -> Server:
 
 def serve(asked: DashboardConfig, console: Console) -> None:
     """Serve a directory of runs until Ctrl-C."""
+    extras.need("the dashboard", "plotly")
     root = Path(asked.runs)
     if not root.is_dir():
         raise UserError(f"runs={root}: no such directory; {hint('train', GAME='CartPole')} creates one within a minute")

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from atari_dqn.analysis.experiments import Experiment, Matrix, human_normalised
-from atari_dqn.utils.errors import UserError
+from atari_dqn.utils import extras
 
 STATISTICS = ("iqm", "median", "mean", "optimality_gap")  # of human-normalized scores
 TAUS = np.linspace(0, 8, 161)  # human-normalized scores at which profiles are evaluated
@@ -35,11 +35,7 @@ class Improvement(NamedTuple):
 
 def rliable() -> Any:
     """Import rliable. Raises UserError if it is not installed."""
-    try:
-        from rliable import library
-    except ImportError:
-        raise UserError("rliable is not installed: pip install 'atari-dqn[aggregate]'") from None
-    return library
+    return extras.load("rliable.library", "aggregate")
 
 
 def four(matrix: Matrix) -> Matrix:

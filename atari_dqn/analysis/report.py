@@ -15,6 +15,7 @@ from atari_dqn.analysis.run_data import Data
 from atari_dqn.checkpoint import outputs
 from atari_dqn.config.commands import ReportConfig
 from atari_dqn.data import scores
+from atari_dqn.utils import extras
 from atari_dqn.utils.console import Console
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.files import read, replacing
@@ -37,9 +38,8 @@ def part(name: str) -> str:
 
 def plotly() -> str:
     """plotly.js, as shipped with the Python package."""
-    from plotly.offline import get_plotlyjs  # slow to load
-
-    return get_plotlyjs()
+    made: str = extras.load("plotly.offline", "the page").get_plotlyjs()  # slow to load
+    return made
 
 
 def page(title: str, data: Data, style: str, scripts: str, policy: str = "") -> str:
@@ -84,6 +84,7 @@ def film_label(film: Path) -> str:
 
 def write(asked: ReportConfig, console: Console) -> None:
     """Write the report, atomically."""
+    extras.need("a report", "plotly")
     folders, (first, *others) = run_folders.name_runs("run", asked.run), run_folders.roots("run", asked.run)
     output = Path(asked.output or (first.parent if others else first) / "report.html")
     if output.suffix.lower() not in ENDINGS:

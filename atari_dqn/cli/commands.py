@@ -1,18 +1,19 @@
 """What each command does with its settings. Each imports what it needs only when it runs: torch takes seconds."""
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atari_dqn.utils import console
+from atari_dqn.utils import console, extras
 from atari_dqn.utils.errors import Stopped, UserError
 
 if TYPE_CHECKING:
     from atari_dqn.checkpoint.checkpoints import Checkpoint
-    from atari_dqn.config.commands import PlayConfig
     from atari_dqn.config.schema import Protocol
+    from atari_dqn.envs.base import Game
 
 
 def train(composed: Any) -> float | None:
@@ -50,8 +51,8 @@ def profile(composed: Any) -> None:
     profiler.profile(config)
 
 
-def _asked(composed: Any) -> "tuple[PlayConfig, Checkpoint, Protocol]":
-    """What evaluate, video and watch share: the checked request, its checkpoint, its protocol.
+def _asked(composed: Any) -> "tuple[Any, Checkpoint, Protocol]":
+    """What evaluate, video, watch and collect share: the checked request, its checkpoint, its protocol.
 
     Reports what of the protocol has no effect, and what the environment does by itself.
     """
@@ -77,33 +78,41 @@ def _asked(composed: Any) -> "tuple[PlayConfig, Checkpoint, Protocol]":
     return asked, checkpoint, protocol
 
 
+@contextlib.contextmanager
+def _told(view: console.Console, episodes: int, game: str) -> "Iterator[Callable[[list[Game]], None]]":
+    """Show how many games were played; yields what is to be called with them at each step."""
+    from atari_dqn.data import scores
+    from atari_dqn.tracking import display
+    from atari_dqn.utils.text import plural
+
+    seldom = display.Seldom(view)
+    with view.status(f"0 of {plural(episodes, 'game')} played") as status:
+
+        def tell(played: "list[Game]") -> None:
+            text = f"{len(played)} of {plural(episodes, 'game')} played"
+            if played:
+                last = played[-1]
+                text += f", the last one {last.score:.10g}{scores.human(game, last.score, last.whole)}"
+            status.update(text)
+            if seldom.is_due():
+                view.print(text, soft_wrap=True)
+
+        yield tell
+
+
 def evaluate(composed: Any) -> None:
     from atari_dqn.checkpoint import outputs
-    from atari_dqn.data import scores
     from atari_dqn.evaluation import evaluate
     from atari_dqn.evaluation.player import make_player
     from atari_dqn.registry import environments
-    from atari_dqn.tracking import display
     from atari_dqn.utils import files
-    from atari_dqn.utils.text import plural
 
     asked, checkpoint, protocol = _asked(composed)
     env, player = make_player(checkpoint, protocol, asked.env.game, asked.env.arguments)
     name = f"{checkpoint.path.stem}-{environments.bare(env.game)}-{files.name(protocol.name)}.json"
     output = outputs.choose(asked.output, checkpoint.path.parent / name, (".json",), is_kept=True)
     view, episodes = console.Console(), asked.evaluation.episodes
-    seldom = display.Seldom(view)
-    with view.status(f"0 of {plural(episodes, 'game')} played") as status:
-
-        def tell(played: list[Any]) -> None:
-            text = f"{len(played)} of {plural(episodes, 'game')} played"
-            if played:
-                last = played[-1]
-                text += f", the last one {last.score:.10g}{scores.human(env.game, last.score, last.whole)}"
-            status.update(text)
-            if seldom.is_due():
-                view.print(text, soft_wrap=True)
-
+    with _told(view, episodes, env.game) as tell:
         result = evaluate.evaluate(
             checkpoint, protocol, env, player, episodes, asked.evaluation.num_envs, asked.seed, tell
         )
@@ -112,9 +121,13 @@ def evaluate(composed: Any) -> None:
 
 def _dress(asked: Any, env: Any, player: Any) -> Any:
     """What the view that is asked for puts around the pictures."""
-    from atari_dqn.viewing import inspector, video
+    from atari_dqn.viewing import video
 
-    return (lambda screen: inspector.Inspected(screen, player, env.game)) if asked.view == "inspect" else video.plain
+    if asked.view != "inspect":
+        return video.plain
+    from atari_dqn.viewing import inspector
+
+    return lambda screen: inspector.Inspected(screen, player, env.game)
 
 
 def video(composed: Any) -> None:
@@ -145,6 +158,7 @@ def watch(composed: Any) -> None:
 
 
 def play(composed: Any) -> None:
+    extras.need("playing by hand", "pygame")
     from atari_dqn.checkpoint import checkpoints, outputs
     from atari_dqn.config import compose
     from atari_dqn.envs import factory
@@ -173,6 +187,34 @@ def play(composed: Any) -> None:
     envs.close()
     screens.check_display(play.remedy())
     play.play(player, env, envs.actions, asked.seed, outputs.choose(asked.output, Path(), (".csv",)), name)
+
+
+def export(composed: Any) -> None:
+    from atari_dqn.checkpoint import checkpoints
+    from atari_dqn.config import compose
+    from atari_dqn.exchange import export
+
+    asked = compose.to_object(composed)
+    checkpoint = checkpoints.Checkpoint(checkpoints.find(asked.checkpoint))
+    if asked.checkpoint == "latest":
+        console.say(f"checkpoint: {checkpoint.path}")
+    export.export(checkpoint, asked, console.Console())
+
+
+def collect(composed: Any) -> None:
+    import threading
+
+    from atari_dqn.evaluation.player import make_player
+    from atari_dqn.exchange import minari
+    from atari_dqn.utils import extras, signals
+
+    asked, checkpoint, protocol = _asked(composed)
+    env, player = make_player(checkpoint, protocol, asked.env.game, asked.env.arguments)
+    extras.need("a data set", *minari.NEEDS)
+    stopped = threading.Event()
+    with signals.stop_signals(stopped), _told(console.Console(), asked.episodes, env.game) as tell:
+        data, played = minari.collect(checkpoint, protocol, env, player, asked, tell, stopped.is_set)
+    minari.report(data, played, asked, console.Console())
 
 
 def compare(composed: Any) -> None:
@@ -221,5 +263,5 @@ def sweep(composed: Any) -> None:
 COMMANDS: dict[str, Callable[[Any], Any]] = {
     "train": train, "demo": demo, "evaluate": evaluate, "compare": compare, "video": video, "watch": watch,
     "play": play, "report": report, "runs": runs, "dashboard": dashboard, "profile": profile, "sweep": sweep,
-    "aggregate": aggregate,
+    "aggregate": aggregate, "export": export, "collect": collect,
 }  # fmt: skip

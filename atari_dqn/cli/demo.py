@@ -6,6 +6,7 @@ from atari_dqn.analysis import compare
 from atari_dqn.config.commands import CompareConfig
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.training import launch
+from atari_dqn.utils import extras
 from atari_dqn.utils.console import Console
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.hints import hint
@@ -17,6 +18,7 @@ def demo(config: TrainConfig, overrides: list[str]) -> None:
         raise UserError(
             f"the demo is of Pong; for {config.env.game} type {hint('train', GAME=config.env.game, PRESET='laptop')}"
         )
+    extras.need("the demo", "av", "matplotlib")
     run = launch.train(config, overrides)
     if run is None or run.stopped.is_set():
         return

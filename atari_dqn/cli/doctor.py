@@ -30,7 +30,7 @@ def main() -> int:
                 warnings.simplefilter("ignore")  # what torch warns of, a check says in its own words
                 found = check()
         except UserError as error:
-            found = BAD, str(error)
+            found = WARN if check in OPTIONAL else BAD, str(error)
         except Exception as error:
             found = WARN if check in OPTIONAL else BAD, explain(f"{type(error).__name__}: {error}")
         for state, text in found if isinstance(found, list) else [found]:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from atari_dqn.utils import extras
 from atari_dqn.utils.hints import hint, in_checkout, reinstall
 
 if TYPE_CHECKING:  # each check imports what it needs, so that a broken package is reported by name
@@ -46,9 +47,9 @@ def default_config() -> "TrainConfig":
 
 def python() -> Finding:
     version = sys.version.split()[0]
-    if not (3, 10) <= sys.version_info < (3, 14):
+    if not (3, 10) <= sys.version_info < (3, 15):
         again = "`make setup PYTHON=python3.12`" if in_checkout() else reinstall()
-        return BAD, f"{version}; install Python 3.10 to 3.13, then {again}"
+        return BAD, f"{version}; install Python 3.10 to 3.14, then {again}"
     return GOOD, f"{version} ({sys.executable})"
 
 
@@ -179,8 +180,7 @@ def opencv() -> Finding:
 
 
 def video() -> Finding:
-    import av
-
+    av = extras.load("av", "a video")
     av.codec.Codec("libx264", "w")
     return GOOD, f"H.264 by PyAV {av.__version__}"
 

@@ -1,7 +1,9 @@
 """Running a command under Hydra, and errors as one line and an exit code."""
 
+import argparse
 import atexit
 import errno
+import functools
 import os
 import sys
 from collections.abc import Callable
@@ -80,6 +82,20 @@ def run(command: str, words: list[str]) -> int:
     return _under_hydra(command, words)
 
 
+@functools.cache
+def _spare_lazy_help() -> None:
+    """From Python 3.14 on, argparse checks that help texts are strings; Hydra 1.3's is an object that becomes one
+    when it is printed. Let those through: https://github.com/facebookresearch/hydra/issues/3121
+    """
+    check: Callable[..., None] | None = getattr(argparse.ArgumentParser, "_check_help", None)
+    if check:
+        setattr(  # noqa: B010, mypy does not know it before 3.14
+            argparse.ArgumentParser,
+            "_check_help",
+            lambda self, action: check(self, action) if isinstance(action.help, str) else None,
+        )
+
+
 def _under_hydra(command: str, words: list[str]) -> int:
     """Have Hydra compose the settings in sys.argv and start the job, or several; the exit code."""
     import hydra
@@ -88,6 +104,7 @@ def _under_hydra(command: str, words: list[str]) -> int:
 
     from atari_dqn.config import commands, compose
 
+    _spare_lazy_help()
     codes, failed = [DONE], []
 
     def job(composed: Any) -> Any:

@@ -23,8 +23,8 @@ override NO_PIP_SETTINGS := PIP_USER=0 PIP_TARGET= PIP_PREFIX= PIP_ROOT=
 override OTHER_MAKE := MAKEFLAGS= MFLAGS= MAKELEVEL= $(MAKE)
 
 # The Pythons that are tried; PYTHON=... names another.
-override PYTHONS := $(if $(value PYTHON),"$$PYTHON",python3 python3.13 python3.12 python3.11 python3.10 python)
-override FITS := 'import sys; raise SystemExit(not (3, 10) <= sys.version_info[:2] <= (3, 13))'
+override PYTHONS := $(if $(value PYTHON),"$$PYTHON",python3 python3.14 python3.13 python3.12 python3.11 python3.10 python)
+override FITS := 'import sys; raise SystemExit(not (3, 10) <= sys.version_info[:2] <= (3, 14))'
 
 # Before anything else: does each goal exist, have what it needs, and use what was typed?
 override CHECK := for p in $(BIN)/python $(PYTHONS); do "$$p" -c $(FITS) 2>/dev/null && exec "$$p" -I $(ROOT)atari_dqn/cli/make.py; done

@@ -26,7 +26,7 @@ VARIABLES = (*SETTINGS, "CLEANRL", "ARGS")
 MAKES_OWN = ("PYTHON", "SHELL", "MAKE", "MAKEFLAGS", "MAKEFILES", "MAKEOVERRIDES")
 NEEDS = {
     "resume": "RUN", "compare": "RUN", "report": "RUN", "evaluate": "CKPT", "video": "CKPT", "watch": "CKPT",
-    "sweep": "GAMES",
+    "export": "CKPT", "collect": "CKPT", "sweep": "GAMES",
 }  # fmt: skip
 INSTEAD = {"RUN": "CKPT", "CKPT": "RUN"}
 MEANS = {
@@ -101,7 +101,7 @@ def command(target: str, uses: Iterable[str], env: Mapping[str, str]) -> list[st
         given.setdefault("GAME", "Breakout")
     words = ["train" if target == "resume" else target]
     for name, value in given.items():
-        key = "resume" if target == "resume" and name == "RUN" else SETTINGS[name]
+        key = {"resume RUN": "resume", "collect EPISODES": "episodes"}.get(f"{target} {name}", SETTINGS[name])
         is_cartpole = value.lower() in ("cartpole", "cartpole-v1")
         if name == "GAME" and target in ("train", "profile"):
             kind = "gymnasium" if ":" in value else "atari"  # my_module:MyEnv-v0

@@ -131,6 +131,8 @@ LIMITS: dict[str, Limit] = {
     "max_seconds": _whole(0, 86_400, "60, or 0 for the whole game"),
     "videos": _whole(0, 10_000, "3, or null"),
     "port": _whole(0, 65_535, "8000, or 0 for any free port"),
+    "episodes": _whole(1, 100_000, "30"),
+    "states": _whole(0, 1_000_000, "1000, or 0 for none"),
     "resamples": _whole(100, 100_000, "2000"),
 }
 
@@ -147,6 +149,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "logger.wandb": ("online", "offline", "off"),
     "view": ("plain", "inspect"),
     "score": ("last", "best", "training"),
+    "format": ("onnx", "safetensors"),
 }
 
 # Text that must not be blank.

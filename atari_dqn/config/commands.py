@@ -82,6 +82,33 @@ class HandConfig:
 
 
 @dataclass
+class ExportConfig:
+    """Which network to write for other programs, and how."""
+
+    checkpoint: str = MISSING
+    format: str = MISSING  # onnx | safetensors
+    states: int = MISSING  # of play, on which the file is compared with the checkpoint; 0 for none
+    env: PlayEnv = field(default_factory=PlayEnv)
+    seed: int = MISSING
+    output: str | None = MISSING
+
+
+@dataclass
+class CollectConfig:
+    """Which games to play and store as a data set."""
+
+    checkpoint: str = MISSING
+    env: PlayEnv = field(default_factory=PlayEnv)
+    episodes: int = MISSING  # whole games
+    num_envs: int = MISSING  # played side by side
+    protocol: PlayProtocol = field(default_factory=PlayProtocol)
+    name: str | None = MISSING
+    seed: int = MISSING
+    device: str = MISSING
+    output: str | None = MISSING  # a folder of Minari data sets
+
+
+@dataclass
 class CompareConfig:
     """Which run to draw on which published curve."""
 
@@ -129,6 +156,7 @@ SCHEMAS: dict[str, type] = {
     "train": TrainConfig, "profile": TrainConfig, "demo": TrainConfig, "evaluate": PlayConfig, "video": ViewConfig,
     "watch": ViewConfig, "play": HandConfig, "compare": CompareConfig, "report": ReportConfig,
     "dashboard": DashboardConfig, "runs": RunsConfig, "sweep": SweepConfig, "aggregate": AggregateConfig,
+    "export": ExportConfig, "collect": CollectConfig,
 }  # fmt: skip
 # Where train.yaml's values are there already, its types' defaults must not come over them.
 _after_train = SweepConfig(**{part.name: MISSING for part in fields(TrainConfig)})

@@ -1,19 +1,28 @@
 """Check that settings are consistent. The valid values of single settings are in bounds.py."""
 
 import re
+from collections.abc import Iterable
 
 from atari_dqn.config import bounds
 from atari_dqn.config.bounds import one_of
 from atari_dqn.config.schema import Env, Head, Logger, Protocol, TrainConfig
 from atari_dqn.data import scores
 from atari_dqn.registry.environments import check_arguments, own_of
+from atari_dqn.utils import extras
 from atari_dqn.utils.errors import UserError
-from atari_dqn.utils.text import plural
+from atari_dqn.utils.text import plural, shown
 
 # Environment settings that a protocol may fix.
 PLAYED = (
     "repeat_action_probability", "noop_max", "fire_reset", "max_frames", "full_action_space", "terminal_on_life_loss",
 )  # fmt: skip
+
+# What is on by default where its package is installed: the setting, its name, the package.
+WHERE_INSTALLED = {
+    "logger.wandb": ("W&B", "wandb"),
+    "logger.tensorboard": ("TensorBoard", "tensorboard"),
+    "evaluation.video_seconds": ("videos", "av"),
+}
 
 
 def played_by(env: Env) -> tuple[str, ...]:
@@ -152,6 +161,22 @@ def check_agent(config: TrainConfig) -> None:
         )
 
 
+def _not_installed(config: TrainConfig) -> dict[str, tuple[str, str]]:
+    """Of WHERE_INSTALLED, what a config asks for in vain."""
+    sections = {key: key.split(".") for key in WHERE_INSTALLED}
+    asked = [key for key, (part, name) in sections.items() if getattr(getattr(config, part), name) not in ("off", 0)]
+    return {key: WHERE_INSTALLED[key] for key in asked if not extras.there(WHERE_INSTALLED[key][1])}
+
+
+def check_installed(config: TrainConfig, words: Iterable[str]) -> None:
+    """Raise UserError if a setting was typed that needs a package which is not installed."""
+    typed = {word.lstrip("+").partition("=")[0] for word in words}
+    for key, (_, package) in _not_installed(config).items():
+        if key in typed:
+            part, name = key.split(".")
+            extras.need(f"{key}={shown(getattr(getattr(config, part), name))}", package)
+
+
 def notes(config: TrainConfig) -> list[str]:
     """Warnings to print before a run starts."""
     from atari_dqn.config import unread  # circular: unread composes configs, which are checked here
@@ -162,6 +187,9 @@ def notes(config: TrainConfig) -> list[str]:
             f"rewards are not clipped, but head=c51 only represents returns from head.v_min={head.v_min:g} to "
             f"head.v_max={head.v_max:g}"
         )
+    if lacking := _not_installed(config).values():
+        names, packages = zip(*lacking, strict=True)
+        found.append(f"off in this run, because not installed: {', '.join(names)} ({extras.install(*packages)})")
     return found
 
 

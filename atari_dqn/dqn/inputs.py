@@ -54,14 +54,14 @@ class Standardize(nn.Module):
         """uint8 stacks [B, C, H, W] standardized, in channels-last order. Floats are taken as they are."""
         if states.dtype != torch.uint8:
             return scaled(states)
-        if len(states) <= PART or states.device.type != "cpu" or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or states.device.type != "cpu" or len(states) <= PART:
             return self._part(states)
         return torch.cat([self._part(some) for some in states.split(PART)])
 
     def _part(self, states: Tensor) -> Tensor:
         black = states.flatten(2).amax(2) == 0
         x = scaled(states).sub_(self.mean).mul_(self.scale)
-        if x.device.type == "cpu":
+        if x.device.type == "cpu" and not torch.compiler.is_compiling():
             for state, frame in black.nonzero().tolist():  # there are few; a mask costs three times the rest
                 x[state, frame] = 0
             return x

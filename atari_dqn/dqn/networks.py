@@ -94,13 +94,13 @@ class QNetwork(nn.Module):
         if self._branch_scale != 1:  # Wang et al. 2016, section 4.2: two streams push the features, so more softly
             x = x * self._branch_scale + x.detach() * (1 - self._branch_scale)
         if self.embedding is not None:
-            x = self._asked(x, self.values.spread(len(x), x.device) if taus is None else taus)
+            x = self._asked(x, self.values.spread(x.shape[0], x.device) if taus is None else taus)
         z = self.head(x, None if noise is None else noise[:, : self.head.noise_size])
         z = z.unflatten(-1, (self.num_actions, self.values.outputs))
         if self.value is not None:
             v = self.value(x, None if noise is None else noise[:, self.head.noise_size :])
             z = v.unsqueeze(-2) + z - z.mean(-2, keepdim=True)  # Wang et al. 2016, eq. 9
-        return z if self.embedding is None else z.view(len(states), -1, self.num_actions).transpose(1, 2)
+        return z if self.embedding is None else z.view(states.shape[0], -1, self.num_actions).transpose(1, 2)
 
     def _asked(self, x: Tensor, taus: Tensor) -> Tensor:
         """Features [B, F] for quantiles [B, n], as [B * n, F] (Dabney et al. 2018b, eq. 4)."""

@@ -66,10 +66,16 @@ class AtariEmulators(Emulators):
         self._lives[which] = info["lives"][which]
         return frames[:, 0]
 
-    def send(self, actions: NDArray[np.int64]) -> None:
+    def played(self, actions: NDArray[np.int64]) -> NDArray[np.int64]:
         if self._fire is not None:  # the state is flagged, so no transition begins with the action that this replaces
             actions = np.where(self._lost, self._fire, actions)
-        self._envs.send(actions)
+        return actions
+
+    def infos(self) -> dict[str, int]:
+        return {"lives": int(self._lives[0])}
+
+    def send(self, actions: NDArray[np.int64]) -> None:
+        self._envs.send(self.played(actions))
 
     def recv(self) -> VectorStep:
         frames, rewards, terminated, _, info = self._envs.recv()

@@ -62,6 +62,14 @@ class Emulators(Protocol):
 
     def close(self) -> None: ...
 
+    def played(self, actions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The actions that `send` would have the games take for these, [N], in their own numbers."""
+        return actions
+
+    def infos(self) -> dict[str, int]:
+        """What else is known of the newest state of the only game there is, N = 1, for recordings."""
+        return {}
+
 
 class Scoreboard:
     """Raw scores and lengths of N games in play; knows that the step after a game's end is the next game's first."""

@@ -78,8 +78,11 @@ class GymnasiumEmulators(Emulators):
         self._scoreboard.begin(which)
         return frames.astype(self.frame_dtype)
 
+    def played(self, actions: NDArray[np.int64]) -> NDArray[np.int64]:
+        return actions + self._first_action
+
     def send(self, actions: NDArray[np.int64]) -> None:
-        self._actions = actions + self._first_action
+        self._actions = self.played(actions)
 
     def recv(self) -> VectorStep:
         frames, rewards, terminated, truncated, _ = self._envs.step(self._actions)

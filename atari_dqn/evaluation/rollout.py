@@ -68,6 +68,7 @@ class EvalEnvs:
         for i in which:
             turn = self._envs[i].recv()
             self._frames[i], self._flags[i] = torch.from_numpy(turn.frames[0]), int(turn.flags[0])
+            self._rewards[i] = float(turn.rewards[0])
             ended += [game._replace(env=i) for game in turn.games]
         self._history.write(actions, self._rewards, self._frames, self._flags)
         return ended
@@ -114,6 +115,17 @@ def play(
             played.append(game)
         on_step(played)
     return played
+
+
+def visited(player: Player, games: EvalEnvs, epsilon: float, states: int, seed: int) -> Tensor:
+    """The states [states, stack, *frame] that a network comes to at first, in games side by side."""
+    generator = seeding.generator(player.device, seed, "compared actions")
+    kept: list[Tensor] = []
+    games.begin(seed)
+    for _ in range(-(-states // len(games.all))):
+        kept.append(games.states(games.all))
+        games.step(games.all, player.act(kept[-1], epsilon, generator).cpu())
+    return torch.cat(kept)[:states]
 
 
 HELD_OUT_EVERY = 10  # agent steps from one state that is kept to the next

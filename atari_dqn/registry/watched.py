@@ -11,6 +11,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Space
 
+from atari_dqn.utils import extras
 from atari_dqn.utils.errors import RunFailed, UserError
 from atari_dqn.utils.text import one_line
 
@@ -111,6 +112,8 @@ class Watched(gymnasium.Wrapper):
         except KeyboardInterrupt:
             raise
         except BaseException as error:
+            if "pygame" in str(error):  # which Gymnasium's message would install from another package
+                extras.need(f"a picture of {self._name}", "pygame")
             raise UserError(f"{self._name} cannot be shown: render() failed: {where(error)}") from None
         is_picture = isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.shape[2:] == (3,)
         if not is_picture or not all(1 <= side <= LARGEST_SIDE for side in picture.shape[:2]):

@@ -4,10 +4,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import fsspec
-
 from atari_dqn.tracking.callback import Callback
-from atari_dqn.utils import files
+from atari_dqn.utils import extras, files
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.text import one_line
 
@@ -20,6 +18,7 @@ class Store:
     """A directory or a URL. Raises UserError if fsspec does not support it or lacks a package for it."""
 
     def __init__(self, where: str) -> None:
+        fsspec = extras.load("fsspec", "a sweep")
         self.where = where.rstrip("/")
         self.is_folder = "://" not in where
         if self.is_folder:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from atari_dqn.checkpoint import folders
-from atari_dqn.config import compose, unread
+from atari_dqn.config import compose, unread, validate
 from atari_dqn.config.commands import Sweep
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.data import scores
@@ -24,7 +24,7 @@ from atari_dqn.sweep.display import Outcome, Scoreboard, Told
 from atari_dqn.sweep.storage import Mirror, Store
 from atari_dqn.tracking.callback import Callback, Row
 from atari_dqn.training import launch
-from atari_dqn.utils import ray_cluster
+from atari_dqn.utils import extras, ray_cluster
 from atari_dqn.utils.console import Console, appended, visible
 from atari_dqn.utils.errors import RunFailed, UserError
 from atari_dqn.utils.signals import stop_signals
@@ -80,6 +80,7 @@ def plan(config: TrainConfig, sweep: Sweep, typed: list[str]) -> list[Job]:
             own.env.game, own.seed, own.resume = game, seed, "auto"
             if not jobs:  # the same for all runs
                 unread.refuse(own, words)
+                validate.check_installed(own, words)
             jobs.append(Job(f"{bare(game)}-seed{seed}", own, words))
     return jobs
 
@@ -227,6 +228,7 @@ def _check_room(wanted: dict[str, float], there: dict[str, float]) -> None:
 
 def sweep(config: TrainConfig, asked: Sweep, typed: list[str], console: Console) -> None:
     """Run all unfinished runs of a sweep. Raises RunFailed at the end if any failed."""
+    extras.need("a sweep", "ray", "fsspec")
     store = Store(asked.storage or f"runs/sweeps/{config.preset}")
     jobs = plan(config, asked, typed)
     missing = [job for job in jobs if not is_done(job, store)]

@@ -15,6 +15,7 @@ from atari_dqn.tracking.callbacks import Guarded
 from atari_dqn.tracking.csv_files import CsvFiles
 from atari_dqn.tracking.display import Display
 from atari_dqn.tracking.tensorboard import TensorBoard
+from atari_dqn.utils import extras
 from atari_dqn.utils.console import Console
 
 
@@ -40,7 +41,7 @@ def make_trackers(
     chosen: list[Callback] = [CsvFiles(folder, agent_steps, confirmed, say)]  # first: it sets damaged files aside
     past = curves.evaluations(curves.read(folder / "evaluations.csv"))
     best = max((point.mean for point in past if point.frames <= agent_steps * skip), default=None)
-    if logger.tensorboard:
+    if logger.tensorboard and extras.there("tensorboard"):
         chosen.append(
             Guarded("TensorBoard", lambda: TensorBoard(folder, agent_steps * skip, compose.to_yaml(config)), say)
         )

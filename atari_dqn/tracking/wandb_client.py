@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 
 from atari_dqn.config.schema import Logger
+from atari_dqn.utils import extras
 from atari_dqn.utils.files import read_id
 from atari_dqn.utils.text import one_line
 
@@ -50,11 +51,9 @@ class Warnings:
 
 
 def load() -> Any:
-    """Import the client."""
+    """Import the client. Raises UserError if it is not installed."""
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # a broken server would block its telemetry, and us
-    import wandb  # slow to load
-
-    return wandb
+    return extras.load("wandb", "W&B")  # slow to load
 
 
 def client_settings(warnings: Warnings | None = None) -> Any:

@@ -12,6 +12,7 @@ from atari_dqn.tracking import uploads, wandb_client
 from atari_dqn.tracking.aside import Aside
 from atari_dqn.tracking.callback import Callback, Row, group
 from atari_dqn.tracking.wandb_client import Client
+from atari_dqn.utils import extras
 from atari_dqn.utils.files import replacing
 from atari_dqn.utils.text import one_line
 
@@ -28,7 +29,7 @@ def make_tracker(
         step: W&B's row counter. A resumed run rewrites the rows since its checkpoint, with the same numbers.
         final: summary values known so far.
     """
-    if logger.wandb == "off":
+    if logger.wandb == "off" or not extras.there("wandb"):
         return None
     try:
         wandb_client.stop(kill=False)  # left by an earlier run in this process; settings are read again

@@ -19,7 +19,7 @@ from atari_dqn.evaluation.player import Player
 from atari_dqn.evaluation.protocol import counted, environment
 from atari_dqn.evaluation.rollout import EvalEnvs, held_out, mean_max_q
 from atari_dqn.tracking import curves
-from atari_dqn.utils import seeding
+from atari_dqn.utils import extras, seeding
 from atari_dqn.viewing import video
 
 
@@ -51,7 +51,7 @@ class Evaluator:
         if config.env.kind == "atari":
             self._actions = atari_actions(self._env.game, self._env.full_action_space)
         self._player = Player(online, actions, self._actions)
-        self._films = config.evaluation.video_seconds > 0
+        self._films = config.evaluation.video_seconds > 0 and extras.there("av")
         self._filmed = self._film_seconds = 0.0  # when the last video was finished, and how long it took
         self.evaluated_steps = 0
         self.best_score: float | None = None

@@ -9,8 +9,8 @@ import yaml  # type: ignore[import-untyped]
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from atari_dqn.checkpoint import checkpoints, folders
-from atari_dqn.config import presets, unread
-from atari_dqn.config.compose import completed, is_multirun, known_keys, plain, to_train_config, to_yaml
+from atari_dqn.config import presets, unread, validate
+from atari_dqn.config.compose import completed, is_multirun, known_keys, plain, plugged, to_train_config, to_yaml
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.tracking.callback import Callback
 from atari_dqn.training.run import Run
@@ -163,7 +163,8 @@ def train(
         console: for the run's output; None for the terminal.
         callbacks: watch the run.
     """
-    console = console or Console()
+    console, overrides = console or Console(), [plugged(word) for word in overrides]
+    validate.check_installed(config, overrides)
     folders.of_job(config)
     folder = folders.find(config) if config.resume is not None else None
     if folder:
@@ -189,6 +190,7 @@ def resume(
         asked: the config that `overrides` would give a new run.
     """
     folders.refuse_links(folder)
+    overrides = [plugged(word) for word in overrides]
     config = resumed_config(folder, overrides, asked)
     for key, now, then in (
         ("env.game", asked.env.game, config.env.game),

@@ -5,7 +5,7 @@ import re
 import socket
 from typing import Any
 
-from atari_dqn.utils import machine
+from atari_dqn.utils import extras, machine
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.text import one_line
 
@@ -20,10 +20,7 @@ def join(address: str | None) -> Any:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        import ray
-    except ImportError:
-        raise UserError("Ray is not installed: pip install 'atari-dqn[ray]'") from None
+    ray = extras.load("ray", "a sweep or emulators=ray")
     if ray.is_initialized():
         return ray
     address = address or os.environ.get("RAY_ADDRESS")

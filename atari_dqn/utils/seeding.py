@@ -21,6 +21,7 @@ STREAMS = {
     "evaluation games": "an evaluation's games",
     "evaluation actions": "an evaluation's epsilon-greedy actions",
     "held-out actions": "the random play of the held-out states",
+    "compared actions": "the play of the states that an exported network is compared on",
     "video game": "a film's game",
     "video actions": "a film's epsilon-greedy actions",
 }

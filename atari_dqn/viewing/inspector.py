@@ -8,12 +8,16 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from atari_dqn.dqn.networks import QNetwork
 from atari_dqn.evaluation.player import Player
+from atari_dqn.utils import extras
 from atari_dqn.viewing.screens import Around, Screen, Thought
+
+Image, ImageDraw, ImageFont = (
+    extras.load(f"PIL.{part}", "text in a picture") for part in ("Image", "ImageDraw", "ImageFont")
+)
 
 WIDTH, HEIGHT, MARGIN = 960, 696, 16
 GAME = (16, 60, 320, 420)  # left, top, width, height
@@ -37,7 +41,9 @@ KNOWN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 @functools.cache
 def font(size: int, bold: bool = False) -> Any:
-    import matplotlib
+    if not extras.there("matplotlib"):
+        return ImageFont.load_default(size)
+    import matplotlib  # for its fonts
 
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
@@ -147,12 +153,12 @@ class Inspected(Around):
 
     # --- panels -------------------------------------------------------------------------------------------------------
 
-    def _draw(self, place: tuple[int, int, int, int]) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+    def _draw(self, place: tuple[int, int, int, int]) -> tuple[Any, Any]:
         _, _, width, height = place
         image = Image.new("RGB", (width, height), PANEL)
         return image, ImageDraw.Draw(image)
 
-    def _put(self, image: Image.Image, left: int, top: int) -> None:
+    def _put(self, image: Any, left: int, top: int) -> None:
         self._canvas[top : top + image.height, left : left + image.width] = np.asarray(image)
 
     def _line(self, left: int, top: int, width: int, text: str) -> None:

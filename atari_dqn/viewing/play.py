@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
 
 from atari_dqn.checkpoint import outputs
 from atari_dqn.config.schema import Env
 from atari_dqn.envs.base import Game
 from atari_dqn.evaluation.player import Player
-from atari_dqn.utils import console
+from atari_dqn.utils import console, extras
 from atari_dqn.utils.files import appending
 from atari_dqn.utils.hints import hint
 from atari_dqn.viewing import inspector, video
@@ -54,9 +53,7 @@ class Keyboard:
     """Directions and FIRE from the keys that are down or were pressed since the last call."""
 
     def __init__(self) -> None:
-        import pygame  # slow to load
-
-        self._pygame = pygame
+        self._pygame = pygame = extras.load("pygame", "playing by hand")
         self._ways = {
             pygame.K_UP: "UP", pygame.K_w: "UP", pygame.K_DOWN: "DOWN", pygame.K_s: "DOWN", pygame.K_LEFT: "LEFT",
             pygame.K_a: "LEFT", pygame.K_RIGHT: "RIGHT", pygame.K_d: "RIGHT", pygame.K_SPACE: "FIRE",
@@ -98,8 +95,8 @@ class Strip(Around):
         picture = enlarge(picture)
         wanted = (picture.shape[1], self._text)
         if self._drawn is None or self._drawn[0] != wanted:
-            image = Image.new("RGB", (picture.shape[1], self.HEIGHT), inspector.BACK)
-            draw = ImageDraw.Draw(image)
+            image = inspector.Image.new("RGB", (picture.shape[1], self.HEIGHT), inspector.BACK)
+            draw = inspector.ImageDraw.Draw(image)
             for top, text, ink in ((5, self._text, inspector.INK), (28, self._keys, inspector.SOFT)):
                 size = next(
                     (s for s in range(14, 7, -1) if draw.textlength(text, inspector.font(s)) < wanted[0] - 16), 7

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from atari_dqn.utils import files
+from atari_dqn.utils import extras, files
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.hints import hint
 
@@ -69,10 +69,11 @@ GIF_FRAMES = 25  # maximum frames per second: browsers slow down faster GIFs
 class Film(Screen):
     """Record to a video file, H.264 or GIF by its extension. Frames are encoded one by one, in constant memory.
 
-    The file has a temporary name until the `with` block ends.
+    The file has a temporary name until the `with` block ends. Raises UserError if PyAV is not installed.
     """
 
     def __init__(self, path: Path, max_seconds: int = 0, stop: Callable[[], bool] = lambda: False) -> None:
+        extras.need("a video", "av")
         self.path, self.max_seconds, self.stop, self.frames = path, max_seconds, stop, 0
         self._is_gif = path.suffix.lower() == ".gif"
         self._temporary = files.temporary_name(path).with_suffix(".gif" if self._is_gif else ".mp4")
@@ -80,8 +81,7 @@ class Film(Screen):
         self._every = 1  # record every n-th frame
 
     def _open(self, height: int, width: int) -> None:
-        import av  # 35 MB, needed only for videos
-
+        av = extras.load("av", "a video")  # 35 MB
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._picture = av.VideoFrame.from_ndarray
         os.close(files.create(self._temporary))
@@ -151,9 +151,8 @@ class Window(Screen):
 
     def __init__(self, title: str, remedy: str = "", hear: Callable[[Any], None] = lambda event: None) -> None:
         os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-        import pygame  # slow to load, used only here
-
-        self._pygame, self._title, self._hear = pygame, title, hear
+        self._pygame = pygame = extras.load("pygame", "a window")
+        self._title, self._hear = title, hear
         self.closed = self._paused = False
         self._surface: Any = None
         self._remedy = remedy or f"to write an mp4 instead: {hint('video', CKPT='...')}"

@@ -1,0 +1,1 @@
+"""Agents and their games in other programs' formats: ONNX, safetensors, Minari."""
