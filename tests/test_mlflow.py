@@ -5,6 +5,7 @@ import csv
 import http.server
 import importlib.util
 import io
+import os
 import signal
 import socket
 import subprocess
@@ -55,7 +56,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process = subprocess.Popen(
             [sys.executable, "-m", "mlflow", "server", *words, "--artifacts-destination", "artifacts"],
             cwd=folder, stdout=log, stderr=log, start_new_session=True,
-            env=torture.os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
         )  # fmt: skip
     try:
         until = time.monotonic() + 120
@@ -67,7 +68,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             time.sleep(0.1)
         yield f"http://127.0.0.1:{port}"
     finally:
-        torture.os.killpg(process.pid, signal.SIGKILL)  # and its workers
+        os.killpg(process.pid, signal.SIGKILL)  # and its workers
         process.wait()
 
 

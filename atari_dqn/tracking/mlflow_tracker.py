@@ -1,6 +1,7 @@
 """Log to MLflow: the settings, the rows of the CSV files, the networks. Failures never stop a run."""
 
 import contextlib
+import getpass
 import importlib.util
 import logging
 import math
@@ -26,7 +27,7 @@ from atari_dqn.utils.text import one_line
 TIMEOUT_SECONDS = 30.0  # for the server to answer a request
 BATCH_SECONDS = 1.0  # of rows that a kill may lose; a resumed run sends them
 BATCH = 500  # metrics
-MOST_METRICS, MOST_PARAMS = 1000, 100  # that MLflow takes at once
+MOST_METRICS, MOST_PARAMS = 1000, 100  # that MLflow accepts at once
 BESIDE = ("frames", "updates", "seconds", "env", "episodes", "best", "network", "protocol")  # no metrics of games
 REQUESTS = {"MAX_RETRIES": "2", "BACKOFF_FACTOR": "1", "TIMEOUT": f"{TIMEOUT_SECONDS:.0f}"}
 STATUS = {"finished": "FINISHED", "stopped": "KILLED"}  # and FAILED
@@ -104,8 +105,8 @@ class MLflow(Callback):
         lock: Any = contextlib.nullcontext()
         if uri is None:  # beside the runs, so that they can be compared
             uri, lock = f"sqlite:///{beside / 'mlflow.db'}", filelock.FileLock(beside / ".mlflow.lock")
-        self._client = mlflow.MlflowClient(uri)
         with lock:  # only one process may create the database
+            self._client = mlflow.MlflowClient(uri)
             run = self._run(logger, (beside / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None)
         self._id, self._began = run.info.run_id, run.info.start_time
         self._held = {
@@ -129,7 +130,10 @@ class MLflow(Callback):
             except self._mlflow.exceptions.MlflowException as error:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
-        tags = {tag: "true" for tag in logger.tags or []}
+        tags = {"mlflow.source.name": "atari_dqn", "mlflow.source.type": "LOCAL"}
+        with contextlib.suppress(Exception):  # no name, as in some containers
+            tags["mlflow.user"] = getpass.getuser()
+        tags |= {tag: "true" for tag in logger.tags or []}
         tags |= {"mlflow.note.content": logger.notes} if logger.notes else {}
         tags |= {"group": logger.group} if logger.group else {}
         run = client.create_run(
