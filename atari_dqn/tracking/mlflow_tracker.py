@@ -2,7 +2,6 @@
 
 import contextlib
 import getpass
-import importlib.util
 import logging
 import math
 import os
@@ -13,14 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from atari_dqn.config import presets
 from atari_dqn.config.schema import Logger
 from atari_dqn.tracking import curves, uploads
 from atari_dqn.tracking.aside import Aside
 from atari_dqn.tracking.callback import Callback, Row, group
-from atari_dqn.utils.errors import UserError
+from atari_dqn.utils import extras, locks
 from atari_dqn.utils.files import read_id, replacing
 from atari_dqn.utils.text import one_line
 
@@ -35,8 +32,8 @@ STATUS = {"finished": "FINISHED", "stopped": "KILLED"}  # and FAILED
 
 def require(logger: Logger) -> None:
     """Raise UserError if a config asks for MLflow where its client is not installed."""
-    if logger.mlflow and importlib.util.find_spec("mlflow") is None:
-        raise UserError("logger.mlflow=true needs MLflow's client: pip install 'atari-dqn[mlflow]'")
+    if logger.mlflow:
+        extras.need("logger.mlflow=true", "mlflow")
 
 
 def load(seconds: float | None = None) -> Any:
@@ -104,7 +101,7 @@ class MLflow(Callback):
         uri, beside = logger.mlflow_uri or _client_uri(mlflow), folder.absolute().parent
         lock: Any = contextlib.nullcontext()
         if uri is None:  # beside the runs, so that they can be compared
-            uri, lock = f"sqlite:///{beside / 'mlflow.db'}", filelock.FileLock(beside / ".mlflow.lock")
+            uri, lock = f"sqlite:///{beside / 'mlflow.db'}", _locked(beside / ".mlflow.lock")
         with lock:  # only one process may create the database
             self._client = mlflow.MlflowClient(uri)
             run = self._run(logger, (beside / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None)
@@ -241,6 +238,16 @@ class MLflow(Callback):
                     self._client.log_artifact(self._id, str(path), "networks")
         except Exception as error:
             self._say(f"MLflow: the networks may not have been uploaded ({one_line(error)}); they are in {checkpoints}")
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    handle = locks.take(path, 2 * TIMEOUT_SECONDS)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
 
 
 def _client_uri(mlflow: Any) -> str | None:
