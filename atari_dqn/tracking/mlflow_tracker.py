@@ -214,8 +214,7 @@ class MLflow(Callback):
         self._add(group(row), row)
 
     def video(self, path: Path, row: Row) -> None:
-        if self._artifacts:
-            self._client.log_artifact(self._id, str(path), "videos")
+        self._upload("videos", path)
 
     def close(self) -> None:
         """Send what is left, the final values and the networks, and how the run ended."""
@@ -224,20 +223,20 @@ class MLflow(Callback):
             final = {f"final/{key}": value for key, value in self._summary.values.items()}
             self._batch = self._metrics(final, self._last)
             self._send()
-        if self._artifacts:
-            self._upload_networks()
+        with tempfile.TemporaryDirectory() as into:
+            checkpoints = self._folder / "checkpoints"
+            if self._artifacts and (last := uploads.last_network(checkpoints, Path(into))):
+                self._upload("networks", checkpoints / "best.pt", last)
         self._client.set_terminated(self._id, STATUS.get(self._outcome(), "FAILED"))
 
-    def _upload_networks(self) -> None:
-        """Upload the best and the last network of a finished run."""
-        checkpoints = self._folder / "checkpoints"
+    def _upload(self, what: str, *paths: Path) -> None:
+        """Upload files as artifacts, if asked for. The numbers go on where that fails, which is said once."""
         try:
-            with tempfile.TemporaryDirectory() as folder:
-                last = uploads.last_network(checkpoints, Path(folder))
-                for path in (checkpoints / "best.pt", last) if last else ():
-                    self._client.log_artifact(self._id, str(path), "networks")
+            for path in paths if self._artifacts else ():
+                self._client.log_artifact(self._id, str(path), what)
         except Exception as error:
-            self._say(f"MLflow: the networks may not have been uploaded ({one_line(error)}); they are in {checkpoints}")
+            self._artifacts = False
+            self._say(f"MLflow: {what} and what follows are not uploaded ({one_line(error)})")
 
 
 @contextlib.contextmanager
@@ -269,7 +268,7 @@ def _flat(config: Row, prefix: str = "") -> Iterator[tuple[str, str]]:
         if isinstance(value, dict) and value:
             yield from _flat(value, f"{prefix}{key}.")
         elif f"{prefix}{key}" != "logger.mlflow_uri":
-            yield f"{prefix}{key}", str(value) if isinstance(value, int) and value is not True else presets.text(value)
+            yield f"{prefix}{key}", str(value) if type(value) is int else presets.text(value)
 
 
 def _parsed(row: dict[str, str]) -> Row:
