@@ -152,7 +152,8 @@ docs: $(VENV)/.ready-docs  ### build the documentation into site/
 	@$(BIN)/python -m mkdocs build --strict
 
 check: $(READY)  ### lint, format and types
-	@$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check . && $(BIN)/python -m mypy
+	@$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check . && \
+	$(BIN)/python -m mypy && $(BIN)/python -m mypy tests/typed_use.py
 
 # What is pinned stays as it is; to renew a pin, delete its line first.
 lock: $(READY)  ### pin the versions of new dependencies

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "atari_dqn"
 LAYERS = (
     {"utils"}, {"data"}, {"registry"}, {"config"}, {"envs"}, {"dqn"}, {"checkpoint"}, {"tracking"}, {"evaluation"},
-    {"viewing"}, {"training"}, {"analysis", "exchange", "sweep", "testing"}, {"cli"},
+    {"viewing"}, {"training"}, {"analysis", "exchange", "sweep", "testing"}, {"api"}, {"cli"},
 )  # fmt: skip
 RANK = {folder: rank for rank, layer in enumerate(LAYERS) for folder in layer}
 ALGORITHM = ("dqn", "config.schema", "envs.base", "utils")  # all that dqn/ needs

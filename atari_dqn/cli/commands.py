@@ -11,9 +11,8 @@ from atari_dqn.utils import console, extras
 from atari_dqn.utils.errors import Stopped, UserError
 
 if TYPE_CHECKING:
-    from atari_dqn.checkpoint.checkpoints import Checkpoint
-    from atari_dqn.config.schema import Protocol
     from atari_dqn.envs.base import Game
+    from atari_dqn.evaluation.request import Request
 
 
 def train(composed: Any) -> float | None:
@@ -51,31 +50,12 @@ def profile(composed: Any) -> None:
     profiler.profile(config)
 
 
-def _asked(composed: Any) -> "tuple[Any, Checkpoint, Protocol]":
-    """What evaluate, video, watch and collect share: the checked request, its checkpoint, its protocol.
+def _asked(composed: Any) -> "Request":
+    """What evaluate, video, watch and collect share."""
+    from atari_dqn.config import compose
+    from atari_dqn.evaluation import request
 
-    Reports what of the protocol has no effect, and what the environment does by itself.
-    """
-    from atari_dqn.checkpoint import checkpoints
-    from atari_dqn.config import compose, unread, validate
-    from atari_dqn.dqn import networks
-    from atari_dqn.evaluation.protocol import environment
-    from atari_dqn.utils import devices
-
-    asked = compose.to_object(composed)
-    device = devices.choose_device(asked.device)
-    checkpoint = checkpoints.Checkpoint(checkpoints.find(asked.checkpoint), device)
-    if asked.checkpoint == "latest":
-        console.say(f"checkpoint: {checkpoint.path}")
-    networks.set_threads(checkpoint.config.network.name, device)
-    protocol = compose.merge_protocol(asked.protocol, checkpoint.config.protocol)
-    env = environment(checkpoint.config.env, protocol, asked.env.game, asked.env.arguments)
-    env = dataclasses.replace(checkpoint.config.env, game=env.game, arguments=env.arguments)
-    played = dataclasses.replace(checkpoint.config, protocol=protocol, env=env)
-    unread.refuse(played, compose.task_overrides(), "protocol.")
-    for note in (*unread.notes(played, "protocol."), *validate.own_notes(played.env)):
-        console.say(f"note: {note}")
-    return asked, checkpoint, protocol
+    return request.read(composed, compose.task_overrides())
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 import argparse
 import atexit
-import errno
 import functools
 import os
 import sys
@@ -11,19 +10,10 @@ from typing import Any
 
 from atari_dqn.cli.commands import COMMANDS
 from atari_dqn.utils import console
-from atari_dqn.utils.errors import JobFailed, RunFailed, Stopped, UserError
+from atari_dqn.utils.errors import JobFailed, RunFailed, Stopped, UserError, explained
 from atari_dqn.utils.text import one_line
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2  # exit codes
-
-# What other libraries say for "out of memory": the dynamic linker, torch, the system.
-NO_MEMORY = ("failed to map segment", "can't allocate memory", "Cannot allocate memory")
-
-# Errors of files, folders and disks that the user named.
-FILE_TROUBLE = {
-    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ELOOP,
-    errno.ENAMETOOLONG,
-}  # fmt: skip
 
 
 def guarded(action: Callable[[], Any]) -> int:
@@ -46,15 +36,13 @@ def guarded(action: Callable[[], Any]) -> int:
     except Exception as error:
         if os.environ.get("ATARI_DQN_TRACEBACK"):
             console.show_traceback()
-        text = one_line(error, 300)
-        if isinstance(error, MemoryError) or any(sign in text for sign in NO_MEMORY):
-            console.complain("out of memory; free some, or raise the limit that `ulimit -v` shows")
-            return FAILED
-        if isinstance(error, OSError) and error.errno in FILE_TROUBLE and error.filename is not None:
-            console.complain(f"cannot use {os.fsdecode(error.filename)}: {error.strerror}")
-            return WRONG_INPUT
-        console.complain(f"unforeseen {type(error).__name__}: {text} (ATARI_DQN_TRACEBACK=1 shows where)")
-        return FAILED
+        known = explained(error)
+        if known is error:
+            text = f"unforeseen {type(error).__name__}: {one_line(error, 300)} (ATARI_DQN_TRACEBACK=1 shows where)"
+        else:
+            text = str(known)
+        console.complain(text)
+        return WRONG_INPUT if isinstance(known, UserError) else FAILED
     return DONE
 
 
@@ -115,7 +103,7 @@ def _under_hydra(command: str, words: list[str]) -> int:
             compose.check_references(composed)
             if compose.is_multirun() and compose.with_groups(command, own := compose.task_overrides()) != own:
                 composed = compose.compose(command, own)  # env=... has several values, and only some imply a preset
-            compose.allow_typed(composed)
+            compose.allow_typed(composed, compose.task_overrides())
             results.append(COMMANDS[command](composed))
 
         codes.append(guarded(action))

@@ -1,15 +1,18 @@
 """Compose a command's config with Hydra, check it, and explain errors in one line."""
 
+import contextlib
 import dataclasses
 import functools
 import re
-from contextlib import nullcontext
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import hydra
 import omegaconf
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
@@ -95,9 +98,9 @@ def with_groups(command: str, words: list[str]) -> list[str]:
 
 
 def plugged(word: str) -> str:
-    """`network=my_module:Name` as `network.name=my_module:Name`; so it is with a rule."""
+    """`network=my_module:Name` as `network.name=my_module:Name`; so it is with a rule and an optimizer."""
     key, _, value = word.partition("=")
-    for kind in (plugins.NETWORK, plugins.RULE):
+    for kind in plugins.PARTS:
         own = [plugins.is_own(kind, name) for name in value.split(",")]
         if key == kind.setting and (any(own) or kind is plugins.RULE):
             return f"{key}.name={value}"
@@ -112,10 +115,10 @@ def check_references(composed: Any) -> None:
         raise UserError(explain_value(error)) from None
 
 
-def allow_typed(composed: Any) -> None:
-    """Import what was typed on the command line: environments and plug-ins. Raises UserError."""
+def allow_typed(composed: Any, words: list[str]) -> None:
+    """Import what was typed: environments and plug-ins. Raises UserError."""
     allow_plugins(composed)
-    typed = {word.lstrip("+").partition("=")[0] for word in task_overrides()}
+    typed = {word.lstrip("+").partition("=")[0] for word in words}
     names = [str(composed.env.game)] if "env.game" in typed else []
     names += str(composed.sweep.games).split(",") if "sweep.games" in typed else []
     arguments = plain_arguments(composed) if any(key.startswith("env.arguments") for key in typed) else {}
@@ -130,7 +133,7 @@ def allow_plugins(config: Any) -> None:
         config: any command's; a stored one only where its plug-ins were typed elsewhere.
     """
     names: list[tuple[plugins.Kind, str]] = []
-    for kind in (plugins.NETWORK, plugins.RULE):
+    for kind in plugins.PARTS:
         part = getattr(config, kind.setting, None)
         if part is not None and part.name is not None:
             names.append((kind, part.name))
@@ -204,15 +207,53 @@ def to_yaml(config: TrainConfig) -> str:
 
 
 def compose(command: str, overrides: list[str]) -> omegaconf.DictConfig:
-    """Compose a command's config with Hydra; also works within a hydra.main job. Raises UserError."""
-    running = GlobalHydra().is_initialized()
+    """Compose a command's config with Hydra; also within a hydra.main job, ours or another's. Raises UserError."""
     words = [as_hydra_reads(word) for word in with_groups(command, overrides)]
     words += search_path()
     try:
-        with nullcontext() if running else hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return hydra.compose(command, words)
+        with _alone:
+            if _is_our_job():
+                return hydra.compose(command, words)
+            with _hydra_of_our_own():
+                return hydra.compose(command, words)
     except (HydraException, omegaconf.errors.OmegaConfBaseException, ValueError) as error:  # or Hydra's own checks
         raise explain(command, overrides, error) from None
+
+
+_alone = threading.RLock()  # a thread with Hydra's global state
+
+
+@contextlib.contextmanager
+def _hydra_of_our_own() -> Iterator[None]:
+    """Hydra's global state, which is another program's or nobody's, is ours for a while."""
+    theirs = Singleton._instances.pop(GlobalHydra, None)
+    try:
+        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            yield
+    finally:
+        if theirs is not None:
+            Singleton._instances[GlobalHydra] = theirs
+
+
+def _is_our_job() -> bool:
+    """Whether Hydra is running and looks for files in our conf/."""
+    if not GlobalHydra().is_initialized():
+        return False
+    places = GlobalHydra.instance().config_loader().get_search_path().get_path()
+    return any(place.path.removeprefix("file://") == str(conf_dir()) for place in places if place.path)
+
+
+def typed(command: str, words: list[str]) -> tuple[omegaconf.DictConfig, list[str]]:
+    """Compose what was typed as a command, as the command line does: with its checks, and trusting the modules that it
+    names. Raises UserError.
+
+    Returns: the config, and the words as Hydra reads them.
+    """
+    words = with_groups(command, words)
+    composed = compose(command, words)
+    check_references(composed)
+    allow_typed(composed, words)
+    return composed, [as_hydra_reads(word) for word in words]
 
 
 def task_overrides() -> list[str]:

@@ -84,14 +84,14 @@ def _as_text(key: str, value: str, is_many: bool) -> str:
     if read and read.is_sweep_override() and (is_many or key not in WITH_COMMAS):
         return value
     text = str(read.value()) if read and isinstance(read._value, QuotedString) else value
-    known = _path(key, text) if key in PATHS else text
+    known = path(key, text) if key in PATHS else text
     if known == text and read and (read.value() == value or text != value):
         return value
     # Within quotes, a backslash escapes only a quote.
     return "'" + re.sub(r"(\\*)('|\Z)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), known) + "'"
 
 
-def _path(key: str, typed: str) -> str:
+def path(key: str, typed: str) -> str:
     """Expand ~ and ~name in `typed`. Raises UserError if it cannot be a file name."""
     words = typed.split(" ") if key in ("run", "runs") else [typed]
     for i, word in enumerate(words):

@@ -21,7 +21,11 @@ def make_single(env: schema.Env, on_frame: Callable[[], None] | None = None, **k
 
     Raises UserError if it has none, has no discrete actions, or would skip frames twice.
     """
-    single = environments.make(env.game, env.arguments, **kwargs)
+    return as_seen(env, environments.make(env.game, env.arguments, **kwargs), on_frame)
+
+
+def as_seen(env: schema.Env, single: gymnasium.Env, on_frame: Callable[[], None] | None = None) -> gymnasium.Env:
+    """`single`, an unprocessed `env.game`, as a network sees it: single frames. Raises UserError as `make_single`."""
     space, actions = single.observation_space, single.action_space
     environments.own(single).check(env.game, env.frame_skip)
     if not isinstance(actions, gymnasium.spaces.Discrete):

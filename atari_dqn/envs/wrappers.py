@@ -4,9 +4,10 @@ It is used where a game must be seen (videos, windows), for pixel environments t
 that the ALE's own C++ path is compared with, frame by frame.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import cv2
 import gymnasium
 import numpy as np
 from ale_py import Action
@@ -109,12 +110,14 @@ def atari(
     fire_reset: bool = False,
     max_frames: int = 108_000,
     full_action_space: bool = False,
+    actions: Sequence[str] = (),
     render_mode: str | None = None,
     on_frame: Callable[[], None] | None = None,
 ) -> gymnasium.Env:
-    """One Atari game by its CamelCase name; observations are uint8 [frame_stack, screen_size, screen_size].
+    """One Atari game by its CamelCase name, as `as_seen` shows it.
 
-    Stacks are padded with zeros at a game's start. Rewards are raw.
+    Args:
+        actions: what each action number means, such as ("NOOP", "FIRE"); else the game's own, or all 18.
     """
     env = gymnasium.make(
         f"ALE/{name}-v5",
@@ -127,16 +130,63 @@ def atari(
         disable_env_checker=True,
     )
     ale = env.unwrapped.ale  # type: ignore[attr-defined]
-    actions = ale.getLegalActionSet() if full_action_space else ale.getMinimalActionSet()
-    fire = fire_reset and Action.FIRE in actions
-    env = NoopStart(env, noop_max, fire)
+    own = ale.getLegalActionSet() if full_action_space else ale.getMinimalActionSet()
+    return as_seen(
+        env,
+        actions or [action.name for action in own],
+        frame_skip=frame_skip,
+        frame_stack=frame_stack,
+        screen_size=screen_size,
+        noop_max=noop_max,
+        fire_reset=fire_reset and Action.FIRE in own,
+        max_frames=max_frames,
+        on_frame=on_frame,
+    )
+
+
+def as_seen(
+    env: gymnasium.Env,
+    actions: Sequence[str],
+    *,
+    frame_skip: int,
+    frame_stack: int,
+    screen_size: int,
+    noop_max: int,
+    fire_reset: bool,
+    max_frames: int,
+    on_frame: Callable[[], None] | None = None,
+) -> gymnasium.Env:
+    """An Atari game as a network sees it: uint8 [frame_stack, screen_size, screen_size].
+
+    Stacks are padded with zeros at a game's start. Rewards are raw.
+
+    Args:
+        env: the ALE's, which skips no frames and shows them gray or in RGB.
+        actions: what each action number means, e.g. ("NOOP", "FIRE", "RIGHT", "LEFT").
+        fire_reset: of a game that has FIRE.
+    """
+    if len(env.observation_space.shape or ()) == 3:
+        shape = env.observation_space.shape[:2]  # type: ignore[index]
+        env = TransformObservation(env, gray, Box(0, 255, shape, np.uint8))
+    own = env.unwrapped.get_action_meanings()  # type: ignore[attr-defined]
+    joystick = Action.__members__
+    if len(own) < len(joystick):
+        numbers = {joystick[name].value: number for number, name in enumerate(own)}
+        env = TransformAction(env, lambda action: numbers.get(action, 0), Discrete(len(joystick)))
+    env = NoopStart(env, noop_max, fire_reset)
     env = TimeLimit(env, max_frames)
     env = FrameSkip(env, frame_skip, on_frame)
-    if fire:
+    if fire_reset:
         env = FireOnLifeLoss(env)
-    env = TransformAction(env, lambda action: actions[action].value, Discrete(len(actions)))
+    values = [joystick[name].value for name in actions]
+    env = TransformAction(env, lambda action: values[action], Discrete(len(values)))
     env = ResizeObservation(env, (screen_size, screen_size))  # OpenCV's INTER_AREA
     return FrameStackObservation(env, frame_stack, padding_type="zero")
+
+
+def gray(screen: np.ndarray) -> np.ndarray:
+    """An Atari's screen in RGB, uint8 [H, W, 3], in the ALE's own luminances, [H, W]: 0.299 R + 0.587 G + 0.114 B."""
+    return cv2.cvtColor(screen, cv2.COLOR_RGB2GRAY)
 
 
 def pixels(

@@ -11,7 +11,13 @@ _taken: list[int] = []  # signals that stopped the last run
 
 @contextlib.contextmanager
 def stop_signals(stopped: threading.Event) -> Iterator[None]:
-    """Set `stopped` on SIGINT, SIGTERM, SIGUSR1/2, and SIGHUP unless ignored (nohup). A second SIGINT interrupts."""
+    """Set `stopped` on SIGINT, SIGTERM, SIGUSR1/2, and SIGHUP unless ignored (nohup). A second SIGINT interrupts.
+
+    Only the main thread receives signals; in another, this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     _taken.clear()
 
     def stop(number: int, frame: Any) -> None:

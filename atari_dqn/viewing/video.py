@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,17 @@ def plain(screen: Screen) -> Screen:
     return screen
 
 
-def single_game(env: Env, on_frame: Callable[[], None] | None) -> gymnasium.Env:
-    """A single environment that can render; observations are frame stacks, as the network receives them."""
+def single_game(
+    env: Env,
+    on_frame: Callable[[], None] | None = None,
+    render_mode: str | None = "rgb_array",
+    actions: Sequence[str] = (),
+) -> gymnasium.Env:
+    """A single environment that can render; observations are frame stacks, as the network receives them.
+
+    Args:
+        actions: of an Atari game, see wrappers.atari.
+    """
     if env.kind == "atari":
         return wrappers.atari(
             env.game,
@@ -41,13 +50,14 @@ def single_game(env: Env, on_frame: Callable[[], None] | None) -> gymnasium.Env:
             fire_reset=env.fire_reset,
             max_frames=env.max_frames,
             full_action_space=env.full_action_space,
-            render_mode="rgb_array",
+            actions=actions,
+            render_mode=render_mode,
             on_frame=on_frame,
         )
     if not has_display():  # otherwise SDL warns about the missing display
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
         os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
-    game = make_single(env, on_frame, render_mode="rgb_array")
+    game = make_single(env, on_frame, render_mode=render_mode)
     return gymnasium.wrappers.FrameStackObservation(game, env.frame_stack, padding_type="zero")
 
 
