@@ -15,6 +15,7 @@ from test_wiring import DICE
 from atari_dqn.analysis import run_data
 from atari_dqn.config.schema import Optimizer
 from atari_dqn.dqn import inputs
+from atari_dqn.dqn.optimizers import NatureRMSProp, nature_rmsprop
 from atari_dqn.dqn.schedules import Schedule, learning_rate_at
 from atari_dqn.tracking.csv_files import CsvFiles
 from atari_dqn.training.schedules import make_schedule
@@ -193,6 +194,20 @@ def test_a_recorded_turn_follows_the_schedule(optimizer, monkeypatch):
     number, called, recorded = weights
     assert torch.equal(called, recorded)
     torch.testing.assert_close(number, called, rtol=1e-4, atol=1e-6)
+
+
+def test_a_compiled_optimizer_is_not_compiled_again_for_another_rate():
+    weights = torch.nn.Parameter(torch.ones(3))
+    optimizer = NatureRMSProp([weights])
+    optimizer._apply = torch.compile(nature_rmsprop, dynamic=False, fullgraph=True, backend="eager")
+    schedule = Schedule(optimizer, lambda agent_steps, updates: 0.1 / (1 + updates))
+    optimizer.param_groups[0]["lr"] = torch.tensor(0.1)  # as on a GPU
+    torch._dynamo.utils.counters.clear()
+    for updates in range(4):
+        schedule.begin_turn(0, updates)
+        weights.grad = torch.ones(3)
+        optimizer.step()
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
 def test_rows_of_a_run_without_the_column_are_kept(tmp_path):

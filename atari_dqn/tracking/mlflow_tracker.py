@@ -1,7 +1,7 @@
 """Log to MLflow: the settings, the rows of the CSV files, the networks. Failures never stop a run."""
 
 import contextlib
-import importlib.util
+import getpass
 import logging
 import math
 import os
@@ -12,21 +12,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from atari_dqn.config import presets
 from atari_dqn.config.schema import Logger
 from atari_dqn.tracking import curves, uploads
 from atari_dqn.tracking.aside import Aside
 from atari_dqn.tracking.callback import Callback, Row, group
-from atari_dqn.utils.errors import UserError
+from atari_dqn.utils import extras, locks
 from atari_dqn.utils.files import read_id, replacing
 from atari_dqn.utils.text import one_line
 
 TIMEOUT_SECONDS = 30.0  # for the server to answer a request
 BATCH_SECONDS = 1.0  # of rows that a kill may lose; a resumed run sends them
 BATCH = 500  # metrics
-MOST_METRICS, MOST_PARAMS = 1000, 100  # that MLflow takes at once
+MOST_METRICS, MOST_PARAMS = 1000, 100  # that MLflow accepts at once
 BESIDE = ("frames", "updates", "seconds", "env", "episodes", "best", "network", "protocol")  # no metrics of games
 REQUESTS = {"MAX_RETRIES": "2", "BACKOFF_FACTOR": "1", "TIMEOUT": f"{TIMEOUT_SECONDS:.0f}"}
 STATUS = {"finished": "FINISHED", "stopped": "KILLED"}  # and FAILED
@@ -34,8 +32,8 @@ STATUS = {"finished": "FINISHED", "stopped": "KILLED"}  # and FAILED
 
 def require(logger: Logger) -> None:
     """Raise UserError if a config asks for MLflow where its client is not installed."""
-    if logger.mlflow and importlib.util.find_spec("mlflow") is None:
-        raise UserError("logger.mlflow=true needs MLflow's client: pip install 'atari-dqn[mlflow]'")
+    if logger.mlflow:
+        extras.need("logger.mlflow=true", "mlflow")
 
 
 def load(seconds: float | None = None) -> Any:
@@ -103,9 +101,9 @@ class MLflow(Callback):
         uri, beside = logger.mlflow_uri or _client_uri(mlflow), folder.absolute().parent
         lock: Any = contextlib.nullcontext()
         if uri is None:  # beside the runs, so that they can be compared
-            uri, lock = f"sqlite:///{beside / 'mlflow.db'}", filelock.FileLock(beside / ".mlflow.lock")
-        self._client = mlflow.MlflowClient(uri)
+            uri, lock = f"sqlite:///{beside / 'mlflow.db'}", _locked(beside / ".mlflow.lock")
         with lock:  # only one process may create the database
+            self._client = mlflow.MlflowClient(uri)
             run = self._run(logger, (beside / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None)
         self._id, self._began = run.info.run_id, run.info.start_time
         self._held = {
@@ -129,7 +127,10 @@ class MLflow(Callback):
             except self._mlflow.exceptions.MlflowException as error:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
-        tags = {tag: "true" for tag in logger.tags or []}
+        tags = {"mlflow.source.name": "atari_dqn", "mlflow.source.type": "LOCAL"}
+        with contextlib.suppress(Exception):  # no name, as in some containers
+            tags["mlflow.user"] = getpass.getuser()
+        tags |= {tag: "true" for tag in logger.tags or []}
         tags |= {"mlflow.note.content": logger.notes} if logger.notes else {}
         tags |= {"group": logger.group} if logger.group else {}
         run = client.create_run(
@@ -213,8 +214,7 @@ class MLflow(Callback):
         self._add(group(row), row)
 
     def video(self, path: Path, row: Row) -> None:
-        if self._artifacts:
-            self._client.log_artifact(self._id, str(path), "videos")
+        self._upload("videos", path)
 
     def close(self) -> None:
         """Send what is left, the final values and the networks, and how the run ended."""
@@ -223,20 +223,30 @@ class MLflow(Callback):
             final = {f"final/{key}": value for key, value in self._summary.values.items()}
             self._batch = self._metrics(final, self._last)
             self._send()
-        if self._artifacts:
-            self._upload_networks()
+        with tempfile.TemporaryDirectory() as into:
+            checkpoints = self._folder / "checkpoints"
+            if self._artifacts and (last := uploads.last_network(checkpoints, Path(into))):
+                self._upload("networks", checkpoints / "best.pt", last)
         self._client.set_terminated(self._id, STATUS.get(self._outcome(), "FAILED"))
 
-    def _upload_networks(self) -> None:
-        """Upload the best and the last network of a finished run."""
-        checkpoints = self._folder / "checkpoints"
+    def _upload(self, what: str, *paths: Path) -> None:
+        """Upload files as artifacts, if asked for. The numbers go on where that fails, which is said once."""
         try:
-            with tempfile.TemporaryDirectory() as folder:
-                last = uploads.last_network(checkpoints, Path(folder))
-                for path in (checkpoints / "best.pt", last) if last else ():
-                    self._client.log_artifact(self._id, str(path), "networks")
+            for path in paths if self._artifacts else ():
+                self._client.log_artifact(self._id, str(path), what)
         except Exception as error:
-            self._say(f"MLflow: the networks may not have been uploaded ({one_line(error)}); they are in {checkpoints}")
+            self._artifacts = False
+            self._say(f"MLflow: {what} and what follows are not uploaded ({one_line(error)})")
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    handle = locks.take(path, 2 * TIMEOUT_SECONDS)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
 
 
 def _client_uri(mlflow: Any) -> str | None:
@@ -258,7 +268,7 @@ def _flat(config: Row, prefix: str = "") -> Iterator[tuple[str, str]]:
         if isinstance(value, dict) and value:
             yield from _flat(value, f"{prefix}{key}.")
         elif f"{prefix}{key}" != "logger.mlflow_uri":
-            yield f"{prefix}{key}", str(value) if isinstance(value, int) and value is not True else presets.text(value)
+            yield f"{prefix}{key}", str(value) if type(value) is int else presets.text(value)
 
 
 def _parsed(row: dict[str, str]) -> Row:
