@@ -3,13 +3,13 @@
     python benchmarks/install.py [--csv PATH]
 
 Measures the environment that it runs in. A size is that of the files which pip lists, of an extra without what the core
-has already. A time is the median of 5 starts; `train` is stopped at its first action and at its first update.
+has already. A time is the fastest of 5 starts (other work on the machine only adds to it), from the process's start to
+its end; `train` is stopped at its first action and at its first update.
 """
 
 import argparse
 import csv
 import importlib.metadata as metadata
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -78,7 +78,7 @@ def main() -> None:
         more = needed(Requirement(f"atari-dqn[{extra}]"), set()) - core
         rows.append(("size", extra, megabytes(more)))
     for name, words in STARTS.items():
-        rows.append(("seconds", name, statistics.median(seconds(words) for _ in range(5))))
+        rows.append(("seconds", name, min(seconds(words) for _ in range(5))))
     for kind, name, value in rows:
         print(f"{value:8.1f} MB  {name}" if kind == "size" else f"{value:8.2f} s   {name}")
     if csv_path:
