@@ -5,6 +5,10 @@ include atari_dqn/cli/make.mk
 override READY := $(VENV)/.ready
 override PROGRAM := $(BIN)/python -I atari_dqn/cli/make.py
 override PIP := $(NO_PIP_SETTINGS) $(BIN)/python $(PIP_INSTALL)
+# uv, where it is installed, is faster, but does not read pip's settings: pip chooses torch's build before, and installs
+# afterwards what uv could not.
+override WITH_UV := $(if $(shell command -v uv 2>/dev/null),$(PIP) $$(grep '^torch==' requirements.lock) && \
+	uv pip install --quiet --python $(BIN)/python -r requirements.lock 2>/dev/null;)
 # Python reads the path of an editable package in the locale's encoding, and would not start with an accent in it under
 # LC_ALL=C: so the path is relative, to lib/python3.x/site-packages. (-S: Python must start in order to fix that.)
 override RELATIVE := $(BIN)/python -I -S -c 'import glob; [open(p, "w").write("../../../..") for p in glob.glob("$(VENV)/lib/python*/site-packages/*editable*atari_dqn*.pth")]'
@@ -64,7 +68,7 @@ $(READY): requirements.lock pyproject.toml
 	test "$$found" && \
 	echo "make: $$found cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2 || \
 	echo 'make: no Python from 3.10 to 3.14 found; install one, or name it: PYTHON=/path/to/python3.12' >&2; exit 2
-	@$(PIP) -r requirements.lock && $(PIP) --no-deps --editable . && $(RELATIVE) || \
+	@$(WITH_UV) $(PIP) -r requirements.lock && $(PIP) --no-deps --editable . && $(RELATIVE) || \
 	{ echo 'make: pip could not install what is needed (see above); `make setup` tries again' >&2; exit 2; }
 	@touch $@ && rm -f $(VENV)/.unfinished
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT, small_run
+from conftest import QUIET, ROOT, small_run
 
 from atari_dqn import SPIN
 from atari_dqn.config.schema import Goal
@@ -182,3 +182,11 @@ def test_a_busy_machine_is_told_of(monkeypatch):
     assert share.word() == "busy machine: this run gets 1.0 of 2 CPUs"
     assert share.word() == ""  # 1.8 of 2
     assert share.word() == ""  # 1 of 2, but it asked for no more: the machine was idle
+
+
+def test_an_apple_gpu_trains(inside):
+    if not torch.backends.mps.is_available():
+        pytest.skip("no Apple GPU here, so device=mps is not tested")
+    short = ["env=cartpole", "total_steps=64", "num_envs=2", "replay.warmup_steps=32", "evaluation.episodes=1"]
+    done = inside("train", *QUIET, *short, "device=mps")
+    assert done.returncode == 0, done.stderr

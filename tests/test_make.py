@@ -1,5 +1,6 @@
 """What is typed on make's command line: checked before anything runs, and passed on to the letter."""
 
+import importlib.metadata
 import json
 import os
 import re
@@ -214,6 +215,13 @@ def test_set_up_takes_a_python_that_can_and_people_s_pip_as_it_is(checkout):
     assert run_make(checkout, "setup", PATH=path).returncode == 0
     assert log.read_text().splitlines() == ["-m venv --clear .venv", "editable"] * 2 + ["editable"]
     assert (checkout / ".venv/.ready").exists() and not (checkout / ".venv/.unfinished").exists()
+    (checkout / "requirements.lock").write_text(
+        f"torch=={importlib.metadata.version('torch').partition('+')[0]}\npip\n"
+    )
+    script(fake / "uv", 'echo "uv $@" >> log; exit 1')  # it does not find what pip finds: pip does all
+    assert run_make(checkout, "setup", PATH=path).returncode == 0
+    uv = "uv pip install --quiet --python .venv/bin/python -r requirements.lock"
+    assert log.read_text().splitlines()[5:] == [uv, "editable"]
 
 
 def test_a_mistake_that_only_the_program_can_see_ends_make_as_well():

@@ -141,6 +141,7 @@ def test_the_wheel_s_core_trains_and_names_the_extra_of_whatever_else_is_asked(w
 
 def test_what_is_missing_is_told_apart_from_what_is_broken(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "prefix", f"{ROOT}/.venv")
     monkeypatch.setitem(sys.modules, "plotly", None)
     with pytest.raises(UserError, match=r"^a report needs plotly, not installed here: `make setup`$"):
         extras.load("plotly.offline", "a report")

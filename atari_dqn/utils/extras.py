@@ -2,6 +2,8 @@
 
 import importlib
 import importlib.util
+import sys
+from pathlib import Path
 from typing import Any
 
 from atari_dqn.utils.errors import UserError
@@ -29,7 +31,8 @@ def there(module: str) -> bool:
 def install(*modules: str) -> str:
     """The command that installs them."""
     extras = ",".join(dict.fromkeys(EXTRAS[module] for module in modules))
-    return "`make setup`" if in_checkout() else f"pip install 'atari-dqn[{extras}]'"
+    is_make_s = in_checkout() and Path(sys.prefix) == Path.cwd() / ".venv"
+    return "`make setup`" if is_make_s else f"pip install 'atari-dqn[{extras}]'"
 
 
 def need(what: str, *modules: str) -> None:

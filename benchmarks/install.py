@@ -1,0 +1,90 @@
+"""What an installation takes: megabytes of the core and of each extra, seconds until the program does something.
+
+    python benchmarks/install.py [--csv PATH]
+
+Measures the environment that it runs in. A size is that of the files which pip lists, of an extra without what the core
+has already. A time is the fastest of 5 starts (other work on the machine only adds to it), from the process's start to
+its end; `train` is stopped at its first action and at its first update.
+"""
+
+import argparse
+import csv
+import importlib.metadata as metadata
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+STOP = """
+import os, sys, time
+from atari_dqn import __main__
+from atari_dqn.dqn.agent import Agent
+def stop(self, *args): print(time.time(), flush=True); os._exit(0)
+setattr(Agent, sys.argv.pop(1), stop)
+__main__.main(sys.argv[1:])
+"""
+PONG = ["train", "env.game=Pong", "logger.wandb=off"]
+STARTS = {
+    "import atari_dqn": ["-c", "import atari_dqn"],
+    "atari-dqn --help": ["-m", "atari_dqn", "--help"],
+    "atari-dqn train --help": ["-m", "atari_dqn", "train", "--help"],
+    "import torch": ["-c", "import torch"],
+    "atari-dqn train: first action": ["-c", STOP, "act", *PONG],
+    "atari-dqn train: first update, after 10,000 steps of random play": ["-c", STOP, "learn", *PONG],
+}
+
+
+def needed(requirement: Requirement, found: set[str]) -> set[str]:
+    """`found`, with the installed packages that a requirement leads to."""
+    name = canonicalize_name(requirement.name)
+    key = f"{name}[{','.join(sorted(requirement.extras))}]"
+    if key in found:
+        return found
+    try:
+        wanted = [Requirement(line) for line in metadata.requires(name) or []]
+    except metadata.PackageNotFoundError:
+        return found
+    found |= {name, key}
+    for one in wanted:
+        if one.marker is None or any(one.marker.evaluate({"extra": extra}) for extra in {"", *requirement.extras}):
+            needed(one, found)
+    return found
+
+
+def megabytes(names: set[str]) -> float:
+    paths = [path.locate() for name in names if "[" not in name for path in metadata.files(name) or []]
+    return sum(Path(path).stat().st_size for path in {*paths} if Path(path).is_file()) / 1e6
+
+
+def seconds(words: list[str]) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.time()
+        done = subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True, check=True)
+        last = done.stdout.split()[-1:]
+        return (float(last[0]) if STOP in words else time.time()) - began
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--csv", type=Path)
+    csv_path = parser.parse_args().csv
+    core = needed(Requirement("atari-dqn"), set())
+    rows: list[tuple[str, str, float]] = [("size", "core", megabytes(core))]
+    for extra in metadata.metadata("atari-dqn").get_all("Provides-Extra") or []:
+        more = needed(Requirement(f"atari-dqn[{extra}]"), set()) - core
+        rows.append(("size", extra, megabytes(more)))
+    for name, words in STARTS.items():
+        rows.append(("seconds", name, min(seconds(words) for _ in range(5))))
+    for kind, name, value in rows:
+        print(f"{value:8.1f} MB  {name}" if kind == "size" else f"{value:8.2f} s   {name}")
+    if csv_path:
+        with open(csv_path, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("what", "name", "value"), *((k, n, f"{v:.3f}") for k, n, v in rows)])
+
+
+if __name__ == "__main__":
+    main()
