@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import warnings
 
 import cv2
 import gymnasium
@@ -127,6 +128,22 @@ def test_the_pages_examples_run(pong, tmp_path, monkeypatch, capsys):
     assert len(namespace["q_values"]) == 6 and namespace["result"].returns and namespace["wrapped"]
     assert "no Atari game is called 'Pnog' (did you mean Pong?)" in capsys.readouterr().out
     assert len(atari_dqn.runs()) == 3
+
+
+def test_the_notebook_runs(tmp_path, monkeypatch):
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("agg")
+    monkeypatch.chdir(tmp_path)
+    cells = json.loads((ROOT / "docs" / "notebooks" / "quickstart.ipynb").read_text(encoding="utf-8"))["cells"]
+    assert not [cell for cell in cells if cell.get("outputs")]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    namespace = {"__name__": "a_notebook"}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "FigureCanvasAgg is non-interactive")
+        exec(shortened(code), namespace)
+    assert namespace["run"].config.network.name == "a_notebook:Residual" and namespace["score"] > 0
+    assert len(matplotlib.pyplot.get_fignums()) == 3
+    matplotlib.pyplot.close("all")
 
 
 # --- train --------------------------------------------------------------------------------------------------------
