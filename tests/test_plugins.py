@@ -266,6 +266,21 @@ def test_an_installed_environment_and_preset(with_packages, inside):
     assert re.search(r"tiny", help_text) and "resnet" in help_text
 
 
+def test_the_page_on_extending_works(tmp_path, monkeypatch):
+    page = (EXAMPLES.parent / "docs/extending.md").read_text(encoding="utf-8")
+    *parts, checks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "my_parts.py").write_text("\n".join(parts))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    exec(checks.replace('Expectile")', 'Expectile", learn=False)'), {})
+    words = ["callbacks=[my_parts:GoodEnough]", "trackers=[my_parts:Printer]", "rule=my_parts:MeanOfActions"]
+    run = own_run(tmp_path / "run", *CARTPOLE, *words, "total_steps=1_600")
+    run.go()
+    assert run.outcome == "stopped"  # CartPole's returns are above 18
+    assert checkpoints.Checkpoint(run.folder / "checkpoints/latest.pt").content["callbacks"] == {
+        "my_parts:GoodEnough": {"evaluations": 1}
+    }
+
+
 def test_examples_are_short():
     for file in EXAMPLES.glob("*/*/__init__.py"):
         code = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
