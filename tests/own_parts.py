@@ -114,6 +114,18 @@ class Expectile(Greedy):
         return (torch.where(error > 0, 0.6, 0.4) * error.square()).sum(-1), error.detach().abs().sum(-1)
 
 
+class SignSgd(torch.optim.Optimizer):
+    def __init__(self, params, lr, decay=0.0):
+        super().__init__(params, {"lr": lr, "decay": decay})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.mul_(1 - group["decay"]).sub_(group["lr"] * p.grad.sign())
+                self.state[p].setdefault("steps", torch.zeros(1)).add_(1)
+
+
 class Broken(Greedy):
     def target(self, online, m):
         raise KeyError("nothing there")

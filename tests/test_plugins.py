@@ -24,7 +24,10 @@ from atari_dqn.utils.console import Console
 from atari_dqn.utils.errors import RunFailed, UserError
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-OWN = ["network=own_parts:Net", "network.arguments.width=24", "rule=own_parts:Average", "rule.arguments.weight=0.9"]
+OWN = [
+    "network=own_parts:Net", "network.arguments.width=24", "rule=own_parts:Average", "rule.arguments.weight=0.9",
+    "optimizer=own_parts:SignSgd", "optimizer.arguments.decay=1e-5",
+]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +55,7 @@ def test_a_run_of_ones_own_parts_resumes_to_the_bit(tmp_path):
     run = own_run(tmp_path / "untouched", *words, "callbacks=[]")
     run.go(callback)
     assert run.agent.online.features.module.widths == (24, 16) and run.agent.rule.weight == 0.9
+    assert run.agent.optimizer.param_groups[0]["decay"] == 1e-5
     assert callback.seen == 1_600 // run.config.num_envs and int(run.agent.rule.copies) > 1
     assert {"start", "episode", "evaluation", "checkpoint"} <= {*callback.events}
     assert callback.events[0] == "start" and callback.events[-1] == "close"
@@ -122,6 +126,8 @@ WRONG = {
     "rule=own_parts:Told": "rule=own_parts:Told has no method precompute",
     "rule=averaged": "no rule is called 'averaged'",
     "rule=own_parts:Average agent.double=true": "agent.double=true has no effect in this run: it needs rule.name=null",
+    "optimizer=own_parts:Net": "optimizer=own_parts:Net is not a torch.optim.Optimizer",
+    "optimizer=own_parts:SignSgd optimizer.arguments.beta=1": "SignSgd has no such argument; it has decay",
     "trackers=[tolled]": "no tracker is called 'tolled'",
     "callbacks=[own_parts:Net]": "callbacks=own_parts:Net cannot be created",
     "callbacks=[own_parts:Average]": "is no callback: derive its class from atari_dqn.Callback",

@@ -109,7 +109,7 @@ class Checkpoint:
         try:
             self.config = compose.to_train_config(compose.plain(self.content["config"]))
             self.actions = tuple(str(name) for name in self.content["actions"])
-            for plug in (plugins.NETWORK, plugins.RULE):
+            for plug in (plugins.NETWORK, plugins.RULE):  # the optimizer is not needed to play
                 name, packages = getattr(self.config, plug.setting).name, self.content.get("plugins", {})
                 plugins.explain_missing(plug, name, str(packages.get(plug.setting, "")))
             self.frame_shape = tuple(int(size) for size in self.content["frame_shape"])

@@ -98,9 +98,9 @@ def with_groups(command: str, words: list[str]) -> list[str]:
 
 
 def plugged(word: str) -> str:
-    """`network=my_module:Name` as `network.name=my_module:Name`; so it is with a rule."""
+    """`network=my_module:Name` as `network.name=my_module:Name`; so it is with a rule and an optimizer."""
     key, _, value = word.partition("=")
-    for kind in (plugins.NETWORK, plugins.RULE):
+    for kind in plugins.PARTS:
         own = [plugins.is_own(kind, name) for name in value.split(",")]
         if key == kind.setting and (any(own) or kind is plugins.RULE):
             return f"{key}.name={value}"
@@ -133,7 +133,7 @@ def allow_plugins(config: Any) -> None:
         config: any command's; a stored one only where its plug-ins were typed elsewhere.
     """
     names: list[tuple[plugins.Kind, str]] = []
-    for kind in (plugins.NETWORK, plugins.RULE):
+    for kind in plugins.PARTS:
         part = getattr(config, kind.setting, None)
         if part is not None and part.name is not None:
             names.append((kind, part.name))

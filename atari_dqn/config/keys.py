@@ -61,7 +61,10 @@ def known_keys(command: str) -> tuple[set[str], dict[str, list[str]]]:
         for folder in conf_dir().iterdir()
         if folder.is_dir()
     }
-    groups["network"] += [name for name in plugins.installed(plugins.NETWORK.group) if name not in groups["network"]]
+    for kind in plugins.PARTS:
+        known = groups.get(kind.setting)  # a rule has none
+        if known is not None:
+            known += [name for name in plugins.installed(kind.group) if name not in known]
     return keys, groups
 
 

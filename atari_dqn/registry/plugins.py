@@ -1,4 +1,4 @@
-"""Your own networks, rules, trackers and callbacks: by import path, or from an installed package's entry points.
+"""Your own networks, rules, optimizers, trackers and callbacks, by import path or by an installed package's entry points.
 
 `my_package.my_module:Name` is imported only where it was typed, on the command line or in Python: a downloaded
 checkpoint or config.yaml must not choose what code runs. An installed package offers names by entry points, such as
@@ -35,8 +35,10 @@ class Kind(NamedTuple):
 
 NETWORK = Kind("network", "atari_dqn.networks")
 RULE = Kind("rule", "atari_dqn.rules")
+OPTIMIZER = Kind("optimizer", "atari_dqn.optimizers")
 TRACKER = Kind("trackers", "atari_dqn.trackers")
 CALLBACK = Kind("callbacks", "atari_dqn.callbacks")
+PARTS = (NETWORK, RULE, OPTIMIZER)  # each a section of the settings, whose `name` it is
 ENVIRONMENT = Kind("env.game", "atari_dqn.envs")
 PRESETS = "atari_dqn.presets"
 
@@ -146,10 +148,15 @@ def make(
         raise UserError(f"{kind.setting}={name} cannot be created{given}: {where(error)}") from None
 
 
-def words(config: Any) -> str:
-    """The settings that must be typed again with a run of this config, as one types them: its import paths."""
-    named = {NETWORK: config.network.name, RULE: config.rule.name or "", ENVIRONMENT: config.env.game}
-    return " ".join(f"{kind.setting}={name}" for kind, name in named.items() if is_path(name))
+def words(config: Any, to_play: bool = False) -> str:
+    """The settings that must be typed again with a run of this config, as one types them: its import paths.
+
+    Args:
+        to_play: to play with its network, not to train it.
+    """
+    named = {kind.setting: getattr(config, kind.setting).name or "" for kind in ((NETWORK,) if to_play else PARTS)}
+    named[ENVIRONMENT.setting] = config.env.game
+    return " ".join(f"{setting}={name}" for setting, name in named.items() if is_path(name))
 
 
 def origin(kind: Kind, name: str) -> str:

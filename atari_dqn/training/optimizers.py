@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from atari_dqn.dqn.optimizers import NatureRMSProp
+from atari_dqn.registry import plugins
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.text import one_line, shown, suggest
 
@@ -25,7 +26,10 @@ LARGEST = 1e9  # number among the arguments
 def make_optimizer(
     name: str, params: Iterable[Tensor], learning_rate: float, arguments: dict[str, Any]
 ) -> torch.optim.Optimizer:
-    """The optimizer called `name`: NatureRMSProp or any of torch.optim. Raises UserError if it could not learn."""
+    """The optimizer called `name`: NatureRMSProp, any of torch.optim, or the user's own.
+
+    Raises UserError if it could not learn.
+    """
     known: dict[str, Any] = {
         key: value
         for key, value in vars(torch.optim).items()
@@ -33,6 +37,11 @@ def make_optimizer(
     }
     known["NatureRMSProp"] = NatureRMSProp
     params = list(params)
+    if plugins.is_own(plugins.OPTIMIZER, name) and name not in known:
+        own = plugins.find(plugins.OPTIMIZER, name)
+        if not (isinstance(own, type) and issubclass(own, torch.optim.Optimizer)):
+            raise UserError(f"optimizer={name} is not a torch.optim.Optimizer")
+        known[name] = own
     if name not in known:
         raise UserError(f"no optimizer is called {name!r}{suggest(name, known)}; known: {', '.join(sorted(known))}")
     options = dict(inspect.signature(known[name]).parameters)

@@ -114,7 +114,7 @@ class Run(Parts):
         share = self.progress.evaluation_seconds / max(seconds, 1e-9)
         self.say(f"done: {steps}, of which evaluation took {share:.1%}")
         self.say(f"{self.folder} takes {memory_size(folders.disk_use(self.folder))} on disk")
-        own = plugins.words(self.config).replace(f"rule={self.config.rule.name}", "").strip()  # not needed to play
+        own = plugins.words(self.config, to_play=True)
         self.say(f"score it: {hint('evaluate', CKPT=self.folder, ARGS=own)}")
 
     def _train(self) -> None:

@@ -102,7 +102,7 @@ class Saver:
     @functools.cached_property
     def _plugins(self) -> dict[str, str]:
         """The package that each plug-in comes from."""
-        names = {plugins.NETWORK: self._run.config.network.name, plugins.RULE: self._run.config.rule.name}
+        names = {kind: getattr(self._run.config, kind.setting).name for kind in plugins.PARTS}
         own = {kind: name for kind, name in names.items() if name and plugins.is_own(kind, name)}
         return {kind.setting: plugins.origin(kind, name) for kind, name in own.items()}
 
