@@ -70,6 +70,7 @@ def request(
     game: object = None, protocol: object = None, episodes: object = None, num_envs: object = None, seed: object = None
 ) -> list[str]:
     """The words of a request to evaluate; what is None is left out."""
+    game = None if game is None else text("game", game)
     values = {"env.game": game, "evaluation.episodes": episodes, "evaluation.num_envs": num_envs, "seed": seed}
     words = [f"{key}={_typed(value)}" for key, value in values.items() if value is not None]
     if isinstance(protocol, PlayProtocol):
@@ -88,7 +89,9 @@ def request(
 
 def _typed(value: object) -> str:
     """A value as it is typed."""
-    return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
+    if isinstance(value, str):
+        return value
+    return "null" if value is None else one_line(str(value).lower() if isinstance(value, bool) else value, 1000)
 
 
 def share(key: str, given: object) -> float:
