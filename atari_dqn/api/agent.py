@@ -48,7 +48,7 @@ class Agent:
         self.device: torch.device = next(self.network.parameters()).device
         self.path: Path = checkpoint.path
         env = environment(self.config.env, self.config.protocol, None)
-        self.preprocess = Preprocess(env, self.actions, checkpoint.frame_shape, checkpoint.frame_dtype)
+        self.preprocess: Preprocess = Preprocess(env, self.actions, checkpoint.frame_shape, checkpoint.frame_dtype)
         self._generator = seeding.generator(self.device, seed, "evaluation actions")
 
     def __repr__(self) -> str:

@@ -21,7 +21,6 @@ from atari_dqn.envs.atari import atari_actions
 from atari_dqn.evaluation import request
 from atari_dqn.registry import environments, own_modules
 from atari_dqn.utils.errors import UserError
-from atari_dqn.utils.text import shown
 from atari_dqn.viewing import screens, video
 
 RENDER_MODES = (None, "rgb_array", "human")
@@ -52,7 +51,7 @@ def make_env(
         UserError: wrong settings, no such game or protocol, or no display for a window.
     """
     if render_mode not in RENDER_MODES:
-        raise UserError(f"render_mode={shown(repr(render_mode))}: expected None, 'rgb_array' or 'human'")
+        raise UserError(f"render_mode={given.said(render_mode)}: expected None, 'rgb_array' or 'human'")
     env, actions = _asked(agent_or_settings, game, protocol)
     return _make(env, actions, render_mode)
 
@@ -136,7 +135,7 @@ class Preprocessed(gymnasium.Wrapper):
     def step(self, action: Any) -> Any:
         assert isinstance(self.action_space, Discrete)
         if not self.action_space.contains(action):
-            raise UserError(f"action={action!r:.60}: expected a whole number from 0 to {self.action_space.n - 1}")
+            raise UserError(f"action={given.said(action)}: expected a whole number from 0 to {self.action_space.n - 1}")
         return self.env.step(action)
 
 

@@ -79,9 +79,9 @@ def evaluate(
     Raises:
         UserError: no such checkpoint, game or protocol, or a number out of range.
     """
+    agent = agent_or_where if isinstance(agent_or_where, Agent) else load(agent_or_where, game=game)
     words = ["checkpoint=latest", *given.request(game, protocol, episodes, num_envs, seed)]
     composed, words = compose.typed("evaluate", words)
-    agent = agent_or_where if isinstance(agent_or_where, Agent) else load(agent_or_where)
     with torch_settings():
         asked, checkpoint, rules = request.read(composed, words, agent.checkpoint)
         env, player = make_player(checkpoint, rules, asked.env.game, asked.env.arguments)

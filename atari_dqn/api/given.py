@@ -11,7 +11,7 @@ from atari_dqn.config import overrides
 from atari_dqn.config.schema import PlayProtocol
 from atari_dqn.registry import plugins
 from atari_dqn.utils.errors import RunFailed, UserError, explained
-from atari_dqn.utils.text import shown
+from atari_dqn.utils.text import one_line, shown
 
 Given = ParamSpec("Given")
 Made = TypeVar("Made")
@@ -46,7 +46,7 @@ def settings(given: object) -> list[str]:
         words = list(given)
     else:
         raise UserError(
-            f"settings={shown(repr(given))}: expected text such as 'env.game=Pong seed=2', or a list of such words"
+            f"settings={said(given)}: expected text such as 'env.game=Pong seed=2', or a list of such words"
         )
     for word in words:
         if word.startswith("-"):
@@ -62,7 +62,7 @@ def path(key: str, given: object) -> str:
     """
     text = given if isinstance(given, str) else os.fspath(given) if isinstance(given, os.PathLike) else None
     if not isinstance(text, str) or not text.strip():
-        raise UserError(f"{key}={shown(repr(given))}: expected a path, as text or pathlib.Path; or 'latest'")
+        raise UserError(f"{key}={said(given)}: expected a path, as text or pathlib.Path; or 'latest'")
     return overrides.path(key, text)
 
 
@@ -70,6 +70,7 @@ def request(
     game: object = None, protocol: object = None, episodes: object = None, num_envs: object = None, seed: object = None
 ) -> list[str]:
     """The words of a request to evaluate; what is None is left out."""
+    game = None if game is None else text("game", game)
     values = {"env.game": game, "evaluation.episodes": episodes, "evaluation.num_envs": num_envs, "seed": seed}
     words = [f"{key}={_typed(value)}" for key, value in values.items() if value is not None]
     if isinstance(protocol, PlayProtocol):
@@ -80,7 +81,7 @@ def request(
         words += [f"protocol.{key}={_typed(value)}" for key, value in protocol.items()]
     elif protocol is not None:
         raise UserError(
-            f"protocol={shown(repr(protocol))}: expected a name such as 'nature', or a dictionary of changes such as "
+            f"protocol={said(protocol)}: expected a name such as 'nature', or a dictionary of changes such as "
             f"{{'epsilon': 0.01}}"
         )
     return words
@@ -88,7 +89,9 @@ def request(
 
 def _typed(value: object) -> str:
     """A value as it is typed."""
-    return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
+    if isinstance(value, str):
+        return value
+    return "null" if value is None else one_line(str(value).lower() if isinstance(value, bool) else value, 1000)
 
 
 def share(key: str, given: object) -> float:
@@ -98,7 +101,7 @@ def share(key: str, given: object) -> float:
     except (TypeError, ValueError, OverflowError, RuntimeError):
         number = math.nan
     if not 0 <= number <= 1:
-        raise UserError(f"{key}={shown(repr(given))}: expected a number from 0 to 1")
+        raise UserError(f"{key}={said(given)}: expected a number from 0 to 1")
     return number
 
 
@@ -109,7 +112,7 @@ def whole(key: str, given: object, low: int, high: int) -> int:
     except (AttributeError, TypeError):
         number = low - 1
     if not low <= number <= high:
-        raise UserError(f"{key}={shown(repr(given))}: expected a whole number from {low} to {high:,}")
+        raise UserError(f"{key}={said(given)}: expected a whole number from {low} to {high:,}")
     return int(number)
 
 
@@ -120,7 +123,7 @@ def plugin(kind: plugins.Kind, given: object) -> str:
         return given
     if not callable(given) or not hasattr(given, "__qualname__"):
         raise UserError(
-            f"{kind.setting}={shown(repr(given))}: expected a class, or its import path, my_package.my_module:Name"
+            f"{kind.setting}={said(given)}: expected a class, or its import path, my_package.my_module:Name"
         )
     return plugins.path_of(given)
 
@@ -128,5 +131,10 @@ def plugin(kind: plugins.Kind, given: object) -> str:
 def text(key: str, given: object) -> str:
     """Text. Raises UserError for anything else."""
     if not isinstance(given, str):
-        raise UserError(f"{key}={shown(repr(given))}: expected text")
+        raise UserError(f"{key}={said(given)}: expected text")
     return given
+
+
+def said(value: object) -> str:
+    """A value in a message."""
+    return shown(one_line(repr(value), 1000))

@@ -136,7 +136,10 @@ class Preprocess:
             raise UserError(f"{type(env).__name__} is not a gymnasium.Env")
         own = self._env
         if own.kind != "atari":
-            return stacked(gym.as_seen(own, env), own.frame_stack)
+            wrapped = stacked(gym.as_seen(own, env), own.frame_stack)
+            if wrapped.observation_space.shape != self.shape or wrapped.action_space != Discrete(len(self._actions)):
+                raise UserError(f"{env} is no unprocessed {self.game}; use atari_dqn.make_env(agent)")
+            return wrapped
         space = env.observation_space
         shape = getattr(space, "shape", None) or ()
         if not hasattr(env.unwrapped, "ale") or not wrappers.is_screen(space) or shape[2:] not in ((), (3,)):

@@ -44,7 +44,7 @@ class Run:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder.absolute()
+        self.folder: Path = folder.absolute()
 
     def __repr__(self) -> str:
         return f"Run({self.folder.name})"

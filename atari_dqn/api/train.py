@@ -43,7 +43,7 @@ def train(
         RunFailed: the run had to abort.
     """
     if not isinstance(callbacks, list | tuple) or not all(isinstance(one, Callback) for one in callbacks):
-        raise UserError(f"callbacks={callbacks!r:.60}: expected a list of atari_dqn.Callback")
+        raise UserError(f"callbacks={given.said(callbacks)}: expected a list of atari_dqn.Callback")
     words = given.settings(settings)
     for kind, own in ((plugins.NETWORK, network), (plugins.RULE, rule)):
         words += [] if own is None else [f"{kind.setting}={given.plugin(kind, own)}"]

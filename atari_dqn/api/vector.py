@@ -11,6 +11,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from atari_dqn.api import given
 from atari_dqn.config import schema
 from atari_dqn.dqn.replay import Replay, torch_dtype
 from atari_dqn.envs import factory
@@ -50,15 +51,20 @@ class VectorGames(gymnasium.vector.VectorEnv):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[Any], Infos]:
-        """Start all games, from seeds that follow from `seed`, or from one for each; their first observations."""
+        """Start all games, from seeds that follow from `seed`, or from one for each; their first observations.
+
+        Raises UserError for other seeds, and for options.
+        """
         if options:
-            raise UserError(f"options={options!r:.60}: these games take none")
-        if seed is None or isinstance(seed, int | np.integer):
-            super().reset(seed=None if seed is None else int(seed))
-            seeds = self.np_random.integers(2**31, size=self.num_envs).tolist()
-        else:
-            drawn = self.np_random.integers(2**31, size=self.num_envs).tolist()
-            seeds = [one if own is None else int(own) for own, one in zip(seed, drawn, strict=True)]
+            raise UserError(f"options={given.said(options)}: these games take none")
+        one = None if seed is None or isinstance(seed, list | tuple) else given.whole("seed", seed, 0, 2**63 - 1)
+        super().reset(seed=one)
+        seeds = self.np_random.integers(2**31, size=self.num_envs).tolist()
+        if isinstance(seed, list | tuple):
+            if len(seed) != self.num_envs:
+                raise UserError(f"seed={given.said(seed)}: expected a number, or a list of {self.num_envs}")
+            own = [None if one is None else given.whole("seed", one, 0, 2**31 - 1) for one in seed]
+            seeds = [drawn if one is None else one for one, drawn in zip(own, seeds, strict=True)]
         frames = self._games.reset(seeds)
         self._history.begin(torch.from_numpy(frames))
         self._started = True
@@ -70,11 +76,10 @@ class VectorGames(gymnasium.vector.VectorEnv):
         """Take an action in each game, [N]; observations, raw rewards, terminated, truncated [N], and no infos."""
         if not self._started:
             raise UserError("call reset() before step()")
-        chosen = np.asarray(actions)
-        if not self.action_space.contains(chosen.astype(np.int64, copy=False) if chosen.dtype.kind in "iu" else chosen):
-            raise UserError(
-                f"actions={actions!r:.60}: expected {self.num_envs} whole numbers from 0 to {len(self.actions) - 1}"
-            )
+        chosen, most = np.asarray(actions), len(self.actions) - 1
+        fits = chosen.shape == (self.num_envs,) and chosen.dtype.kind in "iu"
+        if not fits or not 0 <= chosen.min() <= chosen.max() <= most:
+            raise UserError(f"actions={given.said(actions)}: expected {self.num_envs} whole numbers from 0 to {most}")
         numbers = self._numbers[chosen]
         self._games.send(numbers)
         turn = self._games.recv()
