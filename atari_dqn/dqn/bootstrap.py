@@ -11,17 +11,29 @@ from atari_dqn.dqn.replay import Batch
 
 
 class Minibatch(NamedTuple):
-    """A minibatch of B transitions, and all that its loss depends on beside the online network."""
+    """A minibatch of B transitions, and all that its loss depends on beside the online network.
 
-    x_tm1: Tensor  # [B, stack, *frame], states as the network's features take them
-    a_tm1: Tensor  # int64 [B]
-    r_t: Tensor  # [B]
-    discount_t: Tensor  # [B]
-    weight: Tensor  # [B]
-    noise: Tensor  # [2, noise_size], for the online network: at s_tm1, and at s_t in Double DQN
-    taus: Tensor  # [B, n], quantiles that the online network is asked for
-    z_t: Tensor  # [B, A, n], the target network's outputs at s_t
-    more: Tensor | None = None  # that the rule precomputed beside z_t
+    Attributes:
+        x_tm1: [B, stack, *frame], states as the network's features take them
+        a_tm1: int64 [B]
+        r_t: [B]
+        discount_t: [B]
+        weight: [B]
+        noise: [2, noise_size], for the online network: at s_tm1, and at s_t in Double DQN
+        taus: [B, n], quantiles that the online network is asked for
+        z_t: [B, A, n], the target network's outputs at s_t
+        more: that the rule precomputed beside z_t
+    """
+
+    x_tm1: Tensor
+    a_tm1: Tensor
+    r_t: Tensor
+    discount_t: Tensor
+    weight: Tensor
+    noise: Tensor
+    taus: Tensor
+    z_t: Tensor
+    more: Tensor | None = None
 
 
 class Rule(Protocol):
@@ -48,7 +60,9 @@ class Rule(Protocol):
         Args:
             noise: [K, noise_size], for `target`.
             taus: [K * B, n], for `target`.
-        Returns: [K, B, ...] each.
+
+        Returns:
+            [K, B, ...] each.
         """
 
     def target(self, online: QNetwork, m: Minibatch) -> Tensor:

@@ -44,7 +44,12 @@ def check_network(
         arguments: network.arguments.
         frame_shape: of a frame: (84, 84) for pictures, (n,) for vectors of n numbers.
         stack: frames in a state.
-    Returns: what was checked, in words. Raises CheckFailed.
+
+    Returns:
+        What was checked, in words.
+
+    Raises:
+        CheckFailed: with what is wrong.
     """
     pictures = len(frame_shape) == 2
     size = [f"env.screen_size={frame_shape[0]}", f"env.arguments={{size: {frame_shape[0]}}}"] if pictures else []
@@ -105,7 +110,12 @@ def check_rule(
         rule: a class, or an import path `my_package.my_module:Name`.
         arguments: rule.arguments.
         heads: those that it is for: scalar, c51, qr, iqn.
-    Returns: what was checked, in words. Raises CheckFailed.
+
+    Returns:
+        What was checked, in words.
+
+    Raises:
+        CheckFailed: with what is wrong.
     """
     done = []
     for head in heads:
@@ -129,7 +139,12 @@ def check_env(env: str, arguments: Mapping[str, Any] | None = None, *, steps: in
         env: `my_package.my_module:MyEnv-v0`, or a registered name.
         arguments: env.arguments.
         steps: how long games are compared.
-    Returns: what was checked, in words. Raises CheckFailed.
+
+    Returns:
+        What was checked, in words.
+
+    Raises:
+        CheckFailed: with what is wrong.
     """
     with told():
         own_modules.allow(env, dict(arguments or {}))
