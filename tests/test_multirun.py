@@ -93,7 +93,7 @@ def test_optuna_finds_what_learns_most_and_a_failed_trial_is_no_end(tmp_path):
     ("missing", "words", "extra"),
     [
         ("hydra_plugins.hydra_submitit_launcher", ["hydra/launcher=submitit_slurm"], "slurm"),
-        ("hydra_plugins.hydra_optuna_sweeper", ["hydra/sweeper=tune"], "optuna"),
+        ("hydra_plugins.hydra_optuna_sweeper", ["hydra/sweeper=tune"], "tune"),
     ],
 )
 def test_a_plugin_that_is_missing_is_named(missing, words, extra, tmp_path):
