@@ -3,7 +3,7 @@
     python benchmarks/install.py [--csv PATH]
 
 Measures the environment that it runs in. A size is that of the files which pip lists, of an extra without what the core
-has already. A time is the fastest of 3 starts, to the end of the process; `train` ends at its first action or update.
+has already. A time is the fastest of 3 starts, to the end of the process; `train` ends at its first step or update.
 """
 
 import argparse
@@ -20,11 +20,11 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 STOP = """
-import os, sys
+import importlib, os, sys
 from atari_dqn import __main__
-from atari_dqn.dqn.agent import Agent
+module, name, method = sys.argv.pop(1).split(":")
 def stop(self, *args): os._exit(0)
-setattr(Agent, sys.argv.pop(1), stop)
+setattr(getattr(importlib.import_module(module), name), method, stop)
 __main__.main(sys.argv[1:])
 """
 STARTED = 3
@@ -34,8 +34,13 @@ STARTS = {
     "atari-dqn --help": ["-m", "atari_dqn", "--help"],
     "atari-dqn train --help": ["-m", "atari_dqn", "train", "--help"],
     "import torch": ["-c", "import torch"],
-    "atari-dqn train: first action": ["-c", STOP, "act", *PONG],
-    "atari-dqn train: first update, after 10,000 steps of random play": ["-c", STOP, "learn", *PONG],
+    "atari-dqn train: first step": ["-c", STOP, "atari_dqn.envs.atari:AtariEmulators:send", *PONG],
+    "atari-dqn train: first update (10,000 random steps before)": [
+        "-c",
+        STOP,
+        "atari_dqn.dqn.agent:Agent:learn",
+        *PONG,
+    ],
 }
 
 
