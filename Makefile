@@ -63,7 +63,7 @@ $(READY): requirements.lock pyproject.toml
 	for p in $(PYTHONS); do \
 	"$$p" -c $(FITS) 2>/dev/null && found=$$p || continue; \
 	"$$p" -c 'import ensurepip, venv' 2>/dev/null || continue; \
-	echo "setting up $(VENV) with $$("$$p" --version); this takes a minute or two, once"; \
+	echo "setting up $(VENV) with $$("$$p" --version); this takes a few minutes, once"; \
 	"$$p" -m venv --clear $(VENV) && touch $(VENV)/.unfinished && exit 0; done; \
 	test "$$found" && \
 	echo "make: $$found cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2 || \

@@ -3,13 +3,13 @@
     python benchmarks/install.py [--csv PATH]
 
 Measures the environment that it runs in. A size is that of the files which pip lists, of an extra without what the core
-has already. A time is the fastest of 5 starts (other work on the machine only adds to it), from the process's start to
-its end; `train` is stopped at its first action and at its first update.
+has already. A time is the fastest of 3 starts, to the end of the process; `train` ends at its first step or update.
 """
 
 import argparse
 import csv
 import importlib.metadata as metadata
+import resource
 import subprocess
 import sys
 import tempfile
@@ -20,21 +20,27 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 STOP = """
-import os, sys, time
+import importlib, os, sys
 from atari_dqn import __main__
-from atari_dqn.dqn.agent import Agent
-def stop(self, *args): print(time.time(), flush=True); os._exit(0)
-setattr(Agent, sys.argv.pop(1), stop)
+module, name, method = sys.argv.pop(1).split(":")
+def stop(self, *args): os._exit(0)
+setattr(getattr(importlib.import_module(module), name), method, stop)
 __main__.main(sys.argv[1:])
 """
+STARTED = 3
 PONG = ["train", "env.game=Pong", "logger.wandb=off"]
 STARTS = {
     "import atari_dqn": ["-c", "import atari_dqn"],
     "atari-dqn --help": ["-m", "atari_dqn", "--help"],
     "atari-dqn train --help": ["-m", "atari_dqn", "train", "--help"],
     "import torch": ["-c", "import torch"],
-    "atari-dqn train: first action": ["-c", STOP, "act", *PONG],
-    "atari-dqn train: first update, after 10,000 steps of random play": ["-c", STOP, "learn", *PONG],
+    "atari-dqn train: first step": ["-c", STOP, "atari_dqn.envs.atari:AtariEmulators:send", *PONG],
+    "atari-dqn train: first update (10,000 random steps before)": [
+        "-c",
+        STOP,
+        "atari_dqn.dqn.agent:Agent:learn",
+        *PONG,
+    ],
 }
 
 
@@ -60,12 +66,15 @@ def megabytes(names: set[str]) -> float:
     return sum(Path(path).stat().st_size for path in {*paths} if Path(path).is_file()) / 1e6
 
 
-def seconds(words: list[str]) -> float:
+def start(words: list[str]) -> tuple[float, float]:
+    """Seconds from a start to its end, and of the CPU."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with tempfile.TemporaryDirectory() as folder:
         began = time.time()
-        done = subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True, check=True)
-        last = done.stdout.split()[-1:]
-        return (float(last[0]) if STOP in words else time.time()) - began
+        subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, check=True)
+        took = time.time() - began
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return took, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def main() -> None:
@@ -73,17 +82,18 @@ def main() -> None:
     parser.add_argument("--csv", type=Path)
     csv_path = parser.parse_args().csv
     core = needed(Requirement("atari-dqn"), set())
-    rows: list[tuple[str, str, float]] = [("size", "core", megabytes(core))]
+    rows = [("core", f"{megabytes(core):.0f}", "", "")]
     for extra in metadata.metadata("atari-dqn").get_all("Provides-Extra") or []:
         more = needed(Requirement(f"atari-dqn[{extra}]"), set()) - core
-        rows.append(("size", extra, megabytes(more)))
+        rows.append((extra, f"{megabytes(more):.0f}", "", ""))
     for name, words in STARTS.items():
-        rows.append(("seconds", name, min(seconds(words) for _ in range(5))))
-    for kind, name, value in rows:
-        print(f"{value:8.1f} MB  {name}" if kind == "size" else f"{value:8.2f} s   {name}")
+        took, cpu = map(min, zip(*(start(words) for _ in range(STARTED)), strict=True))
+        rows.append((name, "", f"{took:.2f}", f"{cpu:.2f}"))
+    for row in rows:
+        print("{:60} {:>6} {:>6} {:>6}".format(*row))
     if csv_path:
         with open(csv_path, "w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([("what", "name", "value"), *((k, n, f"{v:.3f}") for k, n, v in rows)])
+            csv.writer(file).writerows([("what", "megabytes", "seconds", "cpu_seconds"), *rows])
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from atari_dqn.tracking.curves import Point
 from atari_dqn.utils.console import Console
 from atari_dqn.utils.errors import UserError
 
+pytest.importorskip("rliable", reason="rliable is not installed; on Python 3.14, its arch has no wheel")
+
 RNG = np.random.default_rng(3)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from atari_dqn.utils.errors import UserError
-from atari_dqn.utils.hints import in_checkout, reinstall
+from atari_dqn.utils.hints import hint, in_checkout, reinstall
 from atari_dqn.utils.text import one_line
 
 EXTRAS = {  # a module, and the extra in pyproject.toml that installs it
@@ -32,7 +32,7 @@ def install(*modules: str) -> str:
     """The command that installs them."""
     extras = ",".join(dict.fromkeys(EXTRAS[module] for module in modules))
     is_make_s = in_checkout() and Path(sys.prefix) == Path.cwd() / ".venv"
-    return "`make setup`" if is_make_s else f"pip install 'atari-dqn[{extras}]'"
+    return hint("setup") if is_make_s else f"pip install 'atari-dqn[{extras}]'"
 
 
 def need(what: str, *modules: str) -> None:
