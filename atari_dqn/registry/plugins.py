@@ -8,7 +8,9 @@ checkpoint or config.yaml must not choose what code runs. An installed package o
 """
 
 import functools
+import importlib.machinery
 import importlib.util
+import os
 import sys
 from collections.abc import Mapping
 from importlib import metadata, resources
@@ -115,7 +117,8 @@ def find(kind: Kind, name: str, known: tuple[str, ...] = ()) -> Any:
 def _is_here(package: str) -> bool:
     """Whether a package can be imported, as far as one knows without importing it."""
     try:
-        return importlib.util.find_spec(package) is not None
+        here = importlib.machinery.PathFinder.find_spec(package, [os.getcwd()])
+        return bool(here or importlib.util.find_spec(package))
     except (ImportError, ValueError):  # __main__ has no spec
         return package in sys.modules
 
