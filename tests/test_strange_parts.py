@@ -1,5 +1,7 @@
 """Parts of other kinds than the examples': frozen, recurrent, wrongly shaped; optimizers that count in their groups."""
 
+from importlib import metadata
+
 import numpy as np
 import own_parts
 import pytest
@@ -10,9 +12,11 @@ from test_saving import CARTPOLE, assert_equal_runs
 from torch import nn
 
 from atari_dqn.checkpoint import checkpoints
+from atari_dqn.config import compose
 from atari_dqn.dqn.bootstrap import Munchausen
 from atari_dqn.exchange import safetensors
 from atari_dqn.extend import Callback, Greedy
+from atari_dqn.registry import plugins
 from atari_dqn.training import launch
 from atari_dqn.utils.console import Console
 from atari_dqn.utils.errors import RunFailed, UserError
@@ -176,3 +180,19 @@ def test_what_would_broadcast_or_leave_ends_the_run(words, why, tmp_path):
     with pytest.raises(RunFailed) as told:
         run.go()
     assert why in str(told.value)
+
+
+def test_what_is_installed_replaces_nothing_of_ours(monkeypatch):
+    points = {
+        group: [metadata.EntryPoint(name, f"{__name__}:Counting", group) for name in names]
+        for group, names in {"atari_dqn.optimizers": ("adam", "mine"), "atari_dqn.envs": ("Pong", "Grid-v0")}.items()
+    }
+    monkeypatch.setattr(metadata, "entry_points", lambda group: points.get(group, []))
+    plugins.installed.cache_clear()
+    try:
+        assert [compose.plugged(f"optimizer={name}") for name in ("adam", "mine")] == [
+            "optimizer=adam", "optimizer.name=mine",
+        ]  # fmt: skip
+        assert compose.game_name("atari", "Pong") == "Pong" and plugins.is_own(plugins.ENVIRONMENT, "Grid-v0")
+    finally:
+        plugins.installed.cache_clear()

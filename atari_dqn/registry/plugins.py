@@ -17,6 +17,7 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from atari_dqn.data.games import atari_games
 from atari_dqn.registry import own_modules
 from atari_dqn.registry.watched import where
 from atari_dqn.utils.errors import UserError
@@ -50,7 +51,10 @@ _typed: dict[str, Any] = {}  # what was imported, by import path
 @functools.cache
 def installed(group: str) -> dict[str, metadata.EntryPoint]:
     """The names that installed packages offer."""
-    return {point.name: point for point in metadata.entry_points(group=group)}
+    points = {point.name: point for point in metadata.entry_points(group=group)}
+    if points and group == ENVIRONMENT.group:  # the ALE's names stay its own
+        points = {name: point for name, point in points.items() if name.lower() not in map(str.lower, atari_games())}
+    return points
 
 
 def is_path(name: str) -> bool:
