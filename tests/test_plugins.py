@@ -307,7 +307,7 @@ def test_what_is_right_passes_the_checks():
     ("check", "part", "why"),
     [
         (check_network, own_parts.Normed, "depend on the other states of its batch"),
-        (check_network, own_parts.Idle, "no gradient: features.module.spare.weight"),
+        (check_network, own_parts.Idle, "does not use its parameter spare.weight"),
         (check_network, own_parts.Counting, "the same states give other features"),
         (check_network, own_parts.Peeking, "a CUDA graph cannot have this"),
         (check_network, own_parts.Short, "expected float32"),

@@ -54,17 +54,40 @@ def restored(
     return module.requires_grad_(False)
 
 
-@torch.no_grad()
+@torch.enable_grad()
 def _try_out(own: nn.Module, name: str, frame_shape: Sequence[int], stack: int) -> None:
-    """Raise UserError if a user's network does not return what it says."""
-    try:
-        features = own(torch.zeros(2, stack, *frame_shape))
-    except Exception as error:
-        raise UserError(f"network={name} fails on states float32 {(2, stack, *frame_shape)}: {where(error)}") from None
+    """Raise UserError if a user's network does not return what it says, or could not learn."""
+    for batch in (1, 2):
+        try:
+            features = own(torch.zeros(batch, stack, *frame_shape))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # SystemExit, too
+            shape = (batch, stack, *frame_shape)
+            raise UserError(f"network={name} fails on states float32 {shape}: {where(error)}") from None
     wanted = (2, own.widths[0])  # type: ignore[index]
     shape = tuple(getattr(features, "shape", ()))
     if shape != wanted or features.dtype != torch.float32:
         dtype = str(getattr(features, "dtype", type(features).__name__)).removeprefix("torch.")
         raise UserError(
             f"network={name} returns {dtype} {shape or ''} for 2 states; expected float32 {wanted}, as its widths say"
+        )
+    if not features.isfinite().all():
+        raise UserError(f"network={name} returns numbers that are not finite for states of zeros")
+    if features.requires_grad:
+        _try_gradients(own, name, features)
+    elif any(weights.requires_grad for weights in own.parameters()):
+        raise UserError(
+            f"network={name} returns features without a gradient; freeze its parameters with requires_grad_(False)"
+        )
+
+
+def _try_gradients(own: nn.Module, name: str, features: Tensor) -> None:
+    """Raise UserError unless every parameter that wants a gradient gets one."""
+    learned = {key: weights for key, weights in own.named_parameters() if weights.requires_grad}
+    found = torch.autograd.grad(features.sum(), [*learned.values()], allow_unused=True)
+    if unused := [key for key, gradient in zip(learned, found, strict=True) if gradient is None]:
+        raise UserError(
+            f"network={name} does not use its parameter {unused[0]}; leave it out, or freeze it with "
+            "requires_grad_(False)"
         )

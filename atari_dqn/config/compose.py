@@ -101,7 +101,8 @@ def plugged(word: str) -> str:
     """`network=my_module:Name` as `network.name=my_module:Name`; so it is with a rule and an optimizer."""
     key, _, value = word.partition("=")
     for kind in plugins.PARTS:
-        own = [plugins.is_own(kind, name) for name in value.split(",")]
+        names = [name for name in value.split(",") if not (conf_dir() / key / f"{name}.yaml").is_file()]  # not ours
+        own = [plugins.is_own(kind, name) for name in names]
         if key == kind.setting and (any(own) or kind is plugins.RULE):
             return f"{key}.name={value}"
     return word

@@ -14,9 +14,15 @@ from atari_dqn.dqn.networks import QNetwork
 from atari_dqn.dqn.optimizers import NatureRMSProp
 from atari_dqn.dqn.replay import Batch
 from atari_dqn.dqn.schedules import Schedule
+from atari_dqn.utils.errors import RunFailed
 from atari_dqn.utils.graphs import PerShape, compiled, scripted
 
 Policy = Callable[[Tensor, float | Tensor, torch.Generator], Tensor]
+
+
+def learned(network: nn.Module) -> list[Tensor]:
+    """A network's parameters that are not frozen."""
+    return [weights for weights in network.parameters() if weights.requires_grad]
 
 
 class Losses(NamedTuple):
@@ -25,6 +31,13 @@ class Losses(NamedTuple):
     loss: float
     q_mean: float
     updates: int
+
+
+def _check(part: object, what: str, size: int, dims: int) -> None:
+    """Raise RunFailed unless what a rule returned has the right shape: another might broadcast, unseen."""
+    shape = [*part.shape] if isinstance(part, Tensor) else type(part).__name__
+    if not isinstance(part, Tensor) or part.ndim != dims or len(part) != size:
+        raise RunFailed(f"the rule's {what} {shape}; expected [{size}{', n' * (dims - 1)}]")
 
 
 class Agent:
@@ -62,7 +75,7 @@ class Agent:
         self._reduce = torch.sum if reduction == "sum" else torch.mean
         self.max_grad_norm, self._tau = max_grad_norm, tau
         self.device = next(online.parameters()).device
-        self._parameters: list[Tensor] = list(online.parameters())
+        self._parameters: list[Tensor] = learned(online)
         self._fuse = fuse
         self._differentiated: Callable[..., Any] = self._differentiate
         if fuse or (script and self.device.type == "cpu"):
@@ -126,7 +139,15 @@ class Agent:
             y = self.rule.target(self.online, m)  # [B, n]
         z_tm1 = self.online(m.x_tm1, m.noise[:1], m.taus)  # [B, A, n]
         z_tm1 = z_tm1.take_along_dim(m.a_tm1[:, None, None], 1).squeeze(1)  # [B, n]
-        losses, errors = self.rule.loss(self.online, z_tm1, y, m)
+        _check(y, "target() returns", len(m.r_t), 2)
+        compared = self.rule.loss(self.online, z_tm1, y, m)
+        if not isinstance(compared, tuple) or len(compared) != 2:
+            raise RunFailed(
+                f"the rule's loss() returns {type(compared).__name__}; expected a tuple of losses and errors"
+            )
+        losses, errors = compared
+        _check(losses, "loss() returns losses", len(m.r_t), 1)
+        _check(errors, "loss() returns errors", len(m.r_t), 1)
         return self._reduce(m.weight * losses), values.mean(z_tm1.detach()).mean(), errors
 
     def _differentiate(self, *parts: Tensor) -> tuple[Tensor, ...]:
@@ -141,6 +162,8 @@ class Agent:
             noise = self.target.draw_noise(k, generator)
             taus = values.draw(k * b, True, generator, self.device)
             bootstrapped = self.rule.precompute(self.target, batch, noise, taus)
+        if not isinstance(bootstrapped, list | tuple) or len(bootstrapped) not in (1, 2):
+            raise RunFailed("the rule's precompute() must return a list of one or two tensors: z_t, and more")
         noise = self.online.draw_noise(2 * k, generator).unflatten(0, (k, 2))
         taus = values.draw(k * b, False, generator, self.device).unflatten(0, (k, b))
         for i, s_tm1 in enumerate(batch.s_tm1):
@@ -153,7 +176,7 @@ class Agent:
         """target += tau * (online - target), `times` times; with tau = 1: target := online."""
         self.rule.copying(self.target)
         share = 1 - (1 - self._tau) ** times
-        torch._foreach_lerp_([*self.target.parameters()], [*self._parameters], share)
+        torch._foreach_lerp_([*self.target.parameters()], [*self.online.parameters()], share)
 
     def losses(self) -> Losses:
         """Means since the last call; nan if there was no update."""
@@ -185,7 +208,8 @@ class Agent:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Restore a `state`. Raises ValueError, KeyError or RuntimeError if it does not fit."""
-        for index, moments in state["optimizer"]["state"].items():
+        is_own = not type(self.optimizer).__module__.startswith(("torch.optim.", "atari_dqn."))
+        for index, moments in state["optimizer"]["state"].items() if not is_own else ():
             sizes = [value.numel() for value in moments.values() if isinstance(value, Tensor)]
             if len(moments) > 8 or max(sizes, default=0) > self._parameters[index].numel():
                 raise ValueError("the optimizer's numbers do not fit the network")
@@ -193,6 +217,9 @@ class Agent:
         self.target.load_state_dict(state["target"])
         self.rule.restore(state.get("rule", {}))
         own = self.optimizer.state_dict()["param_groups"]  # of the config and this device, not of the file
+        if is_own:  # some count in them
+            for group, saved in zip(own, state["optimizer"]["param_groups"], strict=True):
+                group.update({key: saved[key] for key in group.keys() & saved.keys() - {"lr", "params"}})
         self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": own})
         self.schedule.restore(state.get("schedule", {}))
         self._sums.copy_(state["sums"])

@@ -116,9 +116,9 @@ class Double(Greedy):
 class Munchausen(Greedy):
     """Bootstrap from all actions, as a softmax policy takes them (Vieillard et al. 2020)."""
 
-    def __init__(self, agent: AgentConfig) -> None:
-        self._numbers = agent.munchausen_alpha, agent.munchausen_temperature, agent.munchausen_floor
-        self.bonus = -agent.munchausen_alpha * agent.munchausen_floor + 3 * agent.munchausen_temperature  # ln 18 < 3
+    def __init__(self, alpha: float = 0.9, temperature: float = 0.03, floor: float = -1.0) -> None:
+        self._numbers = alpha, temperature, floor
+        self.bonus = -alpha * floor + 3 * temperature  # ln 18 < 3
 
     def precompute(self, target: QNetwork, batch: Batch, noise: Tensor, taus: Tensor) -> list[Tensor]:
         q_tm1 = target.q_values(batch.s_tm1.flatten(0, 1), noise).unflatten(0, batch.r_t.shape)
@@ -135,5 +135,5 @@ class Munchausen(Greedy):
 def make_rule(agent: AgentConfig) -> Rule:
     """The rule that the switches say."""
     if agent.munchausen:
-        return Munchausen(agent)
+        return Munchausen(agent.munchausen_alpha, agent.munchausen_temperature, agent.munchausen_floor)
     return Double() if agent.double else Greedy()

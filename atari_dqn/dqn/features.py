@@ -154,6 +154,20 @@ def check_own(own: object, name: str) -> None:
     """Raise UserError if a user's network lacks a Network's attributes."""
     if not isinstance(own, nn.Module):
         raise UserError(f"network={name} makes {type(own).__name__}, not a torch.nn.Module")
+    for key, layer in own.named_modules():
+        if isinstance(layer, torch.jit.ScriptModule):
+            raise UserError(f"network={name}: {key or 'it'} is TorchScript; give the module as it was before")
+        drops = isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0
+        if layer.training and (drops or isinstance(layer, nn.modules.batchnorm._BatchNorm)):
+            raise UserError(
+                f"network={name}: {key or 'it'} is a {type(layer).__name__}, which looks beyond a state; "
+                f"use LayerNorm or GroupNorm, or leave it out"
+            )
+    for key, weights in own.named_parameters():
+        if weights.is_complex():
+            raise UserError(
+                f"network={name}: its parameter {key} is complex; torch.view_as_real makes it two real numbers"
+            )
     widths = getattr(own, "widths", None)
     if not isinstance(widths, list | tuple) or not widths or not all(isinstance(n, int) and n > 0 for n in widths):
         raise UserError(

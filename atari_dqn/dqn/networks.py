@@ -53,7 +53,8 @@ class QNetwork(nn.Module):
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 INITIALIZERS[how](layer.weight)
-                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
         for layer in self.modules():
             if isinstance(layer, NoisyDense):
                 layer.reset_spread()

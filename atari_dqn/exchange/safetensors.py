@@ -17,7 +17,8 @@ def save(network: QNetwork, about: Mapping[str, str]) -> bytes:
     """The file's content: the weights under their names in the network, and `about` as its metadata."""
     from safetensors.torch import save
 
-    content: bytes = save({name: value.contiguous() for name, value in network.state_dict().items()}, dict(about))
+    tensors = {name: value.contiguous().clone() for name, value in network.state_dict().items()}  # tied ones, too
+    content: bytes = save(tensors, dict(about))
     return content
 
 

@@ -8,13 +8,16 @@ checkpoint or config.yaml must not choose what code runs. An installed package o
 """
 
 import functools
+import importlib.machinery
 import importlib.util
+import os
 import sys
 from collections.abc import Mapping
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from atari_dqn.data.games import atari_games
 from atari_dqn.registry import own_modules
 from atari_dqn.registry.watched import where
 from atari_dqn.utils.errors import UserError
@@ -48,7 +51,10 @@ _typed: dict[str, Any] = {}  # what was imported, by import path
 @functools.cache
 def installed(group: str) -> dict[str, metadata.EntryPoint]:
     """The names that installed packages offer."""
-    return {point.name: point for point in metadata.entry_points(group=group)}
+    points = {point.name: point for point in metadata.entry_points(group=group)}
+    if points and group == ENVIRONMENT.group:  # the ALE's names stay its own
+        points = {name: point for name, point in points.items() if name.lower() not in map(str.lower, atari_games())}
+    return points
 
 
 def is_path(name: str) -> bool:
@@ -115,7 +121,8 @@ def find(kind: Kind, name: str, known: tuple[str, ...] = ()) -> Any:
 def _is_here(package: str) -> bool:
     """Whether a package can be imported, as far as one knows without importing it."""
     try:
-        return importlib.util.find_spec(package) is not None
+        here = importlib.machinery.PathFinder.find_spec(package, [os.getcwd()])
+        return bool(here or importlib.util.find_spec(package))
     except (ImportError, ValueError):  # __main__ has no spec
         return package in sys.modules
 

@@ -82,8 +82,9 @@ def _features(network: QNetwork, frame_shape: Sequence[int], stack: int) -> Iter
         torch.allclose(alone, features, rtol=1e-3, atol=1e-5),
         "a state's features depend on the other states of its batch, as BatchNorm makes them",
     )
-    gradients = torch.autograd.grad(network(states).square().sum(), [*network.parameters()], allow_unused=True)
-    unused = [name for (name, _), g in zip(network.named_parameters(), gradients, strict=True) if g is None]
+    named = {name: weights for name, weights in network.named_parameters() if weights.requires_grad}
+    gradients = torch.autograd.grad(network(states).square().sum(), [*named.values()], allow_unused=True)
+    unused = [name for name, gradient in zip(named, gradients, strict=True) if gradient is None]
     check(not unused, f"these parameters get no gradient: {', '.join(unused)}")
     twin = copy.deepcopy(network)
     twin.load_state_dict(network.state_dict())

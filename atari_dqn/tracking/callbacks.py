@@ -6,10 +6,23 @@ from pathlib import Path
 from typing import Any
 
 from atari_dqn.checkpoint.plain import plain
+from atari_dqn.config.schema import TrainConfig
 from atari_dqn.dqn.loop import StepInfo
+from atari_dqn.registry import plugins
 from atari_dqn.registry.watched import where
 from atari_dqn.tracking.callback import Callback, Row, Training
 from atari_dqn.utils.errors import RunFailed, UserError
+
+
+def named(config: TrainConfig) -> list[Callback]:
+    """The callbacks that a config names. Raises UserError if one cannot be made, or if there is no such tracker."""
+    for name in config.trackers:
+        plugins.find(plugins.TRACKER, name)
+    made = {name: plugins.make(plugins.CALLBACK, name) for name in config.callbacks}
+    for name, callback in made.items():
+        if not isinstance(callback, Callback):
+            raise UserError(f"callbacks={name} is no callback: derive its class from atari_dqn.Callback")
+    return [*made.values()]
 
 
 class Guarded(Callback):
@@ -89,14 +102,14 @@ class Callbacks(Callback):
     def _tell_one(self, callback: Callback, event: str, *what: Any) -> Any:
         try:
             return getattr(callback, event)(*what)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if callback not in self._own.values() or isinstance(error, UserError | RunFailed):
                 raise
             raise RunFailed(f"the callback {type(callback).__name__} failed in {event}: {where(error)}") from error
 
     def _tell(self, event: str, *what: Any) -> None:
         for callback in self._all:
-            self._tell_one(callback, event, *what)
+            self._tell_one(callback, event, *(dict(one) if isinstance(one, dict) else one for one in what))  # its own
 
     def start(self, run: Training) -> None:
         self._tell("start", run)

@@ -7,9 +7,10 @@ import torch
 from atari_dqn.checkpoint.network import build_network
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.dqn import bootstrap
-from atari_dqn.dqn.agent import Agent, Policy
+from atari_dqn.dqn.agent import Agent, Policy, learned
 from atari_dqn.dqn.exploration import Persistent, boltzmann, epsilon_greedy
 from atari_dqn.registry import plugins
+from atari_dqn.registry.watched import where
 from atari_dqn.training.optimizers import make_optimizer
 from atari_dqn.training.schedules import make_schedule
 from atari_dqn.utils import seeding
@@ -32,8 +33,9 @@ def make_agent(config: TrainConfig, frame_shape: tuple[int, ...], num_actions: i
     if compiling is None:
         suits = device.type == "cuda" and online.sees_pictures and not compute.deterministic
         compiling = suits and can_compile(device)
-    made = make_optimizer(optimizer.name, online.parameters(), optimizer.learning_rate, optimizer.arguments)
-    agent = Agent(
+    made = make_optimizer(optimizer.name, learned(online), optimizer.learning_rate, optimizer.arguments)
+    make = functools.partial(
+        Agent,
         online,
         made,
         make_rule(config),
@@ -45,6 +47,12 @@ def make_agent(config: TrainConfig, frame_shape: tuple[int, ...], num_actions: i
         fuse=compiling and device.type != "cpu",
         schedule=make_schedule(optimizer, made),
     )
+    try:
+        agent = make()
+    except Exception as error:
+        if config.rule.name is None:
+            raise
+        raise UserError(f"rule={config.rule.name} fails in begin: {where(error)}") from error
     if compiling and device.type == "cpu":  # whose fast layers the compiler does not take with gradients
         for part in (agent.online, agent.target):
             part.compile()

@@ -23,12 +23,13 @@ def _measured(network: QNetwork, states: Tensor) -> int:
     """Numbers that a forward pass computes per state."""
     counted = 0
 
-    def count(module: nn.Module, inputs: Any, output: Tensor) -> None:
+    def count(module: nn.Module, inputs: Any, output: Any) -> None:
         nonlocal counted
-        counted += output.numel()
+        outputs = output if isinstance(output, tuple) else (output,)  # a recurrent layer's are a tuple
+        counted += sum(part.numel() for part in outputs if isinstance(part, Tensor))
 
     for layer in network.modules():
-        if not [*layer.children()]:
+        if not [*layer.children()] and not isinstance(layer, torch.jit.ScriptModule):  # which takes no hooks
             layer.register_forward_hook(count)
     network(states)
     return counted
@@ -44,7 +45,7 @@ def parts(config: TrainConfig, envs: Emulators) -> dict[str, int]:
     with torch.device(device), torch.random.fork_rng([]):
         network = build_network(config, envs.frame_shape, len(envs.actions))
         dtype = torch.uint8 if envs.frame_dtype.itemsize == 1 else torch.float32
-        computed = _measured(network, torch.empty(1, stack, *envs.frame_shape, dtype=dtype))
+        computed = _measured(network, torch.zeros(1, stack, *envs.frame_shape, dtype=dtype))
     if head.name == "iqn":  # per quantile that an update samples, at least as many as for acting
         asked = max(head.samples, head.target_samples + head.policy_samples)
         computed = 3 * computed * -(-asked // head.policy_samples)

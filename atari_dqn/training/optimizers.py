@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from atari_dqn.dqn.optimizers import NatureRMSProp
-from atari_dqn.registry import plugins
+from atari_dqn.registry import own_modules, plugins
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.text import one_line, shown, suggest
 
@@ -39,6 +39,7 @@ def make_optimizer(
     params = list(params)
     if plugins.is_own(plugins.OPTIMIZER, name) and name not in known:
         own = plugins.find(plugins.OPTIMIZER, name)
+        own_modules.check_typed(f"optimizer={name}", arguments, "optimizer.arguments")
         if not (isinstance(own, type) and issubclass(own, torch.optim.Optimizer)):
             raise UserError(f"optimizer={name} is not a torch.optim.Optimizer")
         known[name] = own

@@ -11,7 +11,7 @@ from atari_dqn.config.schema import TrainConfig
 from atari_dqn.data import scores
 from atari_dqn.dqn.loop import NotFinite, StepInfo, due, game_seeds, training_loop
 from atari_dqn.registry import plugins
-from atari_dqn.tracking import trackers
+from atari_dqn.tracking import callbacks, trackers
 from atari_dqn.tracking.callback import Callback
 from atari_dqn.training.diagnostics import Meter, dump_batch, failure
 from atari_dqn.training.evaluations import Evaluations
@@ -37,6 +37,7 @@ class Run(Parts):
     """
 
     def __init__(self, config: TrainConfig, folder: Path, console: Console, resumed: Resumed | None = None) -> None:
+        self._named = callbacks.named(config)  # before anything is written
         super().__init__(config, folder, console, resumed)
         self.outcome = "failed"
         self.tell_outcome: Callable[[str], None] = lambda outcome: None
@@ -59,8 +60,8 @@ class Run(Parts):
         """End the run after this turn, as a signal would."""
         self.stopped.set()
 
-    def go(self, *callbacks: Callback) -> None:
-        """Train until the end, a goal, or a stop signal, watched by `callbacks`, too. Raises RunFailed."""
+    def go(self, *watching: Callback) -> None:
+        """Train until the end, a goal, or a stop signal, `watching` it, too. Raises RunFailed."""
         self.progress.start_clock()
         try:
             with stop_signals(self.stopped):
@@ -74,8 +75,7 @@ class Run(Parts):
                     self.console,
                     self.say,
                 )
-                named = [plugins.make(plugins.CALLBACK, name) for name in self.config.callbacks]
-                self.trackers.begin(self, chosen, [*named, *callbacks])
+                self.trackers.begin(self, chosen, [*self._named, *watching])
                 for note in validate.notes(self.config):
                     self.say(f"note: {note}")
                 self._say_what_scores_mean()

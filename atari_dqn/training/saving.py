@@ -126,6 +126,7 @@ class Saver:
         replay = {"written": run.replay.written, **run.replay.state()} if run.config.checkpoint.replay else None
         agent = run.agent.state()
         plain(agent["rule"], "the rule")
+        plain(agent["optimizer"], "the optimizer")
         content = {
             **self._playable(),
             **agent,
