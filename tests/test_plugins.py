@@ -33,8 +33,8 @@ OWN = [
 @pytest.fixture(autouse=True)
 def _nothing_typed(monkeypatch):
     """Each test begins as a new process does."""
-    for name, empty in (("_typed", {}),):
-        monkeypatch.setattr(plugins, name, empty)
+    monkeypatch.setitem(sys.modules, "own_parts", own_parts)  # which other tests may have loaded again
+    monkeypatch.setattr(plugins, "_typed", {})
     monkeypatch.setattr(own_modules, "_typed", set())
     own_parts.told.clear()
 
@@ -54,9 +54,9 @@ def test_a_run_of_ones_own_parts_resumes_to_the_bit(tmp_path):
     callback = own_parts.Enough(most=10_000)
     run = own_run(tmp_path / "untouched", *words, "callbacks=[]")
     run.go(callback)
-    assert run.agent.online.features.module.widths == (24, 16) and run.agent.rule.weight == 0.9
+    assert run.agent.online.features.module.widths == (24, 16) and run.agent.rule.rule.weight == 0.9
     assert run.agent.optimizer.param_groups[0]["decay"] == 1e-5
-    assert callback.seen == 1_600 // run.config.num_envs and int(run.agent.rule.copies) > 1
+    assert callback.seen == 1_600 // run.config.num_envs and int(run.agent.rule.rule.copies) > 1
     assert {"start", "episode", "evaluation", "checkpoint"} <= {*callback.events}
     assert callback.events[0] == "start" and callback.events[-1] == "close"
     assert own_parts.told[0] == "start 0" and own_parts.told[-1] == "close" and len(own_parts.told) > 2
@@ -313,7 +313,7 @@ def test_what_is_right_passes_the_checks():
         (check_network, own_parts.Short, "expected float32"),
         (check_rule, own_parts.Drifting, "updates through TorchScript differ from plain ones"),
         (check_rule, own_parts.Forgetful, "a resumed run ends otherwise than an untouched one"),
-        (check_rule, own_parts.Broken, "an update fails: KeyError: 'nothing there'"),
+        (check_rule, own_parts.Broken, "fails in target: KeyError: 'nothing there'"),
         (check_env, "own_parts:Chance", "with the same seeds and actions, the first observations differ"),
     ],
 )

@@ -935,7 +935,7 @@ def test_an_edited_config_or_a_typed_group_is_not_taken_in_silence(stopped):
     with pytest.raises(UserError, match=r"config\.yaml differs from its checkpoint in optimizer\.learning_rate"):
         go_on(stopped)
     (stopped / "config.yaml").write_text(
-        re.sub(r"(optimizer:.*?)arguments: {}", r"\1arguments: {eps: 0.1}", text, flags=re.S)
+        re.sub(r"(optimizer:.*?\n  )arguments: {}", r"\1arguments: {eps: 0.1}", text, flags=re.S)
     )
     with pytest.raises(UserError, match=r"in optimizer\.arguments; restore it"):
         go_on(stopped)

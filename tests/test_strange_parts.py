@@ -168,8 +168,8 @@ def test_refused_before_anything_is_written(words, why, tmp_path):
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        ("rule=NAME:Flat", "the rule's target() returns [32]; expected [32, n]"),
-        ("rule=NAME:OneError", "the rule's loss() returns errors []; expected [32]"),
+        ("rule=NAME:Flat", "target() returns [32]; expected [32, n]"),
+        ("rule=NAME:OneError", "loss() returns errors []; expected [32]"),
         ("optimizer=NAME:WithArrays", "the optimizer has a state that a checkpoint cannot keep, ndarray"),
         ("callbacks=[NAME:Clearing]", "the callback Clearing has a state that contains itself"),
         ("callbacks=[NAME:Leaving]", "the callback Leaving failed in step: SystemExit: 3"),

@@ -14,7 +14,6 @@ from atari_dqn.dqn.networks import QNetwork
 from atari_dqn.dqn.optimizers import NatureRMSProp
 from atari_dqn.dqn.replay import Batch
 from atari_dqn.dqn.schedules import Schedule
-from atari_dqn.utils.errors import RunFailed
 from atari_dqn.utils.graphs import PerShape, compiled, scripted
 
 Policy = Callable[[Tensor, float | Tensor, torch.Generator], Tensor]
@@ -31,13 +30,6 @@ class Losses(NamedTuple):
     loss: float
     q_mean: float
     updates: int
-
-
-def _check(part: object, what: str, size: int, dims: int) -> None:
-    """Raise RunFailed unless what a rule returned has the right shape: another might broadcast, unseen."""
-    shape = [*part.shape] if isinstance(part, Tensor) else type(part).__name__
-    if not isinstance(part, Tensor) or part.ndim != dims or len(part) != size:
-        raise RunFailed(f"the rule's {what} {shape}; expected [{size}{', n' * (dims - 1)}]")
 
 
 class Agent:
@@ -139,15 +131,7 @@ class Agent:
             y = self.rule.target(self.online, m)  # [B, n]
         z_tm1 = self.online(m.x_tm1, m.noise[:1], m.taus)  # [B, A, n]
         z_tm1 = z_tm1.take_along_dim(m.a_tm1[:, None, None], 1).squeeze(1)  # [B, n]
-        _check(y, "target() returns", len(m.r_t), 2)
-        compared = self.rule.loss(self.online, z_tm1, y, m)
-        if not isinstance(compared, tuple) or len(compared) != 2:
-            raise RunFailed(
-                f"the rule's loss() returns {type(compared).__name__}; expected a tuple of losses and errors"
-            )
-        losses, errors = compared
-        _check(losses, "loss() returns losses", len(m.r_t), 1)
-        _check(errors, "loss() returns errors", len(m.r_t), 1)
+        losses, errors = self.rule.loss(self.online, z_tm1, y, m)
         return self._reduce(m.weight * losses), values.mean(z_tm1.detach()).mean(), errors
 
     def _differentiate(self, *parts: Tensor) -> tuple[Tensor, ...]:
@@ -162,8 +146,6 @@ class Agent:
             noise = self.target.draw_noise(k, generator)
             taus = values.draw(k * b, True, generator, self.device)
             bootstrapped = self.rule.precompute(self.target, batch, noise, taus)
-        if not isinstance(bootstrapped, list | tuple) or len(bootstrapped) not in (1, 2):
-            raise RunFailed("the rule's precompute() must return a list of one or two tensors: z_t, and more")
         noise = self.online.draw_noise(2 * k, generator).unflatten(0, (k, 2))
         taus = values.draw(k * b, False, generator, self.device).unflatten(0, (k, b))
         for i, s_tm1 in enumerate(batch.s_tm1):

@@ -56,8 +56,8 @@ def _learned(config: TrainConfig, frame_shape: Sequence[int], device: str, graph
 def updates_agree(config: TrainConfig, frame_shape: Sequence[int]) -> Iterator[str]:
     try:
         (plain, errors), (fast, others) = (_learned(config, frame_shape, "cpu", graphs) for graphs in (False, True))
-    except (UserError, RunFailed):
-        raise
+    except (UserError, RunFailed) as error:
+        raise CheckFailed(str(error)) from error
     except Exception as error:
         raise CheckFailed(f"an update fails: {where(error)}") from error
     check(all(error.isfinite().all() for error in errors), "its losses are not finite numbers")

@@ -96,7 +96,7 @@ class Callbacks(Callback):
 
     def _name(self, callback: Callback) -> str:
         name = f"{type(callback).__module__}:{type(callback).__qualname__}"
-        count = sum(type(other) is type(callback) for other in self._own.values())
+        count = sum(own.partition("#")[0] == name for own in self._own)
         return f"{name}#{count + 1}" if count else name
 
     def _tell_one(self, callback: Callback, event: str, *what: Any) -> Any:

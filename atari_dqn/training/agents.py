@@ -10,8 +10,8 @@ from atari_dqn.dqn import bootstrap
 from atari_dqn.dqn.agent import Agent, Policy, learned
 from atari_dqn.dqn.exploration import Persistent, boltzmann, epsilon_greedy
 from atari_dqn.registry import plugins
-from atari_dqn.registry.watched import where
 from atari_dqn.training.optimizers import make_optimizer
+from atari_dqn.training.own_rule import OwnRule
 from atari_dqn.training.schedules import make_schedule
 from atari_dqn.utils import seeding
 from atari_dqn.utils.errors import UserError
@@ -34,8 +34,7 @@ def make_agent(config: TrainConfig, frame_shape: tuple[int, ...], num_actions: i
         suits = device.type == "cuda" and online.sees_pictures and not compute.deterministic
         compiling = suits and can_compile(device)
     made = make_optimizer(optimizer.name, learned(online), optimizer.learning_rate, optimizer.arguments)
-    make = functools.partial(
-        Agent,
+    agent = Agent(
         online,
         made,
         make_rule(config),
@@ -47,12 +46,6 @@ def make_agent(config: TrainConfig, frame_shape: tuple[int, ...], num_actions: i
         fuse=compiling and device.type != "cpu",
         schedule=make_schedule(optimizer, made),
     )
-    try:
-        agent = make()
-    except Exception as error:
-        if config.rule.name is None:
-            raise
-        raise UserError(f"rule={config.rule.name} fails in begin: {where(error)}") from error
     if compiling and device.type == "cpu":  # whose fast layers the compiler does not take with gradients
         for part in (agent.online, agent.target):
             part.compile()
@@ -69,5 +62,4 @@ def make_rule(config: TrainConfig) -> bootstrap.Rule:
         raise UserError(
             f"rule={config.rule.name} has no method {lacks[0]}; derive its class from atari_dqn.extend.Greedy"
         )
-    own: bootstrap.Rule = rule
-    return own
+    return OwnRule(rule, config.rule.name)

@@ -95,7 +95,7 @@ def failure(parts: Parts, error: Exception) -> str:
         kept = (
             f"resume from its last checkpoint with {hint('resume', RUN=parts.folder, ARGS=plugins.words(parts.config))}"
         )
-    own = parts.config.rule.name or ":" in parts.config.network.name
+    own = ":" in parts.config.network.name
     what = where(error) if own else str(error)
     what = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.strerror else what
     what = one_line(what, 400) or type(error).__name__
