@@ -190,3 +190,9 @@ def test_an_apple_gpu_trains(inside):
     short = ["env=cartpole", "total_steps=64", "num_envs=2", "replay.warmup_steps=32", "evaluation.episodes=1"]
     done = inside("train", *QUIET, *short, "device=mps")
     assert done.returncode == 0, done.stderr
+
+
+def test_a_run_flushes_denormals_whatever_another_library_did():
+    torch.set_flush_denormal(False)  # as a session of onnxruntime does
+    devices.choose_device("cpu")
+    assert (torch.tensor([1e-38]) * 1e-3).item() == 0

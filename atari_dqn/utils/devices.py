@@ -9,7 +9,8 @@ import torch
 from atari_dqn.utils.errors import UserError
 
 # Numbers below 1e-38 count as 0, as on a GPU: squares of small gradients are full of them, and a CPU takes twenty times
-# as long for each. A thread inherits this from the one that starts it, so it comes before torch starts its own.
+# as long for each. A thread inherits this from the one that starts it, so it comes before torch starts its own; and
+# again with each device that is chosen, for other libraries change it (a session of onnxruntime switches it off).
 torch.set_flush_denormal(True)
 
 # cuBLAS' workspaces, of one kind and fixed, so that a product is added up in the same order every time. It is read
@@ -41,6 +42,7 @@ def choose_device(name: str) -> torch.device:
     }
     if not there.get(device.type, False):
         raise UserError(f"device={name}: this machine has none that torch {torch.__version__} can use; try device=auto")
+    torch.set_flush_denormal(True)
     if device.type == "cuda":
         torch.cuda.set_device(device.index or 0)  # 0 too: a run before, in the same process, may have had another
     return device
