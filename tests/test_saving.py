@@ -965,6 +965,7 @@ def test_folders_are_made_whole(tmp_path, monkeypatch):
     assert len(set(names)) == 3 and all((tmp_path / "runs" / name / "config.yaml").is_file() for name in names)
 
     (tmp_path / "mounted" / "videos").mkdir(parents=True)  # empty, or as a start that was killed left it
+    (tmp_path / "mounted" / ".config.123.tmp.yaml").write_text("env:\n")
     assert folders.make(dataclasses.replace(config, run_dir="mounted")) == Path("mounted")
     shutil.rmtree(tmp_path / "mounted")
 

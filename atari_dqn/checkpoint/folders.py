@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import json
 import os
+import re
 import socket
 import stat
 import time
@@ -60,10 +61,13 @@ def make(config: TrainConfig) -> Path:
 
 def _is_free(folder: Path) -> bool:
     """Whether a directory is empty, apart from what a killed start leaves behind."""
-    return folder.is_dir() and all(
-        path.name in PARTS and path.is_dir() and not path.is_symlink() and not any(path.iterdir())
-        for path in folder.iterdir()
-    )
+    return folder.is_dir() and all(map(_is_of_a_killed_start, folder.iterdir()))
+
+
+def _is_of_a_killed_start(path: Path) -> bool:
+    if re.fullmatch(r"\.config\.\d+\.tmp\.yaml", path.name):
+        return path.is_file() and not path.is_symlink()
+    return path.name in PARTS and path.is_dir() and not path.is_symlink() and not any(path.iterdir())
 
 
 def _prefix(config: TrainConfig) -> str:

@@ -101,10 +101,10 @@ def plugged(word: str) -> str:
     """`network=my_module:Name` as `network.name=my_module:Name`; so it is with a rule and an optimizer."""
     key, _, value = word.partition("=")
     for kind in plugins.PARTS:
-        names = [name for name in value.split(",") if not (conf_dir() / key / f"{name}.yaml").is_file()]  # not ours
-        own = [plugins.is_own(kind, name) for name in names]
-        if key == kind.setting and (any(own) or kind is plugins.RULE):
-            return f"{key}.name={value}"
+        if key == kind.setting:
+            ours = {path.stem for path in (conf_dir() / key).glob("*.yaml")}
+            is_own = any(plugins.is_own(kind, name) for name in value.split(",") if name not in ours)
+            return f"{key}.name={value}" if is_own or kind is plugins.RULE else word
     return word
 
 
