@@ -189,6 +189,7 @@ def installed(tmp_path_factory) -> Path:
     (more / "pyproject.toml").write_text(
         '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
         '[project]\nname = "dqn-more"\nversion = "1.2"\n'
+        '[project.entry-points."atari_dqn.targets"]\nmean = "own_parts:Average"\n'
         '[project.entry-points."atari_dqn.envs"]\n"Rooms-v0" = "dqn_more:Chain"\n'
         '[project.entry-points."atari_dqn.presets"]\nmore = "dqn_more"\n'
         '[tool.setuptools]\npackages = ["dqn_more"]\n[tool.setuptools.package-data]\ndqn_more = ["preset/*.yaml"]\n'
@@ -266,7 +267,7 @@ def test_an_installed_environment_and_preset(with_packages, inside):
     done = inside("train", "env.game=Rooms-v0", "preset=tiny", "network=mlp", "--cfg", "job")
     assert done.returncode == 0 and "kind: gymnasium" in done.stdout and "discount: 0.7" in done.stdout, done.stderr
     small = [*QUIET, "network=mlp", "total_steps=300", "replay.capacity=300", "replay.warmup_steps=50", "run_dir=run"]
-    done = inside("train", "env.game=Rooms-v0", "preset=tiny", *small, "evaluation.episodes=1")
+    done = inside("train", "env.game=Rooms-v0", "preset=tiny", "rule=mean", *small, "evaluation.episodes=1")
     assert done.returncode == 0 and "discount" not in done.stdout.partition("Overrides")[2], done.stderr
     help_text = inside("train", "--help").stdout
     assert re.search(r"tiny", help_text) and "resnet" in help_text

@@ -44,6 +44,7 @@ CALLBACK = Kind("callbacks", "atari_dqn.callbacks")
 PARTS = (NETWORK, RULE, OPTIMIZER)  # each a section of the settings, whose `name` it is
 ENVIRONMENT = Kind("env.game", "atari_dqn.envs")
 PRESETS = "atari_dqn.presets"
+ALSO = {"atari_dqn.rules": ("atari_dqn.targets",)}  # other names of groups
 
 _typed: dict[str, Any] = {}  # what was imported, by import path
 
@@ -51,7 +52,8 @@ _typed: dict[str, Any] = {}  # what was imported, by import path
 @functools.cache
 def installed(group: str) -> dict[str, metadata.EntryPoint]:
     """The names that installed packages offer."""
-    points = {point.name: point for point in metadata.entry_points(group=group)}
+    groups = [*ALSO.get(group, ()), group]
+    points = {point.name: point for one in groups for point in metadata.entry_points(group=one)}
     if points and group == ENVIRONMENT.group:  # the ALE's names stay its own
         points = {name: point for name, point in points.items() if name.lower() not in map(str.lower, atari_games())}
     return points
