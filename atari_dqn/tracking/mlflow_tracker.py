@@ -116,7 +116,7 @@ class MLflow(Callback):
         say(f"MLflow: {_where(uri, run)}")
 
     def _run(self, logger: Logger, artifacts: str | None) -> Any:
-        """The run's MLflow run, begun or gone on with."""
+        """The MLflow run of this run: a new one, or the one that it had."""
         client = self._client
         if known := read_id(self._folder / "mlflow_id"):
             try:
