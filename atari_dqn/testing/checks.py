@@ -37,7 +37,7 @@ def check_network(
     - Its updates through TorchScript are bit-identical to plain ones, and nothing in them forbids a CUDA graph; on a
       machine with a GPU, a graph's updates equal plain ones, too.
     - A run that is stopped and resumed ends bit-identical to an untouched one.
-    - It learns a small task with known values, from pictures or vectors (half a minute; not with learn=False).
+    - It learns a small task with known values, from pictures or vectors (the longest of all; not with learn=False).
 
     Args:
         network: a class, or an import path `my_package.my_module:Name`.
@@ -105,7 +105,7 @@ def check_rule(
     - Its updates through TorchScript are bit-identical to plain ones, and nothing in them forbids a CUDA graph; on a
       machine with a GPU, a graph's updates equal plain ones, too.
     - A run that is stopped and resumed ends bit-identical to an untouched one, its own state included.
-    - It finds the best actions of a small task (ten seconds; not with learn=False).
+    - It finds the best actions of a small task (not with learn=False).
 
     Args:
         rule: a class, or an import path `my_package.my_module:Name`.
