@@ -140,6 +140,9 @@ def outputs(c: TrainConfig, w: Weights, x: Tensor, noise: Tensor | None, taus: T
     if c.head.name == "iqn":
         cosines = torch.cos(torch.pi * torch.arange(c.head.cosines) * taus[:, None])
         x = x * layer(w, "embedding", cosines, None)[0].relu()  # [n, features]
+    if c.agent.dueling_shared:
+        x, noise = layers(w, "shared", x, noise)
+        x = x.relu()
     z, noise = layers(w, "head", x, noise)
     each = {"scalar": 1, "c51": c.head.atoms, "qr": c.head.quantiles, "iqn": 1}[c.head.name]
     z = z.unflatten(-1, (-1, each))  # [(n,) A, each]
@@ -355,7 +358,7 @@ class Learner:
         self.change_learning_rate(before)
         held = min(len(self.games.frames[0]), self.rows) - 1
         if held * c.num_envs >= c.replay.warmup_steps and (due := multiples(c.update.period_steps, before, after)):
-            self.learn(due)
+            self.learn(c.update.repeats * due)
         for _ in range(multiples(c.update.target_period_steps, before, after)):
             with torch.no_grad():
                 for name, w in self.target.items():

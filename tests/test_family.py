@@ -273,7 +273,8 @@ def test_a_stopped_run_goes_on_to_the_bit(combination, tmp_path):
 
 
 def test_rainbow_from_pixels_goes_on_to_the_bit(tmp_path):
-    mine = [*PONG, *VARIANTS["rainbow"], "network.standardize=true"]
+    more = ["network.standardize=true", "agent.augmentation=drq", "agent.dueling_shared=true"]
+    mine = [*PONG, *VARIANTS["rainbow"], *more]
     small_run(tmp_path / "untouched", *mine).go()
     run = small_run(tmp_path / "stopped", *mine)
     run.go(Stop(run, 450))
@@ -394,6 +395,11 @@ def test_dueling_streams_add_up_and_push_softly():
     x = network.features(network.prepare(states))
     v, a = network.value(x, None), network.head(x, None)
     torch.testing.assert_close(network.q_values(states), v + a - a.mean(1, keepdim=True))
+    shared = small_network(dueling=True, dueling_shared=True)
+    hidden = shared.shared(shared.features(shared.prepare(states)), None).relu()
+    v, a = shared.value(hidden, None), shared.head(hidden, None)
+    torch.testing.assert_close(shared.q_values(states), v + a - a.mean(1, keepdim=True))
+    assert [len(stream) for stream in (shared.shared, shared.value, shared.head)] == [1, 1, 1]
     softer = small_network(dueling=True, dueling_gradient_scale=0.5)
     gradients = []
     for one in (network, softer):

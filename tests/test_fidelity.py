@@ -340,6 +340,8 @@ PUBLISHED = {
     "dopamine": (10**6, 20_000, 4, 32, 8_000, 0.01, 250_000, None, 0.25, 0, False, False),
     "cleanrl": (10**6, 80_000, 4, 32, 1_000, 0.01, 10**6, 0, 0, 30, True, True),
     "sb3_zoo": (10**5, 100_000, 4, 32, 1_000, 0.01, 10**6, 0, 0, 30, True, True),
+    "drq_eps": (110_000, 1_600, 1, 32, 1, 0.01, 5_000, None, 0, 29, False, True),
+    "otrainbow": (110_000, 20_000, 1, 32, 500, 0.01, 50_000, None, 0, 29, False, True),
 }
 OPTIMIZERS = {
     "nature": ("NatureRMSProp", 2.5e-4, {"decay": 0.95, "eps": 0.01}, "huber", "sum", None),
@@ -347,7 +349,10 @@ OPTIMIZERS = {
     "dopamine": ("Adam", 6.25e-5, {"eps": 1.5e-4}, "squared", "mean", None),
     "cleanrl": ("Adam", 1e-4, {}, "squared", "mean", None),
     "sb3_zoo": ("Adam", 1e-4, {}, "huber", "mean", 10),
+    "drq_eps": ("Adam", 1e-4, {"eps": 1.5e-4}, "huber", "mean", None),
+    "otrainbow": ("Adam", 6.25e-5, {"eps": 1.5e-4}, "huber", "mean", None),
 }
+N_STEPS = {"drq_eps": 10, "otrainbow": 3}
 
 
 @pytest.mark.parametrize("preset", PUBLISHED)
@@ -365,7 +370,7 @@ def test_a_preset_has_its_papers_constants(preset):
     )  # fmt: skip
     assert (c.agent.discount, c.agent.n_step, c.agent.reward_clip, env.frame_skip, env.frame_stack) == (
         0.99,
-        1,
+        N_STEPS.get(preset, 1),
         1,
         4,
         4,
@@ -413,6 +418,40 @@ def test_a_variants_preset_has_its_papers_constants(preset):
     assert a.dueling_gradient_scale == (0.70710678 if preset == "dueling" else 1)
 
 
+# google/dopamine at 5873f54, labs/atari_100k/configs: DrQ_eps.gin, DER.gin, OTRainbow.gin. Preset: n-step, double,
+# dueling with one hidden layer, noise, head, augmentation; warm-up, updates a step, target copy, epsilon at first, at
+# last, and its steps; priorities' exponents; rate.
+ATARI_100K = {
+    "drq_eps": (10, True, True, None, "scalar", "drq", 1_600, 1, 1, (1, 0.01, 5_000), None, 1e-4),
+    "der": (10, True, True, 0.1, "c51", "none", 1_600, 1, 2_000, (0, 0), (0.5, 0.5, 0.5), 1e-4),
+    "otrainbow": (3, False, False, None, "c51", "none", 20_000, 8, 500, (1, 0.01, 50_000), (0.5,) * 3, 6.25e-5),
+}
+
+
+@pytest.mark.parametrize("preset", ATARI_100K)
+def test_a_preset_of_atari_100k_has_dopamines_constants(preset):
+    c = composed(f"preset={preset}")
+    a, e, r = c.agent, c.exploration, c.replay
+    epsilons = (e.start, e.end, e.decay_steps)[: 3 if e.start != e.end else 2]
+    priorities = (r.priority_exponent, r.importance_start, r.importance_end) if r.prioritized else None
+    assert ATARI_100K[preset] == (
+        a.n_step, a.double, a.dueling and a.dueling_shared, a.noisy_sigma if a.noisy else None, c.head.name,
+        a.augmentation, r.warmup_steps, c.update.repeats, c.update.target_period_steps, epsilons, priorities,
+        c.optimizer.learning_rate,
+    )  # fmt: skip
+    assert (c.head.atoms, c.head.v_min, c.head.v_max, a.loss, a.reduction) == (51, -10, 10, "huber", "mean")
+    assert (c.optimizer.name, c.optimizer.arguments, c.update.period_steps, c.num_envs) == (
+        "Adam",
+        {"eps": 1.5e-4},
+        1,
+        1,
+    )
+    assert (c.network.padding, c.network.initialization, a.dueling_gradient_scale) == ("same", "xavier", 1)
+    assert c.total_steps == c.evaluation.every_steps == 100_000 <= r.capacity  # nothing is forgotten
+    assert (c.evaluation.episodes, c.protocol.name, c.env.terminal_on_life_loss) == (100, "atari100k", True)
+    assert presets.departures(c) == []
+
+
 # preset: epsilon of its evaluation, stickiness, most no-ops, FIRE, frames until a game is cut off (or which training
 # games count); the norm that gradients are shortened to. Where no source is named it is DQN Zoo at 45061f4.
 EVALUATED = {
@@ -433,6 +472,9 @@ EVALUATED = {
     "cartpole": (0, 0, 0, False, 108_000, None),
     "laptop": (0.05, 0, 30, False, 18_000, None),
     "default": (0.05, 0, 30, False, 18_000, None),
+    "drq_eps": (0.001, 0, 29, False, 108_000, None),  # google/dopamine at 5873f54: labs/atari_100k/
+    "der": (0.001, 0, 29, False, 108_000, None),
+    "otrainbow": (0.001, 0, 29, False, 108_000, None),
 }
 
 
@@ -498,6 +540,7 @@ PROTOCOLS = {
     "c51": (0.001, 0.0, 30, 108_000, False),
     "rainbow": (0.0, 0.0, 30, 108_000, False),
     "sb3": (0.01, 0.0, 30, 108_000, False),
+    "atari100k": (0.001, 0.0, 29, 108_000, False),
 }
 
 

@@ -64,6 +64,11 @@ VARIANTS = {
         *SGD, *PRIORITIZED, "head=iqn", "head.cosines=6", "head.samples=3", "head.target_samples=4",
         "head.policy_samples=5", "agent.noisy=true", "agent.noisy_sigma=0.2", "agent.n_step=2",
     ],
+    "der": [
+        *SGD, *PRIORITIZED, "agent.double=true", "agent.dueling=true", "agent.dueling_shared=true", "agent.noisy=true",
+        "agent.noisy_sigma=0.3", "head=c51", "head.atoms=5", "head.v_min=-2", "head.v_max=3", "update.repeats=2",
+        "update.period_steps=3",
+    ],
     "munchausen": [
         *SGD, *PRIORITIZED, "agent.munchausen=true", "agent.munchausen_alpha=0.7", "agent.munchausen_temperature=0.4",
         "agent.munchausen_floor=-0.5", "agent.reduction=sum", "agent.noisy=true", "head=iqn", "head.cosines=4",
@@ -159,8 +164,9 @@ def test_first_weights_are_those_of_the_config_and_its_seed(variant, tmp_path):
     shapes = {name: tuple(part.shape) for name, part in run.agent.online.named_parameters()}
     each = {"c51": c.head.atoms, "qr": c.head.quantiles}.get(c.head.name, 1)
     mean = ".mean" if c.agent.noisy else ""
-    assert shapes["features.layers.0.weight"] == (7, 2 * 3) and shapes[f"head.0{mean}.weight"] == (5, 7)
-    assert shapes[f"head.2{mean}.weight"] == (3 * each, 5)
+    hidden, last = ("shared.0", "head.0") if c.agent.dueling_shared else ("head.0", "head.2")
+    assert shapes["features.layers.0.weight"] == (7, 2 * 3) and shapes[f"{hidden}{mean}.weight"] == (5, 7)
+    assert shapes[f"{last}{mean}.weight"] == (3 * each, 5)
     assert ("value.0.weight" in shapes or "value.0.mean.weight" in shapes) == c.agent.dueling
     if c.head.name == "iqn":
         assert shapes["embedding.weight"] == (7, c.head.cosines)

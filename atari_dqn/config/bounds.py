@@ -98,6 +98,7 @@ LIMITS: dict[str, Limit] = {
     "replay.importance_end": _SHARE,
     "replay.importance_steps": _whole(1, STEPS, _RUN),
     "update.period_steps": _whole(1, STEPS, "4"),
+    "update.repeats": _whole(1, 10_000, "8"),
     "update.batch_size": _whole(1, 1_000_000, "32"),
     "update.target_period_steps": _whole(1, STEPS, "1000 or 1k"),
     "update.tau": _number(0, 1, "0.005, or 1 for a hard copy", above=True),
@@ -143,6 +144,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "head.name": ("scalar", "c51", "qr", "iqn"),
     "agent.loss": ("huber", "squared"),
     "agent.reduction": ("mean", "sum"),
+    "compute.precision": ("float32", "bf16"),
+    "agent.augmentation": ("none", "shift", "drq"),
     "replay.device": ("auto", "cpu", "cuda"),
     "protocol.source": ("games", "training"),
     "emulators.kind": ("local", "ray"),
@@ -172,6 +175,7 @@ TEXTS: dict[str, str] = {
     "emulators.address": "a Ray cluster, such as auto or host:6379",
     "sweep.address": "a Ray cluster, such as auto or host:6379",
     "sweep.games": "atari57, atari26, nature49, or games such as Pong,Breakout",
+    "table.output": "a folder, such as results",
     "sweep.storage": "a directory or a URL, such as s3://bucket/directory",
 }
 

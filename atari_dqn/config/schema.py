@@ -86,8 +86,10 @@ class AgentConfig:
     loss: str = MISSING  # huber | squared
     reduction: str = MISSING  # mean | sum
     reward_clip: float | None = MISSING
+    augmentation: str = "none"  # none | shift | drq; see dqn/augmentation.py
     double: bool = False
     dueling: bool = False
+    dueling_shared: bool = False  # one hidden layer for both streams
     dueling_gradient_scale: float = 1.0  # of what enters the features
     noisy: bool = False
     noisy_sigma: float = 0.5
@@ -112,6 +114,7 @@ class ReplayConfig:
 @dataclass
 class Update:
     period_steps: int = MISSING
+    repeats: int = MISSING  # updates at a time
     batch_size: int = MISSING
     target_period_steps: int = MISSING
     tau: float = MISSING  # target += tau * (online - target); 1 is a hard copy
@@ -191,6 +194,7 @@ class Logger:
 class Compute:
     graphs: bool = MISSING
     compile: bool | None = MISSING
+    precision: str = MISSING  # float32 | bf16
     tf32: bool = MISSING
     deterministic: bool = MISSING
 

@@ -62,7 +62,7 @@ READERS = (
         "optimizer.schedule_arguments", lambda c: c.optimizer.schedule not in ("constant", "linear", "cosine"),
         "an optimizer.schedule of torch's, such as StepLR",
     ),
-    Reader("agent.dueling_gradient_scale", lambda c: c.agent.dueling, "agent.dueling=true"),
+    Reader("agent.dueling_shared agent.dueling_gradient_scale", lambda c: c.agent.dueling, "agent.dueling=true"),
     Reader("agent.noisy_sigma", lambda c: c.agent.noisy, "agent.noisy=true"),
     Reader(
         "agent.munchausen_alpha agent.munchausen_temperature agent.munchausen_floor", lambda c: c.agent.munchausen,

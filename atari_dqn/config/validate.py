@@ -53,6 +53,11 @@ def check(config: TrainConfig) -> None:
         raise UserError(f"network.hidden: {len(config.network.hidden)} layers; at most 100")
     if config.network.standardize and config.network.name == "mlp":
         raise UserError("network.standardize=true needs images, which network=mlp does not use: set it to false")
+    if config.agent.augmentation != "none" and config.network.name == "mlp":
+        raise UserError(
+            f"agent.augmentation={config.agent.augmentation} needs images, which network=mlp does not use: set it to "
+            f"none"
+        )
     if env.fire_reset and not env.terminal_on_life_loss:
         raise UserError(
             "env.fire_reset=true replaces the chosen action by FIRE after a lost life, so no transition may start "

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from atari_dqn.dqn import augmentation
 from atari_dqn.dqn.bootstrap import Minibatch, Rule
 from atari_dqn.dqn.exploration import Persistent, epsilon_greedy
 from atari_dqn.dqn.networks import QNetwork
@@ -45,6 +46,8 @@ class Agent:
         script: on a CPU, differentiate without Python; see graphs.scripted.
         fuse: compile an update as a whole, and the target network's forward pass; see graphs.compiled.
         schedule: of the optimizer's learning rate; None: constant.
+        target_is_online: both networks are the same in every update; on a CPU there is only one then.
+        augment: how the pictures of an update are changed, a key of augmentation.KINDS; None: not at all.
     """
 
     def __init__(
@@ -59,14 +62,17 @@ class Agent:
         script: bool = False,
         fuse: bool = False,
         schedule: Schedule | None = None,
+        augment: str | None = None,
+        target_is_online: bool = False,
     ) -> None:
         self.online, self.optimizer, self.rule, self.policy = online, optimizer, rule, policy
         self.schedule = schedule or Schedule(optimizer)
-        self.target = copy.deepcopy(online).requires_grad_(False)
+        self.device = next(online.parameters()).device
+        one = target_is_online and self.device.type == "cpu"
+        self.target = online if one else copy.deepcopy(online).requires_grad_(False)
         rule.begin(self.target)
         self._reduce = torch.sum if reduction == "sum" else torch.mean
-        self.max_grad_norm, self._tau = max_grad_norm, tau
-        self.device = next(online.parameters()).device
+        self.max_grad_norm, self._tau, self._augment = max_grad_norm, tau, augment
         self._parameters: list[Tensor] = learned(online)
         self._fuse = fuse
         self._differentiated: Callable[..., Any] = self._differentiate
@@ -104,9 +110,13 @@ class Agent:
         """Update the online network by each of K minibatches, in turn.
 
         Args:
-            generator: draws noisy weights and quantiles.
+            generator: draws augmentations, noisy weights and quantiles.
         Returns: each transition's error, for its priority, [K, B]; the last minibatch's gradients.
         """
+        if self._augment:
+            batch = batch._replace(
+                s_tm1=self._augmented(batch.s_tm1, generator), s_t=self._augmented(batch.s_t, generator)
+            )
         losses, errors = [], []
         for minibatch in self._minibatches(batch, generator):
             loss, q_mean, error, *gradients = self._differentiated(*minibatch)
@@ -115,11 +125,23 @@ class Agent:
             if self.max_grad_norm is not None:
                 nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm)
             self.optimizer.step()
+            self.online.round_weights()
             losses += [loss, q_mean]
             errors.append(error)
         self._sums[:2] += torch.stack(losses).view(-1, 2).sum(0)
         self._sums[2] += len(errors)
         return torch.stack(errors), gradients
+
+    @torch.no_grad()
+    def _augmented(self, states: Tensor, generator: torch.Generator) -> Tensor:
+        """States [K, B, stack, H, W], changed at random, as the networks' features take them."""
+        assert self._augment is not None
+        flat = states.flatten(0, 1)
+        change = augmentation.draw(self._augment, len(flat), generator, self.device)
+        x = self.online.prepare(augmentation.shifted(flat, change))
+        if change.factor is not None:
+            x.mul_(change.factor[:, None, None, None])
+        return x.unflatten(0, states.shape[:2])
 
     def loss(self, m: Minibatch) -> tuple[Tensor, Tensor, Tensor]:
         """A minibatch's loss, mean Q-value, and each transition's error [B]. For DQN (Mnih et al. 2015, Algorithm 1):
@@ -157,6 +179,8 @@ class Agent:
     def copy_target(self, times: int = 1) -> None:
         """target += tau * (online - target), `times` times; with tau = 1: target := online."""
         self.rule.copying(self.target)
+        if self.target is self.online:
+            return
         share = 1 - (1 - self._tau) ** times
         torch._foreach_lerp_([*self.target.parameters()], [*self.online.parameters()], share)
 

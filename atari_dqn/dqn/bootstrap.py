@@ -132,8 +132,12 @@ class Munchausen(Greedy):
         )
 
 
-def make_rule(agent: AgentConfig) -> Rule:
-    """The rule that the switches say."""
+def make_rule(agent: AgentConfig, target_is_online: bool = False) -> Rule:
+    """The rule that the switches say.
+
+    Args:
+        target_is_online: the target network equals the online one in every update, so that Double DQN is DQN.
+    """
     if agent.munchausen:
         return Munchausen(agent.munchausen_alpha, agent.munchausen_temperature, agent.munchausen_floor)
-    return Double() if agent.double else Greedy()
+    return Double() if agent.double and not target_is_online else Greedy()

@@ -13,7 +13,8 @@ def scaled(states: Tensor) -> Tensor:
     """uint8 stacks [B, C, H, W] as floats from 0 to 1 in channels-last order. Floats are taken as they are."""
     if states.dtype != torch.uint8:
         return states.to(torch.float32).contiguous(memory_format=torch.channels_last)
-    if states.device.type == "cpu" and not torch.compiler.is_compiling():
+    is_interleaved = states.is_contiguous(memory_format=torch.channels_last)
+    if states.device.type == "cpu" and not is_interleaved and not torch.compiler.is_compiling():
         states = interleaved(states)
     return states.to(torch.float32, memory_format=torch.channels_last).mul_(1 / 255)
 

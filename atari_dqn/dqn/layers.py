@@ -12,13 +12,55 @@ from atari_dqn.utils.onednn import HAS_ONE_DNN, OneDnnProduct
 
 
 class Dense(nn.Linear):
-    """torch's Linear, faster on a CPU where the layer is large."""
+    """torch's Linear, faster on a CPU where the layer is large.
+
+    Attributes:
+        in_bfloat16: multiply in bfloat16 where the layer is large; it takes any floats and returns float32.
+    """
+
+    in_bfloat16 = False
+    _rounded: Tensor | None = None  # the weights in bfloat16, for all products on a CPU until they change
+    _rounded_of: tuple[int, int] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         large = self.in_features * self.out_features > 1 << 16
-        if large and HAS_ONE_DNN and x.device.type == "cpu" and not torch.compiler.is_compiling():
+        plain = x.device.type != "cpu" or torch.compiler.is_compiling()
+        if large and self.in_bfloat16:
+            rounded = self.weight.detach().bfloat16() if plain else self.rounded()
+            return Bfloat16Product.apply(x, self.weight, self.bias, rounded)
+        if large and HAS_ONE_DNN and not plain:
             return OneDnnProduct.apply(x, self.weight, self.bias)
-        return super().forward(x)
+        return super().forward(x.float())
+
+    @property
+    def is_rounded(self) -> bool:
+        """Whether rounded weights are kept."""
+        return self._rounded is not None
+
+    def rounded(self, anew: bool = False) -> Tensor:
+        """The weights in bfloat16, in memory that stays; rounded again if they have changed, or `anew`."""
+        now = self.weight.data_ptr(), self.weight._version
+        if self._rounded is None:
+            self._rounded = self.weight.detach().bfloat16()
+        elif anew or now != self._rounded_of:
+            self._rounded.copy_(self.weight.detach())
+        self._rounded_of = now
+        return self._rounded
+
+
+class Bfloat16Product(torch.autograd.Function):
+    """x @ w.T + b in bfloat16, with weights that were rounded before; the result and w's gradient are float32."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor, rounded: Tensor) -> Tensor:
+        ctx.save_for_backward(x.bfloat16(), rounded)
+        ctx.dtype = x.dtype
+        return nn.functional.linear(x.bfloat16(), rounded, b.bfloat16()).float()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        (x, rounded), low = ctx.saved_tensors, g.bfloat16()
+        return (low @ rounded).to(ctx.dtype), (low.t() @ x).float(), g.sum(0), None
 
 
 def convolution_product(x: Tensor, w: Tensor, b: Tensor, stride: int) -> tuple[Tensor, Tensor]:

@@ -70,7 +70,7 @@ def training_loop(
 
     A turn is one action in each game. While the games move, the updates that are due by the turn's end are made, from
     what the replay held at its start; then the target network is copied where that is due. So after s agent steps
-    s / update.period_steps updates and s / target_period_steps copies are done, whatever N.
+    repeats * s / period_steps updates and s / target_period_steps copies are done, whatever N.
 
     Args:
         progress: where a resumed run stands; it is advanced.
@@ -98,7 +98,7 @@ def training_loop(
         if replay.size >= config.replay.warmup_steps:
             if not progress.updates:
                 agent.standardize(replay.some_frames())
-            if minibatches := due(update.period_steps, before, after):
+            if minibatches := update.repeats * due(update.period_steps, before, after):
                 agent.schedule.begin_turn(before, progress.updates)
                 learn(minibatches)
                 progress.updates += minibatches

@@ -11,7 +11,7 @@ from atari_dqn.config import schema
 from atari_dqn.dqn import heads
 from atari_dqn.dqn.features import CONVOLUTIONS, MLP, Convolutions, Features, OwnFeatures
 from atari_dqn.dqn.heads import Values
-from atari_dqn.dqn.layers import Convolution, NoisyDense, Stream
+from atari_dqn.dqn.layers import Convolution, Dense, NoisyDense, Stream
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.machine import cpus
 
@@ -26,10 +26,11 @@ class QNetwork(nn.Module):
 
     Args:
         values: what the outputs represent: a return's expectation or its distribution.
-        agent: of it `dueling`, `dueling_gradient_scale`, `noisy` and `noisy_sigma`.
+        agent: of it what begins with `dueling` and `noisy`.
         initialization: `torch`, U(+-1/sqrt(fan_in)), which is Torch7's and so the Nature paper's code's; `xavier`,
             Glorot and Bengio 2010, eq. 16, with biases of 0, as in Dopamine and Keras; or `he`, N(0, 2/fan_in), He et
-            al. 2015, eq. 10, with biases of 0, as in nnabla-rl.
+            al. 2015, eq. 10, with biases of 0, as in nnabla-rl. Noisy layers always begin as `torch`, which is as in
+            Fortunato et al. 2018, section 3.2.
     """
 
     def __init__(
@@ -37,12 +38,17 @@ class QNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.features, self.values, self.num_actions = features, values, num_actions
+        self._in_bfloat16 = False
         noisy = agent.noisy_sigma if agent.noisy else None
         self.embedding = nn.Linear(values.cosines, features.widths[0]) if values.cosines else None
-        self.head = Stream([*features.widths, num_actions * values.outputs], noisy)
-        self.value = Stream([*features.widths, values.outputs], noisy) if agent.dueling else None
+        widths, self.shared = [*features.widths], None
+        if agent.dueling and agent.dueling_shared and len(widths) > 1:
+            self.shared, widths = Stream(widths, noisy), widths[-1:]
+        self.head = Stream([*widths, num_actions * values.outputs], noisy)
+        self.value = Stream([*widths, values.outputs], noisy) if agent.dueling else None
         self._branch_scale = agent.dueling_gradient_scale if agent.dueling else 1.0
-        self.noise_size = self.head.noise_size + (self.value.noise_size if self.value is not None else 0)
+        self._noise_sizes = [0 if s is None else s.noise_size for s in (self.shared, self.head, self.value)]
+        self.noise_size = sum(self._noise_sizes)
         self._initialize(initialization)
         if self.sees_pictures:
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster on a CPU
@@ -50,14 +56,12 @@ class QNetwork(nn.Module):
     def _initialize(self, how: str) -> None:
         if how == "torch":
             return
+        noisy = {part for layer in self.modules() if isinstance(layer, NoisyDense) for part in layer.modules()}
         for layer in self.modules():
-            if isinstance(layer, nn.Conv2d | nn.Linear):
+            if isinstance(layer, nn.Conv2d | nn.Linear) and layer not in noisy:
                 INITIALIZERS[how](layer.weight)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
-        for layer in self.modules():
-            if isinstance(layer, NoisyDense):
-                layer.reset_spread()
 
     @property
     def sees_pictures(self) -> bool:
@@ -70,6 +74,19 @@ class QNetwork(nn.Module):
                 layer.as_product = True
             elif isinstance(layer, nn.ReLU):
                 layer.inplace = False  # which autograd forbids after ConvolutionProduct
+
+    def use_bfloat16(self) -> None:
+        """Multiply in bfloat16, all but the small layers at the end; sums, and what is learned, stay in float32."""
+        self._in_bfloat16 = True
+        for layer in self.modules():
+            if isinstance(layer, Dense):
+                layer.in_bfloat16 = True
+
+    def round_weights(self) -> None:
+        """Round again those weights that are kept in bfloat16, too: an optimizer has changed them."""
+        for layer in self.modules() if self._in_bfloat16 else ():
+            if isinstance(layer, Dense) and layer.is_rounded:
+                layer.rounded(anew=True)
 
     def draw_noise(self, groups: int, generator: torch.Generator) -> Tensor:
         """Noise for `groups` draws of the weights, [groups, noise_size]; empty if they are certain."""
@@ -91,15 +108,23 @@ class QNetwork(nn.Module):
             noise: [G, noise_size], each row for B / G states in turn; None for the mean weights.
             taus: [B, n], the quantiles that an implicit network is asked for; None for evenly spread ones.
         """
-        x = self.features(self.prepare(states))
+        x = self.prepare(states)
+        if self._in_bfloat16:
+            with torch.autocast(x.device.type, torch.bfloat16, cache_enabled=False):
+                x = self.features(x)
+        else:
+            x = self.features(x)
         if self._branch_scale != 1:  # Wang et al. 2016, section 4.2: two streams push the features, so more softly
             x = x * self._branch_scale + x.detach() * (1 - self._branch_scale)
         if self.embedding is not None:
             x = self._asked(x, self.values.spread(x.shape[0], x.device) if taus is None else taus)
-        z = self.head(x, None if noise is None else noise[:, : self.head.noise_size])
+        for_shared, for_head, for_value = (None,) * 3 if noise is None else noise.split(self._noise_sizes, 1)
+        if self.shared is not None:
+            x = torch.relu(self.shared(x, for_shared))
+        z = self.head(x, for_head)
         z = z.unflatten(-1, (self.num_actions, self.values.outputs))
         if self.value is not None:
-            v = self.value(x, None if noise is None else noise[:, self.head.noise_size :])
+            v = self.value(x, for_value)
             z = v.unsqueeze(-2) + z - z.mean(-2, keepdim=True)  # Wang et al. 2016, eq. 9
         return z if self.embedding is None else z.view(states.shape[0], -1, self.num_actions).transpose(1, 2)
 

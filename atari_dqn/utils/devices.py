@@ -103,3 +103,14 @@ def numerics(device: torch.device) -> dict[str, str]:
             "compute.deterministic": str(torch.backends.cudnn.deterministic).lower(),
         }
     return found
+
+
+def check_bfloat16(device: torch.device) -> None:
+    """Raise UserError where products in bfloat16 are not faster than in float32."""
+    if device.type == "cuda":
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        able = device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    if not able:
+        lacks = " has neither AVX512-BF16 nor AMX" if device.type == "cpu" else " cannot multiply in bfloat16"
+        raise UserError(f"compute.precision=bf16: this {device.type.upper()}{lacks}; use compute.precision=float32")
