@@ -122,6 +122,9 @@ dashboard: $(READY)  ## the same page, live in a browser on this machine; RUNS, 
 sweep: $(READY)  ## train many GAMES with SEEDS seeds each, on Ray; SEED, PRESET, STEPS, REPLAY, RAY, STORAGE, WANDB, ARGS
 	@$(PROGRAM) $@
 
+atari100k: $(READY)  ## the 26 games of Atari-100k, and a table beside published runs; PRESET, SEEDS, GAMES, SEED, STORAGE, WANDB, ARGS
+	@$(PROGRAM) $@
+
 aggregate: $(READY)  ## IQM, median and more of RUNS, beside published agents (these alone without RUNS); ARGS
 	@$(PROGRAM) $@
 

@@ -8,6 +8,7 @@ import torch
 from atari_dqn.cli import doctor, doctor_checks, doctor_gpu
 from atari_dqn.cli.doctor_checks import BAD, GOOD, WARN
 from atari_dqn.cli.doctor_gpu import GPU, GPUFacts
+from atari_dqn.training import estimate
 from atari_dqn.utils import devices
 
 H100 = GPU("NVIDIA H100 80GB HBM3", (9, 0), 85_000_000_000, 84_100_000_000)
@@ -183,7 +184,8 @@ def idle(monkeypatch):
 
 def test_speed_on_a_cpu_adds_both_times_up(monkeypatch, idle):
     monkeypatch.setattr(devices, "choose_device", lambda name: torch.device("cpu"))
-    monkeypatch.setattr(doctor_checks, "seconds_per_turn", lambda config: 0.0624)  # of 16 games, 4 frames and 4 updates
+    turn = 0.0624  # of 16 games, 4 frames and 4 updates
+    monkeypatch.setattr(estimate, "seconds_per_turn", lambda config, threads: turn)
     text = "about 1,000 frames/s in training, 10M frames in 2.8 hours: an estimate for PRESET=default, from 15.6 ms an "
     assert doctor_checks.speed() == (GOOD, text + "update and the emulators' rate")
     monkeypatch.setattr("psutil.cpu_percent", lambda seconds: 60.0)
@@ -199,10 +201,10 @@ def test_speed_beside_a_gpu_is_bounded_by_the_emulators(monkeypatch, idle):
 
 
 def test_both_rates_are_measured(monkeypatch):
-    monkeypatch.setattr(doctor_checks.seconds_per_call, "__defaults__", (0.05,))
+    monkeypatch.setattr(estimate.seconds_per_call, "__defaults__", (0.05,))
     doctor_checks.play.cache_clear()
     try:
-        (works, rate), turn = doctor_checks.emulator(), doctor_checks.seconds_per_turn(doctor_checks.default_config())
+        (works, rate), turn = doctor_checks.emulator(), estimate.seconds_per_turn(doctor_checks.default_config(), 1)
     finally:
         doctor_checks.play.cache_clear()
     assert works[0] == GOOD and "plays Breakout" in works[1]

@@ -240,8 +240,17 @@ def sweep(composed: Any) -> None:
     sweep.sweep(compose.to_train_config(train_alone), asked, compose.task_overrides(), console.Console())
 
 
+def atari100k(composed: Any) -> None:
+    from atari_dqn.cli import atari100k
+    from atari_dqn.config import compose
+
+    train_alone, asked, table = compose.apart(composed, "sweep", "table")
+    config = compose.to_train_config(train_alone)
+    atari100k.atari100k(config, asked, table, compose.task_overrides(), console.Console())
+
+
 COMMANDS: dict[str, Callable[[Any], Any]] = {
     "train": train, "demo": demo, "evaluate": evaluate, "compare": compare, "video": video, "watch": watch,
     "play": play, "report": report, "runs": runs, "dashboard": dashboard, "profile": profile, "sweep": sweep,
-    "aggregate": aggregate, "export": export, "collect": collect,
+    "aggregate": aggregate, "export": export, "collect": collect, "atari100k": atari100k,
 }  # fmt: skip

@@ -6,8 +6,6 @@ import os
 import re
 import shutil
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,20 +60,13 @@ def torch() -> Finding:
     return GOOD, f"{torch.__version__} on {cpus()} CPU cores; how its idle threads wait: {spinning()}"
 
 
-def seconds_per_call(call: Callable[[], object], seconds: float = 1.5) -> float:
-    calls, start, passed = 0, time.perf_counter(), 0.0
-    while passed < seconds:
-        call()
-        calls, passed = calls + 1, time.perf_counter() - start
-    return passed / calls
-
-
 @functools.cache
 def play() -> tuple[bool, float]:
     """Whether the emulators show a picture, and their frames/s on all cores by random actions."""
     import numpy as np
 
     from atari_dqn.envs import factory
+    from atari_dqn.training.estimate import seconds_per_call
     from atari_dqn.utils import machine
 
     env, cores = default_config().env, machine.cpus()
@@ -109,36 +100,13 @@ def emulator() -> list[Finding]:
     ]
 
 
-def seconds_per_turn(config: "TrainConfig") -> float:
-    """Of the network on the CPU: acting in all games, and the updates that are then due, on random frames."""
-    import torch
-
-    from atari_dqn.dqn import networks
-    from atari_dqn.dqn.replay import Batch
-    from atari_dqn.training.agents import make_agent
-    from atari_dqn.utils import machine
-
-    networks.set_threads(config.network.name, torch.device("cpu"))
-    machine.keep_freed_memory()
-    size = config.num_envs // config.update.period_steps, config.update.batch_size
-    state = config.env.frame_stack, config.env.screen_size, config.env.screen_size
-    s, zeros, draw = torch.randint(0, 256, (2, *size, *state)).byte(), torch.zeros(size), torch.Generator()
-    batch = Batch(s[0], zeros.long(), zeros, zeros, s[1], zeros + 1, zeros.long(), zeros.long())
-    learner = make_agent(config, state[1:], 4, torch.device("cpu"))  # Breakout's four actions
-
-    def turn() -> None:
-        learner.act(s[0].flatten(0, 1)[: config.num_envs], 0.1, draw)
-        learner.learn(batch, draw)
-
-    turn()  # the first one records the operators
-    return seconds_per_call(turn)
-
-
 def speed() -> Finding:
     """What training speed to expect."""
     import psutil
 
+    from atari_dqn.training import estimate
     from atari_dqn.utils.devices import choose_device
+    from atari_dqn.utils.machine import cpus
 
     busy, config, (_, rate) = psutil.cpu_percent(0.3), default_config(), play()
     if choose_device("auto").type == "cuda":
@@ -146,7 +114,7 @@ def speed() -> Finding:
         text += f"{200e6 / rate / 3600:.1f} hours or more: an estimate for PRESET=default"
         text += "; `make bench-gpu` measures it" if in_checkout() else ""
     else:
-        turn, frames = seconds_per_turn(config), config.num_envs * config.env.frame_skip
+        turn, frames = estimate.seconds_per_turn(config, cpus()), config.num_envs * config.env.frame_skip
         rate = frames / (turn + frames / rate)  # both use all cores, so their times add up
         update = turn * config.update.period_steps / config.num_envs
         text = f"about {rate:,.0f} frames/s in training, 10M frames in {10e6 / rate / 3600:.1f} hours: an estimate for "

@@ -14,6 +14,7 @@ SUMMARIES = {
     "train": "train a network on a game, or resume a run (resume=PATH)",
     "demo": "train on Pong for a few minutes, film it, plot its curve",
     "sweep": "train many games with many seeds, here or on a Ray cluster",
+    "atari100k": "the 26 games of Atari-100k, and a table beside published runs",
     "aggregate": "statistics over many games and seeds, beside published agents",
     "evaluate": "play whole games with a checkpoint and report the score",
     "compare": "plot a run's learning curve against a published one",
@@ -33,6 +34,7 @@ EXAMPLES = {
     "train": ("train env.game=Pong preset=laptop seed=2", "train env=cartpole agent.double=true"),
     "demo": ("demo", "demo seed=2 logger.wandb=off"),
     "sweep": ("sweep sweep.games=atari26 sweep.seeds=3", "sweep sweep.games=Pong,Breakout preset=nature"),
+    "atari100k": ("atari100k", "atari100k preset=der sweep.games=Pong,Breakout", "atari100k table.only=true"),
     "aggregate": ("aggregate", "aggregate runs=runs/sweeps/default score=best"),
     "evaluate": ("evaluate checkpoint=latest", "evaluate checkpoint=runs/NAME protocol=nature"),
     "compare": ("compare run=latest", "compare run=runs/NAME published=nnabla output=curve.png"),
@@ -210,8 +212,8 @@ def _sources(file: str) -> Sources:
     from atari_dqn.config import commands
 
     text = (commands.conf_dir() / file).read_text(encoding="utf-8")
-    base = "train" if re.search(r"^  - train$", text, re.MULTILINE) else ""
     own = re.findall(r"^  - (\w+)$", text, re.MULTILINE)
+    base = own[0] if own and own[0] in SUMMARIES else ""
     comments: dict[str, str] = {}
     for other in own:
         if (commands.conf_dir() / f"{other}.yaml").is_file():

@@ -31,6 +31,22 @@ class SweepConfig(TrainConfig):
 
 
 @dataclass
+class Table:
+    """A table of runs beside published ones."""
+
+    only: bool = MISSING  # of the runs so far; none is trained
+    against: str | None = MISSING  # DrQ(eps) | DER | SPR | SimPLe
+    output: str | None = MISSING
+
+
+@dataclass
+class Atari100kConfig(SweepConfig):
+    """What `atari100k` is asked: a sweep, and its table."""
+
+    table: Table = field(default_factory=Table)
+
+
+@dataclass
 class PlayEnv:
     game: str | None = MISSING
     arguments: dict[str, Any] = MISSING  # to change of those that it was trained with
@@ -158,11 +174,12 @@ SCHEMAS: dict[str, type] = {
     "train": TrainConfig, "profile": TrainConfig, "demo": TrainConfig, "evaluate": PlayConfig, "video": ViewConfig,
     "watch": ViewConfig, "play": HandConfig, "compare": CompareConfig, "report": ReportConfig,
     "dashboard": DashboardConfig, "runs": RunsConfig, "sweep": SweepConfig, "aggregate": AggregateConfig,
-    "export": ExportConfig, "collect": CollectConfig,
+    "export": ExportConfig, "collect": CollectConfig, "atari100k": Atari100kConfig,
 }  # fmt: skip
 # Where train.yaml's values are there already, its types' defaults must not come over them.
-_after_train = SweepConfig(**{part.name: MISSING for part in fields(TrainConfig)})
-for _command, _schema in (SCHEMAS | {"sweep": _after_train}).items():
+_train = {part.name: MISSING for part in fields(TrainConfig)}
+_after_train: dict[str, Any] = {"sweep": SweepConfig(**_train), "atari100k": Atari100kConfig(**_train)}
+for _command, _schema in (SCHEMAS | _after_train).items():
     ConfigStore.instance().store(name=f"{_command}_schema", node=_schema)
 
 

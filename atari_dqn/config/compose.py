@@ -86,7 +86,7 @@ def with_groups(command: str, words: list[str]) -> list[str]:
     or a run is resumed.
     """
     words = [plugged(word) for word in words]
-    if command not in ("train", "profile", "sweep"):
+    if command not in ("train", "profile", "sweep", "atari100k"):
         return words
     typed = {word.partition("=")[0]: word.partition("=")[2] for word in words}
     is_own = any(plugins.is_own(plugins.ENVIRONMENT, typed.get(key, "")) for key in ("env.game", "sweep.games"))
@@ -186,11 +186,12 @@ def to_object(composed: Any, prefix: str = "") -> Any:
     return config
 
 
-def apart(composed: Any, name: str) -> tuple[Any, Any]:
-    """Split a section that is not part of a run's config off; return the rest, and the section as its dataclass."""
+def apart(composed: Any, *names: str) -> tuple[Any, ...]:
+    """Split sections that are not part of a run's config off; return the rest, and each section as its dataclass."""
     rest: Any = OmegaConf.to_container(composed)
-    del rest[name]
-    return OmegaConf.create(rest), to_object(composed[name], f"{name}.")
+    for name in names:
+        del rest[name]
+    return OmegaConf.create(rest), *(to_object(composed[name], f"{name}.") for name in names)
 
 
 def merge_protocol(asked: PlayProtocol, trained: Protocol) -> Protocol:

@@ -157,3 +157,18 @@ def dqn_zoo_medians() -> dict[str, list[tuple[float, float]]]:
         point = float(row["millions_of_frames"]), float(row["median_human_normalised"])
         medians.setdefault(row["agent"], []).append(point)
     return medians
+
+
+@functools.cache
+def atari100k(agent: str) -> dict[str, tuple[float, ...]]:
+    """Game -> the score of each published run of an agent on Atari-100k: the mean of 100 games after 100,000 steps.
+
+    Sources: the raw scores that accompany Agarwal et al. 2021, as copied in eloialonso/iris at 24326aa: results/data/;
+    100 runs of each game, 5 of SimPLe. DER's 100 runs are read off the histograms in google-research/rliable at
+    3ccd9f4: deep_rl_precipice_colab.ipynb, and so accurate to a bar, a twentieth of their range.
+    """
+    rows = [row for row in _rows("atari100k") if row["agent"] == agent]
+    return {row["game"]: tuple(map(float, row["scores"].split())) for row in rows}
+
+
+ATARI100K = ("DrQ(eps)", "DER", "SPR", "SimPLe")  # agents with published runs on Atari-100k
