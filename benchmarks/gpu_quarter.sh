@@ -3,6 +3,7 @@
 #     gpu_quarter.sh check                             300 s: the tests, then how fast each piece is
 #     gpu_quarter.sh train GAMES SECONDS [WORDS ...]   PRESET=nature on Breakout at the defaults; the tests while it starts
 #     gpu_quarter.sh curves SECONDS                    PRESET=nature and PRESET=dopamine on Breakout, each on half the cores
+#     gpu_quarter.sh atari100k GAMES SECONDS [WORDS ...] PRESET=drq_eps on GAMES ("Pong Breakout"), all of them at once
 #     gpu_quarter.sh more                              240 s: whole loops, float32, cuDNN by trying, Rainbow
 #     gpu_quarter.sh tests SECONDS                     the tests alone
 # Wheels of what the machine lacks are in .whl/; results go to $OUT. DEVICE=cpu tries the script without a GPU.
@@ -89,6 +90,18 @@ curves)
     # He's first weights are all that nnabla-rl's DQN was seen to do otherwise.
     curve 0 $((cores / 2 - 1)) 80 "$2" nature network.initialization=he &
     curve $((cores / 2)) $((cores - 1)) 32 "$2" dopamine & wait ;;
+atari100k)
+    facts
+    # Each ends by itself: 100,000 steps, then 100 games. What does not end in time has no score.
+    for game in $2; do
+        timeout -k 20 "$3" python3 -m atari_dqn train env.game="$game" preset=drq_eps device="$DEVICE" logger.wandb=off \
+            logger.tensorboard=false run_dir="/tmp/atari100k/$game-seed1" "${@:4}" > "$OUT/atari100k_$game.txt" 2>&1 &
+    done
+    wait
+    for game in $2; do
+        echo "$game: $(tail -n 1 "/tmp/atari100k/$game-seed1/metrics.csv" | cut -d, -f2-4,12) $(tail -n 1 "/tmp/atari100k/$game-seed1/evaluations.csv" | cut -d, -f4-11)"
+    done
+    (cd /tmp/atari100k && tar czf "$OUT/atari100k.tgz" ./*/*.csv ./*/*.yaml ./*/*.json) ;;
 tests) facts; tests "$2" ;;
 more)
     gpu loops 90 --parts loop --loop 80 160 256 --loop-seconds 8

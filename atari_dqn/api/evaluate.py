@@ -72,7 +72,7 @@ def evaluate(
         agent_or_where: an agent, or what `load` takes.
         game: another game; None for the one it was trained on.
         protocol: its name, "nature"; or a dictionary of changes, {"epsilon": 0.01}; None for the run's own.
-        episodes: whole games; None for conf/evaluate.yaml's, 30.
+        episodes: whole games; None for as many as the protocol says, else 30.
         num_envs: games side by side; None for conf/evaluate.yaml's, 10.
         seed: of the games and the random actions; None for conf/evaluate.yaml's, 1.
 

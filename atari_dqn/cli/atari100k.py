@@ -21,6 +21,7 @@ from atari_dqn.utils.console import Console
 from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.text import hours, plural
 
+GPU_BYTES = 3_000_000_000  # of a run beside its replay: CUDA itself, networks, graphs
 Found = dict[str, dict[int, float]]  # game -> seed -> score
 
 
@@ -44,19 +45,34 @@ def atari100k(config: TrainConfig, asked: Sweep, wanted: Table, typed: list[str]
             jobs = sweep.plan(config, asked, typed)
             missing = [job for job in jobs if not sweep.is_done(job, store)]
             if missing and not asked.address:
+                if asked.gpus is None and _has_gpu(config):
+                    asked = dataclasses.replace(asked, gpus=_share(config, asked.cpus))
                 console.say(_time(config, asked, len(missing)))
             sweep.sweep(config, asked, typed, console)
     finally:
         _show(config, _scores(config, asked, games, store), agent, folder, console)
 
 
-def _time(config: TrainConfig, asked: Sweep, runs: int) -> str:
-    """How long so many runs will take on this machine."""
+def _has_gpu(config: TrainConfig) -> bool:
     import torch
 
+    return torch.cuda.is_available() and config.device != "cpu"
+
+
+def _share(config: TrainConfig, cpus: int) -> float:
+    """The part of a GPU that a run takes, so that there are as many runs as CPUs and memory allow."""
+    import torch
+
+    replay = min(config.replay.capacity, config.total_steps) * config.env.screen_size**2
+    memory = (GPU_BYTES + replay) / torch.cuda.mem_get_info()[1]
+    return min(1.0, math.ceil(1000 * max(memory, cpus / machine.cpus())) / 1000)
+
+
+def _time(config: TrainConfig, asked: Sweep, runs: int) -> str:
+    """How long so many runs will take on this machine."""
     from atari_dqn.training import estimate
 
-    if torch.cuda.is_available() and config.device != "cpu":
+    if _has_gpu(config):
         return f"{plural(runs, 'run')} to train; how long they take on a GPU is not known beforehand"
     side_by_side = max(1, min(runs, machine.cpus() // asked.cpus))
     seconds = estimate.seconds_per_step(config, asked.cpus) * config.total_steps

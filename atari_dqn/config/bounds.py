@@ -114,6 +114,7 @@ LIMITS: dict[str, Limit] = {
     "evaluation.held_out_states": _whole(0, 100_000, "500"),
     "evaluation.video_seconds": _whole(0, 86_400, "60"),
     "evaluation.video_share": _number(0, 1, "0.05"),
+    "protocol.episodes": _whole(1, 100_000, "100, or null"),
     "protocol.epsilon": _number(0, 1, "0.05"),
     "protocol.repeat_action_probability": _number(0, 1, "0.25"),
     "protocol.noop_max": _whole(0, 1000, "30"),

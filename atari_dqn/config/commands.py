@@ -59,7 +59,7 @@ class PlayNetwork:
 
 @dataclass
 class PlayEvaluation:
-    episodes: int = MISSING
+    episodes: int | None = MISSING
     num_envs: int = MISSING
 
 

@@ -143,6 +143,7 @@ class PlayProtocol:
     max_frames: int | None = None  # a game is cut off after so many; null: as in training
     full_action_space: bool | None = None  # true or false: all 18 actions; null: as in training
     terminal_on_life_loss: bool | None = None  # true or false; null: as in training
+    episodes: int | None = None  # whole games that `evaluate` plays
     window_frames: int | None = None  # of training games: those that ended in so many frames
     window_games: int | None = None  # of training games: the last so many
 

@@ -77,7 +77,7 @@ READERS = (
         lambda c: c.exploration.start != c.exploration.end, "exploration.start different from exploration.end",
         strict=False,
     ),
-    Reader("evaluation.episodes", lambda c: c.protocol.source == "games", "protocol.source=games"),
+    Reader("evaluation.episodes protocol.episodes", lambda c: c.protocol.source == "games", "protocol.source=games"),
     Reader("evaluation.video_share", lambda c: c.evaluation.video_seconds > 0, "evaluation.video_seconds above 0"),
     Reader(
         "protocol.window_frames protocol.window_games", lambda c: c.protocol.source == "training",

@@ -13,6 +13,8 @@ from atari_dqn.dqn import networks
 from atari_dqn.evaluation.protocol import environment
 from atari_dqn.utils import console, devices
 
+EPISODES = 30  # whole games, unless the protocol or the user says otherwise
+
 
 class Request(NamedTuple):
     """A checked request."""
@@ -38,6 +40,8 @@ def read(composed: Any, words: Sequence[str], checkpoint: Checkpoint | None = No
             console.say(f"checkpoint: {checkpoint.path}")
     networks.set_threads(checkpoint.config.network.name, next(checkpoint.network.parameters()).device)
     env, protocol = played(checkpoint.config, asked, words)
+    if hasattr(asked, "evaluation") and asked.evaluation.episodes is None:
+        asked.evaluation.episodes = protocol.episodes or EPISODES
     env = dataclasses.replace(checkpoint.config.env, game=env.game, arguments=env.arguments)
     config = dataclasses.replace(checkpoint.config, protocol=protocol, env=env)
     for note in (*unread.notes(config, "protocol."), *validate.own_notes(env)):
