@@ -19,7 +19,7 @@ ifneq ($(SOUND),1)
 .PHONY: $(READY)
 endif
 
-override TARGETS := help help-dev setup doctor games runs train resume evaluate video watch play compare report dashboard sweep aggregate export collect demo test profile bench bench-gpu torture fuzz mutants check docs lock clean
+override TARGETS := help help-dev setup doctor games runs train resume evaluate video watch play compare report dashboard sweep atari100k aggregate export collect demo test profile bench bench-gpu torture fuzz mutants check docs lock clean
 .PHONY: $(TARGETS)
 $(TARGETS) $(READY): | arguments
 

@@ -111,7 +111,7 @@ def test_the_readme_is_short_and_says_how_to_run_the_tests() -> None:
 def test_make_targets_that_pages_name_are_there() -> None:
     folders = {"": ROOT, "benchmarks": ROOT / "benchmarks"}
     targets = {
-        name: {*re.findall(r"^([a-z-]+):", (folder / "Makefile").read_text(encoding="utf-8"), re.M)}
+        name: {*re.findall(r"^([a-z0-9-]+):", (folder / "Makefile").read_text(encoding="utf-8"), re.M)}
         for name, folder in folders.items()
         if (folder / "Makefile").is_file()
     }
@@ -119,7 +119,7 @@ def test_make_targets_that_pages_name_are_there() -> None:
     targets.setdefault("benchmarks", targets[""] | {"help"})
     for page in PAGES:
         for piece in code(page.read_text(encoding="utf-8")):
-            for folder, target in re.findall(r"(?:^|[^\w/])make (?:-C (\w+) )?([a-z][a-z-]*)", piece):
+            for folder, target in re.findall(r"(?:^|[^\w/])make (?:-C (\w+) )?([a-z][a-z0-9-]*)", piece):
                 assert target in targets[folder], f"{page.name}: make {folder} {target}"
 
 

@@ -172,11 +172,12 @@ def test_benchmarks_are_started_in_the_project_s_folder(checkout):
 def test_help_lists_the_targets_for_users_and_help_dev_the_others(checkout):
     makefile = (checkout / "Makefile").read_text()
     listed = [
-        re.findall(r"^  ([a-z-]+) +\S", run_make(checkout, *words).stdout, re.MULTILINE) for words in ([], ["help-dev"])
+        re.findall(r"^  ([a-z0-9-]+) +\S", run_make(checkout, *words).stdout, re.MULTILINE)
+        for words in ([], ["help-dev"])
     ]
     users = (
-        "setup doctor games train resume demo runs evaluate video watch play compare report dashboard sweep aggregate "
-        "export collect"
+        "setup doctor games train resume demo runs evaluate video watch play compare report dashboard sweep "
+        "atari100k aggregate export collect"
     )
     assert listed[0] == [*users.split(), "test"]
     assert {*listed[0], *listed[1], "help"} == {*make.targets(makefile)} and not {*listed[0]} & {*listed[1]}

@@ -35,6 +35,6 @@ arguments:
 	+@($(CHECK)); test $$? -eq 2 || echo 'make: there is no such target, or a file of the project is missing' >&2; exit 2
 
 # The lines of the targets whose descriptions begin with so many #, at most 80 columns wide.
-override LIST = sed -n 's/^\([a-z-]*\):[^\#]*$(1)  *\([^\#].*\)/\1 \2/p' Makefile | awk '{ line = sprintf("  %-11s", $$1); \
+override LIST = sed -n 's/^\([a-z0-9-]*\):[^\#]*$(1)  *\([^\#].*\)/\1 \2/p' Makefile | awk '{ line = sprintf("  %-11s", $$1); \
 	for (i = 2; i <= NF; i++) { if (length(line) + length($$i) > 78) { print line; line = sprintf("%-13s", "") } \
-	line = line " " $$i } print line }' | sed 's/^\(  [a-z-]*  *\) /\1/'
+	line = line " " $$i } print line }' | sed 's/^\(  [a-z0-9-]*  *\) /\1/'

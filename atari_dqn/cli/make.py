@@ -44,7 +44,7 @@ def targets(makefile: str) -> dict[str, list[str]]:
     """The Makefile's targets, each with the variables that it uses."""
     found = {}
     for line in makefile.splitlines():
-        if match := re.match(r"([a-z-]+):(?!=)(?:.*?##(.*))?", line):
+        if match := re.match(r"([a-z0-9-]+):(?!=)(?:.*?##(.*))?", line):
             words = set(re.findall(r"[A-Z]+", match[2] or ""))
             found[match[1]] = [name for name in VARIABLES if name in words]
     return found | {"help": list(VARIABLES)}
