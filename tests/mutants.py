@@ -50,6 +50,15 @@ NATURE, DOUBLE, RAINBOW, QR, IQN, MUNCHAUSEN = (
 )
 
 
+DER = f"{RUNS}[der]"
+AUGMENTED = "tests/test_augmentation.py"
+DRQ = f"{AUGMENTED}::test_updates_of_drq_eps_equal_plain_torch"
+SHIFTS = f"{AUGMENTED}::test_all_shifts_and_brightnesses_of_the_sources_are_drawn"
+CROPPED = f"{AUGMENTED}::test_pictures_are_padded_by_their_edges_and_cropped"
+ROUNDED = f"{AUGMENTED}::test_an_update_tells_its_layers_to_round_again"
+TWO_NETWORKS = f"{AUGMENTED}::test_two_networks_remain_where_they_may_differ"
+
+
 class Mutant(NamedTuple):
     file: str  # in atari_dqn/
     name: str
@@ -70,8 +79,9 @@ TABLE: dict[str, list[tuple[str, str, str, str]]] = {
          "epsilon = epsilon_at(progress.agent_steps + emulators.num_envs,", NATURE),
         ("one turn more of warm-up", "replay.size >= config", "replay.size > config", NATURE),
         ("no warm-up", "replay.size >= config.replay.warmup_steps", "replay.size > 20", NATURE),
-        ("an update each turn", "minibatches := due(update.period_steps, before, after)", "minibatches := 1",
-         NATURE),
+        ("an update each turn", "minibatches := update.repeats * due(update.period_steps, before, after)",
+         "minibatches := 1", NATURE),
+        ("never several updates at a time", "update.repeats * due(", "due(", DER),
         ("copies with the updates' period", "copies := due(update.target_period_steps,",
          "copies := due(update.period_steps,", NATURE),
         ("one copy a turn at most", "            copy_target(copies)", "            copy_target()", DOUBLE),
@@ -115,9 +125,13 @@ TABLE: dict[str, list[tuple[str, str, str, str]]] = {
         ("optimizer's arguments are ignored", "optimizer.learning_rate, optimizer.arguments",
          "optimizer.learning_rate, {}", DOUBLE),
         ("always Adam", "make_optimizer(optimizer.name,", 'make_optimizer("Adam",', DOUBLE),
-        ("always DQN's rule", "bootstrap.make_rule(config.agent)", "bootstrap.Greedy()", DOUBLE),
+        ("always DQN's rule", "bootstrap.make_rule(config.agent, target_is_online=_target_is_online(config))",
+         "bootstrap.Greedy()", DER),
         ("always the mean", "config.agent.reduction,", '"mean",', NATURE),
         ("gradients are not shortened", "optimizer.max_grad_norm,", "None,", DOUBLE),
+        ("a target network is never needed", "return copied and one_at_a_time", "return copied or one_at_a_time",
+         TWO_NETWORKS),
+        ("noise is no reason for one", "random = agent.noisy or", "random = False or", TWO_NETWORKS),
         ("always hard copies", "config.update.tau,", "1.0,", DOUBLE),
     ],
     "dqn/agent.py": [
@@ -137,8 +151,21 @@ TABLE: dict[str, list[tuple[str, str, str, str]]] = {
          RAINBOW),
         ("weights are ignored", "self._reduce(m.weight * losses)", "self._reduce(losses)", DOUBLE),
         ("all are as surprising", "errors.append(error)", "errors.append(torch.ones_like(error))", DOUBLE),
+        ("the next state is as it is", "s_t=self._augmented(batch.s_t, generator)", "s_t=batch.s_t", DRQ),
+        ("a state is moved as the next", "s_t=self._augmented(batch.s_t, generator)",
+         "s_t=self._augmented(batch.s_t, generator.clone_state())", DRQ),
+        ("always as bright", "x.mul_(change.factor[:, None, None, None])", "pass", DRQ),
+        ("weights are rounded once", "self.online.round_weights()", "pass", ROUNDED),
         ("several copies are one", "share = 1 - (1 - self._tau) ** times", "share = self._tau", DOUBLE),
         ("the target asks for the update's quantiles", "values.draw(k * b, True,", "values.draw(k * b, False,", IQN),
+    ],
+    "dqn/augmentation.py": [
+        ("all crops", '"drq": Kind(-3, 4, 0.05)', '"drq": Kind(-4, 4, 0.05)', SHIFTS),
+        ("brighter and brighter", ".clamp(-2, 2)", "", SHIFTS),
+        ("the same way down as right", "(2, states), generator=generator, device=device)",
+         "(1, states), generator=generator, device=device).expand(2, -1)", SHIFTS),
+        ("zeros around", "cv2.BORDER_REPLICATE", "cv2.BORDER_CONSTANT", CROPPED),
+        ("down is up", "change.down[:, None]).clamp", "-change.down[:, None]).clamp", CROPPED),
     ],
     "dqn/prioritized.py": [
         ("never prioritized", "if not replay.prioritized:", "if True:", DOUBLE),
@@ -319,7 +346,8 @@ TABLE: dict[str, list[tuple[str, str, str, str]]] = {
          QR),
     ],
     "dqn/bootstrap.py": [
-        ("double or not", "Double() if agent.double else", "Double() if not agent.double else", DOUBLE),
+        ("double or not", "if agent.double and not target_is_online", "if not agent.double and not target_is_online",
+         DER),
         ("never Munchausen", "if agent.munchausen:", "if False:", MUNCHAUSEN),
         ("Munchausen's alpha 0.9", "return Munchausen(agent.munchausen_alpha,", "return Munchausen(0.9,", MUNCHAUSEN),
         ("Munchausen's temperature 0.03", "agent.munchausen_temperature, agent.munchausen_floor)",
@@ -336,8 +364,11 @@ TABLE: dict[str, list[tuple[str, str, str, str]]] = {
         ("never noisy", "noisy = agent.noisy_sigma if agent.noisy else None", "noisy = None", FIRST),
         ("never dueling", "if agent.dueling else None", "if False else None", FIRST),
         ("initialization is ignored", 'if how == "torch":', "if True:", PADDED),
+        ("a hidden layer without its ReLU", "torch.relu(self.shared(x, for_shared))", "self.shared(x, for_shared)", DER),
+        ("never one hidden layer", "agent.dueling and agent.dueling_shared", "False", FIRST),
         ("streams push hard", "agent.dueling_gradient_scale if agent.dueling", "1.0 if agent.dueling", DOUBLE),
-        ("both streams have one noise", "noise[:, self.head.noise_size :]", "noise", RAINBOW),
+        ("both streams have one noise", "self.value(x, for_value)", "self.value(x, for_head[:, : self._noise_sizes[2]])",
+         RAINBOW),
         ("one draw for all groups", "return noise.sign() * noise.abs().sqrt()",
          "return (noise.sign() * noise.abs().sqrt())[:1].expand(groups, -1)", RAINBOW),
         ("plain normal noise", "return noise.sign() * noise.abs().sqrt()", "return noise", RAINBOW),
