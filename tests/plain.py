@@ -332,6 +332,8 @@ class Learner:
                 else:
                     loss = targets.error_loss(agent.loss, z, y)[0]
                 errors[k, b] = (y - z).abs()[0].detach() if head.name == "scalar" else loss.detach()
+                if c.head.priority == "cross_entropy":
+                    errors[k, b] = -(y[y > 0] * z.log_softmax(-1).detach()[y > 0]).sum()
                 losses.append(weights[k, b] * loss)
             loss = torch.stack(losses).sum() / (1 if agent.reduction == "sum" else batch)
             self.optimizer.zero_grad()

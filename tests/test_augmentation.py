@@ -11,6 +11,7 @@ from test_family import agents, filled_replay
 from test_fidelity import composed, random_batches
 from test_speed import step
 
+from atari_dqn.config import presets
 from atari_dqn.dqn import augmentation, layers
 from atari_dqn.dqn.augmentation import KINDS, Change
 from atari_dqn.dqn.bootstrap import Double
@@ -150,6 +151,13 @@ def test_two_networks_remain_where_they_may_differ(words):
     assert learner.target is not learner.online and isinstance(learner.rule, Double)
 
 
+def test_two_networks_remain_where_a_users_own_one_may_keep_a_state():
+    config = composed("preset=drq_eps")
+    assert making._target_is_online(config)
+    config.network.name = "my_parts:Net"
+    assert not making._target_is_online(config)
+
+
 COMBINATION = ("scalar", "agent.double=true", "true", "false", "false", "3", "null", "1")
 
 
@@ -179,6 +187,7 @@ def test_augmented_turns_are_scripted_and_recorded(kind, monkeypatch):
 
 
 def test_augmentation_needs_pictures():
+    assert presets.departures(composed("preset=drq_eps", "env=cartpole", "agent.augmentation=none"))  # as it says
     with pytest.raises(UserError, match=r"agent.augmentation=shift needs images.* set it to none"):
         composed("env=cartpole", "agent.augmentation=shift")
     with pytest.raises(UserError, match=r"agent.augmentation=crop: expected none, shift or drq"):
@@ -208,6 +217,15 @@ def test_updates_in_bfloat16_are_nearly_those_in_float32(preset):
     off = float(torch.linalg.norm(found - wanted) / torch.linalg.norm(wanted))
     assert 1e-4 < off < 0.1  # it is another precision, and no more than that
     assert all(p.dtype == torch.float32 for p in low.online.parameters())
+
+
+@pytest.mark.parametrize("words", [[], ["head=c51"], ["head=qr"], ["agent.noisy=true", "agent.dueling_shared=false"]])
+def test_the_last_layers_stay_in_float32(words, monkeypatch):
+    monkeypatch.setattr(devices, "check_bfloat16", lambda device: None)
+    online = made("preset=drq_eps", "compute.precision=bf16", *words).online
+    low = {name for name, layer in online.named_modules() if isinstance(layer, Dense) and layer.in_bfloat16}
+    first = {"head.0.mean", "head.0.spread", "value.0.mean", "value.0.spread"} if len(words) == 2 else {"shared.0"}
+    assert low == first
 
 
 def test_rounded_weights_follow_the_weights_however_these_change():

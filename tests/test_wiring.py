@@ -67,7 +67,7 @@ VARIANTS = {
     "der": [
         *SGD, *PRIORITIZED, "agent.double=true", "agent.dueling=true", "agent.dueling_shared=true", "agent.noisy=true",
         "agent.noisy_sigma=0.3", "head=c51", "head.atoms=5", "head.v_min=-2", "head.v_max=3", "update.repeats=2",
-        "update.period_steps=3",
+        "update.period_steps=3", "head.priority=cross_entropy",
     ],
     "munchausen": [
         *SGD, *PRIORITIZED, "agent.munchausen=true", "agent.munchausen_alpha=0.7", "agent.munchausen_temperature=0.4",

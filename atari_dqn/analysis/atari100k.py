@@ -13,6 +13,7 @@ from atari_dqn.analysis import intervals
 from atari_dqn.analysis.experiments import Matrix, human_normalised
 from atari_dqn.data import scores
 from atari_dqn.utils.files import replacing
+from atari_dqn.utils.text import plural
 
 SHOWN = {"iqm": "IQM", "median": "median", "mean": "mean"}  # the first of intervals.STATISTICS
 RANGE = (5, 95)  # percentiles of the published runs within which a run of ours is expected nine times of ten
@@ -62,14 +63,18 @@ def games(found: Mapping[str, Mapping[int, float]], agent: str) -> list[Game]:
     ]
 
 
-def statistics(rows: Sequence[Game], resamples: int = 2000, draws: int = DRAWS) -> list[Statistic]:
-    """Over the games with a score of ours, and as many seeds as all of these have."""
-    done = [row for row in rows if row.own]
-    if not done:
-        return []
-    names, seeds = [row.name for row in done], min(len(row.own) for row in done)
-    own = human_normalised(np.array([[*row.own.values()][:seeds] for row in done]).T, names)
-    published = human_normalised(np.array([row.published for row in done]).T, names)
+def counted(rows: Sequence[Game]) -> tuple[list[Game], int]:
+    """The games that count in statistics, those with as many seeds as most have; and that number."""
+    counts = [len(row.own) for row in rows if row.own]
+    seeds = max(counts, key=lambda count: (counts.count(count), count), default=0)
+    return [row for row in rows if row.own and len(row.own) >= seeds], seeds
+
+
+def statistics(rows: Sequence[Game], seeds: int, resamples: int = 2000, draws: int = DRAWS) -> list[Statistic]:
+    """Over games that all have at least so many seeds; of more, the first count."""
+    names = [row.name for row in rows]
+    own = human_normalised(np.array([[*row.own.values()][:seeds] for row in rows]).T, names)
+    published = human_normalised(np.array([row.published for row in rows]).T, names)
     mine, mine_around = intervals.interval(own, intervals.four, resamples)
     theirs, theirs_around = intervals.interval(published, intervals.four, resamples)
     drawn = np.percentile(_drawn(published, seeds, draws), (2.5, 97.5), axis=0)
@@ -95,15 +100,14 @@ def _drawn(published: Matrix, seeds: int, draws: int) -> Matrix:
 
 def table(rows: Sequence[Game], agent: str) -> Table:
     """A printable table of the games, at most 80 columns wide."""
-    some = next(iter(rows))
-    view = Table(box=box.SIMPLE_HEAD, title=f"Atari-100k beside {len(some.published)} published runs of {agent}")
-    view.title_justify = "left"
-    for column in ("game", "ours", "", "published", "sd", "5% to 95% of runs"):
+    view = Table(box=box.SIMPLE_HEAD, title=f"Atari-100k beside {len(rows[0].published)} published runs of {agent}")
+    view.title_justify, view.padding = "left", (0, 1, 0, 0)
+    for column in ("game", "ours", "", "published", "sd", "5% to 95%"):
         view.add_column(column, justify="left" if column in ("game", "") else "right", no_wrap=True)
     for row in rows:
         own = [*row.own.values()]
         places = [row.place(score) for score in own]
-        verdict = "" if not own else places[0] if len(own) == 1 else f"{places.count('inside')} of {len(own)} inside"
+        verdict = "" if not own else places[0] if len(own) == 1 else f"{places.count('inside')}/{len(own)} inside"
         low, high = row.range
         view.add_row(
             row.name, _number(float(np.mean(own))) if own else "", verdict, _number(float(np.mean(row.published))),
@@ -114,11 +118,10 @@ def table(rows: Sequence[Game], agent: str) -> Table:
 
 def statistics_table(found: Sequence[Statistic], games: int, seeds: int) -> Table:
     """A printable table of the statistics, at most 80 columns wide."""
-    many = f"{seeds} seed{'s' * (seeds != 1)}"
-    view = Table(box=box.SIMPLE_HEAD, title=f"human-normalized scores of {games} games, {many} each")
-    view.title_justify = "left"
-    for column in ("", "ours", "published", f"95% of {many} each", ""):
-        view.add_column(column, justify="right" if column else "left")
+    title = f"human-normalized scores: {plural(games, 'game')}, {plural(seeds, 'seed')} each"
+    view = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", padding=(0, 1, 0, 0))
+    for column in ("", "ours", "published", "expected", ""):
+        view.add_column(column, justify="right" if column else "left", no_wrap=True)
     for one in found:
         low, high = one.drawn
         view.add_row(
@@ -156,4 +159,4 @@ def _number(value: float) -> str:
 
 
 def _with_ends(value: float, ends: tuple[float, float]) -> str:
-    return f"{value:.3f}" if np.isnan(ends[0]) else f"{value:.3f} ({ends[0]:.3f} to {ends[1]:.3f})"
+    return f"{value:.3f}" if np.isnan(ends[0]) else f"{value:.3f} ({ends[0]:.2f} to {ends[1]:.2f})"

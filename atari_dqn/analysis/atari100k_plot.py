@@ -40,7 +40,7 @@ def draw(path: Path, rows: Sequence[Game], found: Sequence[Statistic], agent: st
     left.set(xlabel="human-normalized score (logarithmic above 1)", title="Atari-100k: 100 games after 100,000 steps")
     left.grid(alpha=0.25, axis="x")
     left.margins(y=0.02)
-    left.legend(loc="lower right", fontsize=9)
+    figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=9)
     for y, one in enumerate(reversed(found)):
         low, high = one.drawn
         right.plot([low, high], [y, y], color=THEIRS, linewidth=14, alpha=0.25, solid_capstyle="butt")

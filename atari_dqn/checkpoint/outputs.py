@@ -44,12 +44,16 @@ def choose(asked: str | None, default: Path, endings: tuple[str, ...], is_kept: 
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Raise UserError if a result cannot be written after all."""
+def writing(path: Path, key: str = "output") -> Iterator[None]:
+    """Raise UserError if a result cannot be written after all.
+
+    Args:
+        key: the setting that chose `path`.
+    """
     try:
         yield
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; set output=PATH") from None
+        raise UserError(f"cannot write {path}: {error.strerror or error}; set {key}=PATH") from None
 
 
 def _make_folder(path: Path) -> None:

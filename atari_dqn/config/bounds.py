@@ -143,6 +143,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "network.padding": ("valid", "same"),
     "network.initialization": ("torch", "xavier", "he"),
     "head.name": ("scalar", "c51", "qr", "iqn"),
+    "head.priority": ("divergence", "cross_entropy"),
     "agent.loss": ("huber", "squared"),
     "agent.reduction": ("mean", "sum"),
     "compute.precision": ("float32", "bf16"),

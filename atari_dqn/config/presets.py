@@ -50,7 +50,10 @@ def of(preset: str, config: TrainConfig) -> TrainConfig:
 
 @functools.cache
 def _composed(preset: str, env: str, game: str) -> TrainConfig:
-    return compose.to_train_config(compose.compose("train", [f"env={env}", f"env.game={game}", f"preset={preset}"]))
+    found: TrainConfig = compose.to_object(  # without its checks: a preset of pictures is no game of CartPole's
+        compose.compose("train", [f"env={env}", f"env.game={game}", f"preset={preset}"])
+    )
+    return found
 
 
 def departures(config: TrainConfig, preset: str | None = None) -> list[Departure]:

@@ -60,6 +60,7 @@ class Head:
     atoms: int = 51  # of c51
     v_min: float = -10.0  # of c51, the least return, discounted and of clipped rewards
     v_max: float = 10.0  # of c51, the greatest return
+    priority: str = "divergence"  # of c51, the error that priorities follow: divergence | cross_entropy
     quantiles: int = 200  # of qr
     samples: int = 64  # of iqn: quantiles in an update, N
     target_samples: int = 64  # of iqn: quantiles in an update's target, N'

@@ -49,6 +49,9 @@ READERS = (
     Reader("rule.arguments", lambda c: c.rule.name is not None, "rule=my_package.my_module:Name"),
     Reader("agent.double agent.munchausen", lambda c: c.rule.name is None, "rule.name=null"),
     Reader("head.atoms head.v_min head.v_max", lambda c: c.head.name == "c51", "head=c51"),
+    Reader(
+        "head.priority", lambda c: c.head.name == "c51" and c.replay.prioritized, "head=c51 and replay.prioritized=true"
+    ),
     Reader("head.quantiles", lambda c: c.head.name == "qr", "head=qr"),
     Reader(
         "head.samples head.target_samples head.policy_samples head.cosines", lambda c: c.head.name == "iqn", "head=iqn"

@@ -55,6 +55,7 @@ class Categorical(Values):
     def __init__(self, head: schema.Head, loss: str) -> None:
         self.outputs = head.atoms
         self._range = (head.v_min, head.v_max, head.atoms)
+        self._adds_entropy = head.priority == "cross_entropy"
 
     def _support(self, z: Tensor) -> Tensor:
         return torch.linspace(*self._range, device=z.device)
@@ -67,7 +68,10 @@ class Categorical(Values):
 
     def loss(self, z_tm1: Tensor, y: Tensor, taus: Tensor) -> tuple[Tensor, Tensor]:
         losses = targets.divergence(z_tm1, y)
-        return losses, losses.detach().clamp(min=0)  # below which it can be rounded
+        errors = losses.detach()
+        if self._adds_entropy:
+            errors = errors - torch.special.xlogy(y, y).sum(-1)
+        return losses, errors.clamp(min=0)  # below which it can be rounded
 
 
 class Quantiles(Values):

@@ -49,7 +49,8 @@ class Dense(nn.Linear):
 
 
 class Bfloat16Product(torch.autograd.Function):
-    """x @ w.T + b in bfloat16, with weights that were rounded before; the result and w's gradient are float32."""
+    """x @ w.T + b in bfloat16, with weights that were rounded before. The result and w's gradient are rounded, too, but
+    given as float32."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor, rounded: Tensor) -> Tensor:
@@ -132,19 +133,16 @@ class Convolution(nn.Conv2d):
 class NoisyDense(nn.Module):
     """A layer whose weights are uncertain, and learn how much: Noisy Networks (Fortunato et al. 2018, section 3).
 
-    y = (W + S * e_out e_in^T) x + b + s * e_out, where W and b begin as they do elsewhere, S and s at
+    y = (W + S * e_out e_in^T) x + b + s * e_out, where W and b begin at U(+-1/sqrt(inputs)), S and s at
     sigma / sqrt(inputs), and e = f(normal noise), f(z) = sgn(z) sqrt|z| (eq. 10 and 11, "factorised").
     """
 
     def __init__(self, inputs: int, outputs: int, sigma: float) -> None:
         super().__init__()
         self.mean, self.spread = Dense(inputs, outputs), Dense(inputs, outputs)
-        self.sizes, self._sigma = (inputs, outputs), sigma
-        self.reset_spread()
-
-    def reset_spread(self) -> None:
+        self.sizes = (inputs, outputs)
         for parameter in self.spread.parameters():
-            nn.init.constant_(parameter, self._sigma / math.sqrt(self.sizes[0]))
+            nn.init.constant_(parameter, sigma / math.sqrt(inputs))
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
         """x [B, inputs], noise [G, inputs + outputs]: e_in and e_out of each of G groups of rows -> [B, outputs]."""

@@ -76,10 +76,11 @@ class QNetwork(nn.Module):
                 layer.inplace = False  # which autograd forbids after ConvolutionProduct
 
     def use_bfloat16(self) -> None:
-        """Multiply in bfloat16, all but the small layers at the end; sums, and what is learned, stay in float32."""
+        """Multiply in bfloat16, all but the last layers; sums, and what is learned, stay in float32."""
         self._in_bfloat16 = True
+        last = {part for stream in (self.head, self.value) if stream is not None for part in stream[-1].modules()}
         for layer in self.modules():
-            if isinstance(layer, Dense):
+            if isinstance(layer, Dense) and layer not in last:
                 layer.in_bfloat16 = True
 
     def round_weights(self) -> None:

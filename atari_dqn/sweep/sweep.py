@@ -7,6 +7,7 @@ import socket
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -226,8 +227,18 @@ def _check_room(wanted: dict[str, float], there: dict[str, float]) -> None:
         )
 
 
-def sweep(config: TrainConfig, asked: Sweep, typed: list[str], console: Console) -> None:
-    """Run all unfinished runs of a sweep. Raises RunFailed at the end if any failed."""
+def sweep(
+    config: TrainConfig,
+    asked: Sweep,
+    typed: list[str],
+    console: Console,
+    announce: Callable[[list[Job], Store], str] | None = None,
+) -> None:
+    """Run all unfinished runs of a sweep. Raises RunFailed at the end if any failed.
+
+    Args:
+        announce: what to say before the unfinished runs begin.
+    """
     extras.need("a sweep", "ray", "fsspec")
     store = Store(asked.storage or f"runs/sweeps/{config.preset}")
     jobs = plan(config, asked, typed)
@@ -238,6 +249,8 @@ def sweep(config: TrainConfig, asked: Sweep, typed: list[str], console: Console)
             view.ended(job.name, Outcome("finished", "", 0.0))
     view.say(f"{plural(len(jobs), 'run')} in {store.where}, {len(jobs) - len(missing)} already done")
     if missing:
+        if announce:
+            view.say(announce(missing, store))
         ray = ray_cluster.join(asked.address)
         try:
             _place(ray, missing, store, config, asked, view)

@@ -4,7 +4,7 @@ import functools
 
 import torch
 
-from atari_dqn.checkpoint.network import build_network
+from atari_dqn.checkpoint.network import build_network, is_own
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.dqn import bootstrap
 from atari_dqn.dqn.agent import Agent, Policy, learned
@@ -74,9 +74,10 @@ def make_rule(config: TrainConfig) -> bootstrap.Rule:
 
 
 def _target_is_online(config: TrainConfig) -> bool:
-    """Whether both networks say the same in every update: it is copied after each one, and nothing is random."""
+    """Whether both networks say the same in every update: the one is copied to the other after each, and nothing is
+    random. (A network of the user's own may have a state besides its weights.)"""
     update, agent = config.update, config.agent
     copied = update.tau == 1 and update.period_steps % update.target_period_steps == 0
     one_at_a_time = update.repeats == 1 and config.num_envs <= update.period_steps
     random = agent.noisy or config.head.name == "iqn"
-    return copied and one_at_a_time and not random and config.rule.name is None
+    return copied and one_at_a_time and not random and config.rule.name is None and not is_own(config)

@@ -26,24 +26,26 @@ def seconds_per_call(call: Callable[[], object], seconds: float = 1.5) -> float:
 
 def seconds_per_turn(config: TrainConfig, threads: int) -> float:
     """Of the network on the CPU: acting in all games, and the updates that are then due, on random frames."""
-    before = torch.get_num_threads()
+    update, games, before = config.update, config.num_envs, torch.get_num_threads()
     torch.set_num_threads(threads)
     machine.keep_freed_memory()
-    minibatches = max(1, config.update.repeats * config.num_envs // config.update.period_steps)
-    size, games = (minibatches, config.update.batch_size), config.num_envs
+    size = update.repeats * max(1, games // update.period_steps), update.batch_size
     state = config.env.frame_stack, config.env.screen_size, config.env.screen_size
     s, zeros, draw = torch.randint(0, 256, (2, *size, *state)).byte(), torch.zeros(size), torch.Generator()
     batch = Batch(s[0], zeros.long(), zeros, zeros, s[1], zeros + 1, zeros.long(), zeros.long())
     seen = torch.randint(0, 256, (games, *state)).byte()
     learner = make_agent(config, state[1:], ACTIONS, torch.device("cpu"))
 
-    def turn() -> None:
+    def act() -> None:
         learner.act(seen, 0.1, draw)
+
+    def learn() -> None:
         learner.learn(batch, draw)
 
     try:
-        turn()  # the first one records the operators
-        return seconds_per_call(turn)
+        act()
+        learn()  # the first one records the operators
+        return seconds_per_call(act, 0.5) + seconds_per_call(learn) * min(1.0, games / update.period_steps)
     finally:
         torch.set_num_threads(before)
 

@@ -33,6 +33,12 @@ def plural(number: float, noun: str) -> str:
     return f"{shown_number} {noun}{'s' * (number != 1)}"
 
 
+def some(names: Iterable[str], most: int = 5) -> str:
+    """`a, b, c`, and `...` after so many."""
+    listed = list(names)
+    return ", ".join(listed[:most]) + " ..." * (len(listed) > most)
+
+
 def compact(number: float) -> str:
     """1234567 -> 1.23M"""
     for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
