@@ -151,7 +151,7 @@ def write(folder: Path, rows: Sequence[Game], found: Sequence[Statistic], agent:
         for one in found:
             numbers = one.own, one.published, *one.own_interval, *one.published_interval, *one.drawn
             writer.writerow([one.name, *("" if np.isnan(v) else f"{v:.4f}" for v in numbers)])
-    atari100k_plot.draw(folder / "atari100k.png", rows, found, agent)
+    atari100k_plot.draw(folder / "atari100k.png", rows, found, len(counted(rows)[0]), agent)
 
 
 def _number(value: float) -> str:

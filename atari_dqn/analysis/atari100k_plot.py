@@ -9,12 +9,13 @@ from atari_dqn.analysis.atari100k import SHOWN, Game, Statistic
 from atari_dqn.analysis.experiments import human_normalised
 from atari_dqn.utils import extras
 from atari_dqn.utils.files import replacing
+from atari_dqn.utils.text import plural
 
 OURS, THEIRS = "#d55e00", "#0072b2"
 
 
-def draw(path: Path, rows: Sequence[Game], found: Sequence[Statistic], agent: str) -> None:
-    """Each game's published runs with ours among them, and the statistics over all games."""
+def draw(path: Path, rows: Sequence[Game], found: Sequence[Statistic], games: int, agent: str) -> None:
+    """Each game's published runs with ours among them, and the statistics over so many games."""
     matplotlib = extras.load("matplotlib", "the plot")  # slow to load
     matplotlib.use("Agg")
     from matplotlib import pyplot
@@ -49,7 +50,7 @@ def draw(path: Path, rows: Sequence[Game], found: Sequence[Statistic], agent: st
     right.set_yticks(range(len(found)), [SHOWN[one.name] for one in reversed(found)])
     right.set(
         xlabel="human-normalized score",
-        title=f"over {sum(bool(row.own) for row in rows)} games; band: 95% of\npublished with as many seeds as ours",
+        title=f"over {plural(games, 'game')}; band: 95% of\npublished with as many seeds as ours",
     )
     right.margins(y=0.4)
     right.grid(alpha=0.25, axis="x")
