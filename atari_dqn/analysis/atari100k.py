@@ -35,8 +35,7 @@ class Game(NamedTuple):
 
     def place(self, score: float) -> str:
         """inside, above or below the published range."""
-        low, high = self.range
-        return "inside" if low <= score <= high else "above" if score > high else "below"
+        return scores.place(score, *self.range)
 
 
 class Statistic(NamedTuple):
@@ -126,7 +125,7 @@ def statistics_table(found: Sequence[Statistic], games: int, seeds: int) -> Tabl
         low, high = one.drawn
         view.add_row(
             SHOWN[one.name], _with_ends(one.own, one.own_interval), _with_ends(one.published, one.published_interval),
-            f"{low:.3f} to {high:.3f}", "inside" if low <= one.own <= high else "above" if one.own > high else "below",
+            f"{low:.3f} to {high:.3f}", scores.place(one.own, low, high),
         )  # fmt: skip
     return view
 

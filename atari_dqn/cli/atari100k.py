@@ -16,7 +16,7 @@ from atari_dqn.data import scores
 from atari_dqn.data.games import ATARI_26
 from atari_dqn.sweep import sweep
 from atari_dqn.sweep.storage import Store
-from atari_dqn.sweep.sweep import Job
+from atari_dqn.sweep.worker import Job
 from atari_dqn.training import launch
 from atari_dqn.utils import extras, machine
 from atari_dqn.utils.console import Console

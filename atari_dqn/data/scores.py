@@ -45,6 +45,11 @@ def human(game: str, score: float, whole: bool = True) -> str:
     return f" ({percent(normalized)} of a human)" if whole and normalized is not None and not math.isnan(score) else ""
 
 
+def place(value: float, low: float, high: float) -> str:
+    """inside, above or below: where a value lies relative to a range."""
+    return "inside" if low <= value <= high else "above" if value > high else "below"
+
+
 class Published(NamedTuple):
     """A published agent and how its scores were measured."""
 

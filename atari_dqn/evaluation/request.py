@@ -40,7 +40,7 @@ def read(composed: Any, words: Sequence[str], checkpoint: Checkpoint | None = No
             console.say(f"checkpoint: {checkpoint.path}")
     networks.set_threads(checkpoint.config.network.name, next(checkpoint.network.parameters()).device)
     env, protocol = played(checkpoint.config, asked, words)
-    if hasattr(asked, "evaluation") and asked.evaluation.episodes is None:
+    if isinstance(asked, PlayConfig) and asked.evaluation.episodes is None:
         asked.evaluation.episodes = protocol.episodes or EPISODES
     env = dataclasses.replace(checkpoint.config.env, game=env.game, arguments=env.arguments)
     config = dataclasses.replace(checkpoint.config, protocol=protocol, env=env)

@@ -96,8 +96,7 @@ def by_value(points: list[Point], frames: int, every_frames: int = MILLION) -> d
 
 def verdict(curve: Curve, million: float, mean: float) -> str:
     """Return inside, above or below: where a mean lies relative to the curve's tolerance band (Curve.allowed)."""
-    low, high = curve.allowed(million)
-    return "inside" if low <= mean <= high else "above" if mean > high else "below"
+    return scores.place(mean, *curve.allowed(million))
 
 
 class Pace:

@@ -30,6 +30,7 @@ RESUMABLE = (
     "replay.device",
     "published",
     "evaluation.",
+    "protocol.episodes",
     "checkpoint.every_steps",
     "checkpoint.replay",
     "logger.",
