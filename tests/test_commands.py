@@ -384,10 +384,15 @@ def test_every_config_composes_and_learns_a_few_steps(env, preset, tmp_path):
         f"env={env}", f"preset={preset}", "num_envs=4", "total_steps=96", "replay.warmup_steps=64",
         "evaluation.episodes=1", "protocol.max_frames=100", "env.max_frames=100",
     ]  # fmt: skip
-    if preset == "laptop" and env != "atari":  # it is for pictures; what it says then is a remedy
-        with pytest.raises(UserError, match=r"use network=mlp network\.standardize=false"):
+    pictures = {
+        "laptop": ("use network=mlp network.standardize=false", ["network=mlp", "network.standardize=false"]),
+        "drq_eps": ("set it to none", ["agent.augmentation=none"]),
+    }
+    if preset in pictures and env != "atari":  # it is for pictures; what it says then is a remedy
+        remedy, more = pictures[preset]
+        with pytest.raises(UserError, match=re.escape(remedy)):
             small_run(tmp_path / "run", *words)
-        words += ["network=mlp", "network.standardize=false"]
+        words += more
     run = small_run(tmp_path / "run", *words)
     run.go()
     assert run.agent_steps == 96 and run.updates > 0
@@ -524,7 +529,7 @@ def test_help_describes_every_setting_of_a_command(name, inside):
     assert all(line.split()[1] == name for line in lines[-2:])  # atari-dqn NAME ..., two examples
     shown = {match[1]: match[2] for match in re.finditer(r"^  ([a-z_.0-9]+)=(.+)\n?", done.stdout, re.MULTILINE)}
     keys = {key for key in compose.known_keys(name)[0] if key not in messages.sections(compose.known_keys(name)[0])}
-    own = {"sweep": "sweep.games", "profile": "total_steps", "demo": "env.goals"}
+    own = {"sweep": "sweep.games", "profile": "total_steps", "demo": "env.goals", "atari100k": "table.only"}
     assert own[name] in shown if name in own else keys <= shown.keys()
     own_files = usage._sources(f"{name}.yaml")
     described = usage._described(compose.compose(name, []), own_files, name)

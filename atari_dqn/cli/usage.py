@@ -79,7 +79,7 @@ class Sources(NamedTuple):
     Attributes:
         comments: of each key, from the YAML files that the command is composed of.
         groups: its choices of files: conf/<group>/.
-        base: the command whose settings it has, too; nothing if it has only its own.
+        base: the command with train's settings, which are too many to list again; nothing if it has no such.
     """
 
     comments: dict[str, str]
@@ -213,7 +213,7 @@ def _sources(file: str) -> Sources:
 
     text = (commands.conf_dir() / file).read_text(encoding="utf-8")
     own = re.findall(r"^  - (\w+)$", text, re.MULTILINE)
-    base = own[0] if own and own[0] in SUMMARIES else ""
+    base = next((word for word in own if word == "train" or word in SUMMARIES and _sources(f"{word}.yaml").base), "")
     comments: dict[str, str] = {}
     for other in own:
         if (commands.conf_dir() / f"{other}.yaml").is_file():

@@ -117,7 +117,7 @@ class CollectConfig:
     checkpoint: str = MISSING
     network: PlayNetwork = field(default_factory=PlayNetwork)
     env: PlayEnv = field(default_factory=PlayEnv)
-    episodes: int = MISSING  # whole games
+    episodes: int | None = MISSING  # whole games
     num_envs: int = MISSING  # played side by side
     protocol: PlayProtocol = field(default_factory=PlayProtocol)
     name: str | None = MISSING

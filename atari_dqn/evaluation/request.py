@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from atari_dqn.checkpoint import checkpoints
 from atari_dqn.checkpoint.checkpoints import Checkpoint
 from atari_dqn.config import compose, unread, validate
-from atari_dqn.config.commands import PlayConfig
+from atari_dqn.config.commands import CollectConfig, PlayConfig
 from atari_dqn.config.schema import Env, Protocol, TrainConfig
 from atari_dqn.dqn import networks
 from atari_dqn.evaluation.protocol import environment
@@ -40,8 +40,8 @@ def read(composed: Any, words: Sequence[str], checkpoint: Checkpoint | None = No
             console.say(f"checkpoint: {checkpoint.path}")
     networks.set_threads(checkpoint.config.network.name, next(checkpoint.network.parameters()).device)
     env, protocol = played(checkpoint.config, asked, words)
-    if isinstance(asked, PlayConfig) and asked.evaluation.episodes is None:
-        asked.evaluation.episodes = protocol.episodes or EPISODES
+    counted = asked if isinstance(asked, CollectConfig) else asked.evaluation
+    counted.episodes = counted.episodes or protocol.episodes or EPISODES
     env = dataclasses.replace(checkpoint.config.env, game=env.game, arguments=env.arguments)
     config = dataclasses.replace(checkpoint.config, protocol=protocol, env=env)
     for note in (*unread.notes(config, "protocol."), *validate.own_notes(env)):
