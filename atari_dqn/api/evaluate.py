@@ -85,7 +85,6 @@ def evaluate(
     with torch_settings():
         asked, checkpoint, rules = request.read(composed, words, agent.checkpoint)
         env, player = make_player(checkpoint, rules, asked.env.game, asked.env.arguments)
-        told = evaluation.evaluate(
-            checkpoint, rules, env, player, asked.evaluation.episodes, asked.evaluation.num_envs, asked.seed
-        )
+        count = request.episodes(asked.evaluation.episodes, rules)
+        told = evaluation.evaluate(checkpoint, rules, env, player, count, asked.evaluation.num_envs, asked.seed)
     return Result(told)

@@ -82,7 +82,7 @@ def _told(view: console.Console, episodes: int, game: str) -> "Iterator[Callable
 
 def evaluate(composed: Any) -> None:
     from atari_dqn.checkpoint import outputs
-    from atari_dqn.evaluation import evaluate
+    from atari_dqn.evaluation import evaluate, request
     from atari_dqn.evaluation.player import make_player
     from atari_dqn.registry import environments
     from atari_dqn.utils import files
@@ -91,7 +91,7 @@ def evaluate(composed: Any) -> None:
     env, player = make_player(checkpoint, protocol, asked.env.game, asked.env.arguments)
     name = f"{checkpoint.path.stem}-{environments.bare(env.game)}-{files.name(protocol.name)}.json"
     output = outputs.choose(asked.output, checkpoint.path.parent / name, (".json",), is_kept=True)
-    view, episodes = console.Console(), asked.evaluation.episodes
+    view, episodes = console.Console(), request.episodes(asked.evaluation.episodes, protocol)
     with _told(view, episodes, env.game) as tell:
         result = evaluate.evaluate(
             checkpoint, protocol, env, player, episodes, asked.evaluation.num_envs, asked.seed, tell
@@ -184,6 +184,7 @@ def export(composed: Any) -> None:
 def collect(composed: Any) -> None:
     import threading
 
+    from atari_dqn.evaluation import request
     from atari_dqn.evaluation.player import make_player
     from atari_dqn.exchange import minari
     from atari_dqn.utils import signals
@@ -191,10 +192,11 @@ def collect(composed: Any) -> None:
     asked, checkpoint, protocol = _asked(composed)
     env, player = make_player(checkpoint, protocol, asked.env.game, asked.env.arguments)
     minari.check()
+    episodes = request.episodes(asked.episodes, protocol)
     stopped = threading.Event()
-    with signals.stop_signals(stopped), _told(console.Console(), asked.episodes, env.game) as tell:
-        data, played = minari.collect(checkpoint, protocol, env, player, asked, tell, stopped.is_set)
-    minari.report(data, played, asked, console.Console())
+    with signals.stop_signals(stopped), _told(console.Console(), episodes, env.game) as tell:
+        data, played = minari.collect(checkpoint, protocol, env, player, asked, episodes, tell, stopped.is_set)
+    minari.report(data, played, episodes, console.Console())
 
 
 def compare(composed: Any) -> None:

@@ -213,7 +213,7 @@ def _sources(file: str) -> Sources:
 
     text = (commands.conf_dir() / file).read_text(encoding="utf-8")
     own = re.findall(r"^  - (\w+)$", text, re.MULTILINE)
-    base = next((word for word in own if word == "train" or word in SUMMARIES and _sources(f"{word}.yaml").base), "")
+    base = next((word for word in own if word == "train" or (word in SUMMARIES and _sources(f"{word}.yaml").base)), "")
     comments: dict[str, str] = {}
     for other in own:
         if (commands.conf_dir() / f"{other}.yaml").is_file():

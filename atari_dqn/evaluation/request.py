@@ -7,13 +7,11 @@ from typing import Any, NamedTuple
 from atari_dqn.checkpoint import checkpoints
 from atari_dqn.checkpoint.checkpoints import Checkpoint
 from atari_dqn.config import compose, unread, validate
-from atari_dqn.config.commands import CollectConfig, PlayConfig
+from atari_dqn.config.commands import PlayConfig
 from atari_dqn.config.schema import Env, Protocol, TrainConfig
 from atari_dqn.dqn import networks
 from atari_dqn.evaluation.protocol import environment
 from atari_dqn.utils import console, devices
-
-EPISODES = 30  # whole games, unless the protocol or the user says otherwise
 
 
 class Request(NamedTuple):
@@ -40,13 +38,16 @@ def read(composed: Any, words: Sequence[str], checkpoint: Checkpoint | None = No
             console.say(f"checkpoint: {checkpoint.path}")
     networks.set_threads(checkpoint.config.network.name, next(checkpoint.network.parameters()).device)
     env, protocol = played(checkpoint.config, asked, words)
-    counted = asked if isinstance(asked, CollectConfig) else asked.evaluation
-    counted.episodes = counted.episodes or protocol.episodes or EPISODES
     env = dataclasses.replace(checkpoint.config.env, game=env.game, arguments=env.arguments)
     config = dataclasses.replace(checkpoint.config, protocol=protocol, env=env)
     for note in (*unread.notes(config, "protocol."), *validate.own_notes(env)):
         console.say(f"note: {note}")
     return Request(asked, checkpoint, protocol)
+
+
+def episodes(typed: int | None, protocol: Protocol) -> int:
+    """How many whole games are played: as many as the user says, else as the protocol says, else 30."""
+    return typed or protocol.episodes or 30
 
 
 def played(config: TrainConfig, asked: PlayConfig, words: Sequence[str]) -> tuple[Env, Protocol]:

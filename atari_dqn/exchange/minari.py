@@ -131,6 +131,7 @@ def collect(
     env: Env,
     player: Player,
     asked: CollectConfig,
+    episodes: int,
     on_step: Callable[[list[Game]], None],
     stop: Callable[[], bool],
 ) -> tuple[DataSet, list[Game]]:
@@ -141,16 +142,16 @@ def collect(
             about = {"env": game.env, "score": game.score, "length_frames": game.length_frames}
             data.add(episode, flag, about)
 
-        count = min(asked.num_envs, asked.episodes)
+        count = min(asked.num_envs, episodes)
         with contextlib.closing(Recorder(env, count, player.device, Path(folder), keep)) as games:
-            played = rollout.play(player, games, protocol.epsilon, asked.episodes, asked.seed, on_step, stop)
+            played = rollout.play(player, games, protocol.epsilon, episodes, asked.seed, on_step, stop)
     return data, played
 
 
-def report(data: DataSet, played: list[Game], asked: CollectConfig, console: Console) -> None:
+def report(data: DataSet, played: list[Game], episodes: int, console: Console) -> None:
     """Tell what was stored, and how to read it."""
-    if len(played) < asked.episodes:
-        console.say(f"stopped: {len(played)} of {plural(asked.episodes, 'game')} played to the end")
+    if len(played) < episodes:
+        console.say(f"stopped: {len(played)} of {plural(episodes, 'game')} played to the end")
     if not played:
         return
     mean = sum(game.score for game in played) / len(played)
