@@ -92,7 +92,7 @@ train: $(READY)  ## train on GAME; SEED, PRESET, STEPS, REPLAY, WANDB, ARGS
 resume: $(READY)  ## resume RUN from its latest checkpoint, STEPS to train longer; WANDB, ARGS; GAME for your own environment
 	@$(PROGRAM) $@
 
-demo: $(READY)  ## train on Pong for a few minutes, film it, plot its curve; SEED, WANDB, ARGS
+demo: $(READY)  ## learn a game for 15 minutes, score it, film it, plot its curve; GAME (Pong), SEED, WANDB, ARGS
 	@$(PROGRAM) $@
 
 runs: $(READY)  ## list the runs in runs/: progress, scores, disk space; RUNS for other folders

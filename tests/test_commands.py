@@ -658,8 +658,33 @@ def test_the_demo_stops_when_it_is_solved_and_says_where_all_is(command, tmp_pat
     assert "it is solved: mean return" in result.stdout and "on track or not, from 100k frames on" in result.stdout
     steps = int(list(csv.DictReader((tmp_path / "runs/it/metrics.csv").open()))[-1]["agent_steps"])
     assert steps < 60_000
-    last = result.stdout.strip().splitlines()[-1]
-    assert last.startswith("all of it is in runs/it: ")
-    files = re.findall(r"(\S+) \(", last)
+    there, last = result.stdout.strip().splitlines()[-2:]
+    assert there.startswith("all of it is in runs/it: ")
+    files = re.findall(r"(\S+) \(", there)
     assert files == [f"videos/step{steps}.mp4", "compare.png", "episodes.csv", "checkpoints/best.pt"]
     assert all((tmp_path / "runs/it" / name).stat().st_size > 100 for name in files)
+    assert re.match(r"Pong: -2\d\.\d over the last 20 training games, -\d+\.\d in evaluation \(random", last)
+    assert f"its film: runs/it/videos/step{steps}.mp4; try next: " in last and "max_minutes" not in last
+
+
+def test_the_demo_takes_other_games_for_as_long_as_it_is_given_and_goes_on(command, tmp_path):
+    short = ["replay.warmup_steps=100k", "evaluation.episodes=1", "evaluation.video_seconds=0", "logger.wandb=off"]
+    words = ["demo", "env.game=Breakout", "max_minutes=0.05", *short, "env.max_frames=400", "protocol.max_frames=200"]
+    result = command(*words, "run_dir=runs/it")
+    assert result.returncode == 0, result.stderr
+    last = result.stdout.strip().splitlines()[-1]
+    assert re.match(
+        r"Breakout: .* in evaluation \(random play 1.7, a human 30.5\) after [\d,]+ agent steps in 0:", last
+    )
+    assert "max_minutes=0.2 total_steps=10M" in last and "film" not in last
+    told = json.loads((tmp_path / "runs/it/process.json").read_text())
+    assert told["ended"] == "finished"
+    steps = int(list(csv.DictReader((tmp_path / "runs/it/metrics.csv").open()))[-1]["agent_steps"])
+    again = command("train", "resume=runs/it", "logger.wandb=off")
+    assert again.returncode == 0 and "finished" in again.stdout and "max_minutes=... or total_steps=..." in again.stdout
+    longer = command("train", "resume=runs/it", "max_minutes=5", f"total_steps={steps + 400}", "logger.wandb=off")
+    assert longer.returncode == 0, longer.stderr
+    rows = list(csv.DictReader((tmp_path / "runs/it/metrics.csv").open()))
+    assert int(rows[-1]["agent_steps"]) == steps + 400
+    refused = command("demo", "env=cartpole", "env.game=CartPole-v1")
+    assert refused.returncode == 2 and "the demo is of Atari games" in refused.stderr

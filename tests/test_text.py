@@ -191,6 +191,11 @@ def test_the_bar_ends_with_what_it_took():
     bar.step(StepInfo(1000, 0, 1.0, []))
     assert "took 0:00:00" in line() and "left" not in line() and "100%" in line()
     bar.close()
+    limited = display.Display(shown, "Pong", 1000, 4, time_used=lambda: 0.75)  # of max_minutes
+    limited.step(StepInfo(500, 0, 1.0, []))
+    shown.print(limited._render())
+    assert " 75%" in shown.export_text()
+    limited.close()
 
 
 def test_profile_that_is_interrupted_says_so(inside, monkeypatch):

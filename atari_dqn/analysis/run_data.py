@@ -131,6 +131,7 @@ def line(folder: Path) -> Data:
         return _unreadable(error)
     rate = (told["frames_per_second"] or 0) / told["frame_skip"]
     left = (told["total_steps"] - told["agent_steps"]) / rate if stands.word == "running" and rate else math.nan
+    left = min(left, max(0.0, 60 * (told["max_minutes"] or math.inf) - 3600 * told["hours"]))
     return told | {
         "state": stands.word,
         "detail": "; ".join(filter(None, (stands.detail, told["damage"]))),
@@ -162,6 +163,7 @@ def _progress(folder: Path, stamp: object) -> Data:
             "seed": config.seed,
             "group": group(config, departures),
             "total_steps": config.total_steps,
+            "max_minutes": config.max_minutes,
             "agent_steps": steps,
             "frames": steps * skip,
             "frame_skip": skip,

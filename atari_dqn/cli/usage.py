@@ -12,7 +12,7 @@ from atari_dqn.utils import hints
 
 SUMMARIES = {
     "train": "train a network on a game, or resume a run (resume=PATH)",
-    "demo": "train on Pong for a few minutes, film it, plot its curve",
+    "demo": "learn a game for 15 minutes, score it, film it, plot its curve",
     "sweep": "train many games with many seeds, here or on a Ray cluster",
     "atari100k": "the 26 games of Atari-100k, and a table beside published runs",
     "aggregate": "statistics over many games and seeds, beside published agents",
@@ -32,7 +32,7 @@ SUMMARIES = {
 }
 EXAMPLES = {
     "train": ("train env.game=Pong preset=laptop seed=2", "train env=cartpole agent.double=true"),
-    "demo": ("demo", "demo seed=2 logger.wandb=off"),
+    "demo": ("demo", "demo env.game=Breakout logger.wandb=off"),
     "sweep": ("sweep sweep.games=atari26 sweep.seeds=3", "sweep sweep.games=Pong,Breakout preset=nature"),
     "atari100k": ("atari100k", "atari100k preset=der sweep.games=Pong,Breakout", "atari100k table.only=true"),
     "aggregate": ("aggregate", "aggregate runs=runs/sweeps/default score=best"),

@@ -177,6 +177,10 @@ ALIASES: dict[str, str] = {
     "num_frames": "total_steps",
     "epochs": "total_steps",
     "num_iterations": "total_steps",
+    "max_time": "max_minutes",
+    "time_limit": "max_minutes",
+    "time_budget": "max_minutes",
+    "minutes": "max_minutes",
     "eval_episodes": "evaluation.episodes",
     "n_eval_episodes": "evaluation.episodes",
     "num_eval_episodes": "evaluation.episodes",
@@ -232,6 +236,7 @@ ALIASES: dict[str, str] = {
 NOTES = {
     "exploration.end": "epsilon decays from exploration.start to exploration.end over exploration.decay_steps",
     "total_steps": "agent steps, each of env.frame_skip frames",
+    "max_minutes": "minutes of training in all",
     "update.period_steps": "agent steps between updates",
     "device": "auto, cpu, cuda, cuda:1 or mps",
     "logger.wandb": "online, offline or off",

@@ -61,6 +61,7 @@ _RUN, _INTERVAL, _SHARE = "20000, 20k or 1M", "50000, 50k or 1M", _number(0, 1, 
 LIMITS: dict[str, Limit] = {
     "seed": _whole(0, 2**32 - 1, "1"),
     "total_steps": _whole(1, STEPS, _RUN),
+    "max_minutes": _number(0, 10_000_000, "60, or null", above=True),
     "num_envs": _whole(1, 4096, "16"),
     "env.frame_skip": _whole(1, 100, "4"),
     "env.frame_stack": _whole(1, 100, "4"),

@@ -15,6 +15,7 @@ BESIDE = (
     "env.game",
     "env.goals",
     "seed",
+    "max_minutes",
     "device",
     "run_dir",
     "resume",

@@ -231,6 +231,7 @@ class TrainConfig:
     published: str | None = MISSING  # the curve to compare with, an agent of data/agents.csv
     seed: int = MISSING
     total_steps: int = MISSING
+    max_minutes: float | None = MISSING
     num_envs: int = MISSING
     device: str = MISSING
     run_dir: str | None = MISSING

@@ -19,6 +19,7 @@ from atari_dqn.sweep.display import Outcome, Scoreboard
 from atari_dqn.sweep.storage import Store
 from atari_dqn.sweep.worker import Board, Job, work
 from atari_dqn.training import launch
+from atari_dqn.training.progress import ends_alike
 from atari_dqn.utils import extras, ray_cluster
 from atari_dqn.utils.console import Console
 from atari_dqn.utils.errors import RunFailed, UserError
@@ -85,7 +86,7 @@ def is_done(job: Job, store: Store) -> bool:
         ended = json.loads(process or "{}").get("ended")
     except (ValueError, AttributeError, RecursionError):  # killed while writing; the run itself will decide
         ended = None
-    return bool(ended == "finished" and before.total_steps == job.config.total_steps)
+    return bool(ended == "finished" and ends_alike(vars(before), job.config))
 
 
 def needs(config: TrainConfig, sweep: Sweep, gpus: float) -> dict[str, float]:

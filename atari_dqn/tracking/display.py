@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 
 from rich.console import Group
 from rich.live import Live
@@ -57,13 +58,17 @@ class Display(Callback):
         pace: Pace | None = None,
         best: float | None = None,
         whole: tuple[bool, bool] = (True, True),
+        time_used: Callable[[], float] = lambda: 0.0,
     ) -> None:
         """
         Args:
             whole: whether the training games' mean return, and `best`, are comparable with a human score.
+            time_used: how much of the run's time is over, from 0 to 1; 0 if it has no limit.
         """
         self._console, self._game, self._total, self._skip = console, game, total_steps, frame_skip
-        self._first, self._started, self._seldom = agent_steps, time.perf_counter(), Seldom(console)
+        self._steps, self._started, self._seldom = agent_steps, time.perf_counter(), Seldom(console)
+        self._time_used = time_used
+        self._began = self._done()
         self._row: Row = {}
         self._pace = pace
         self._whole = whole[0]
@@ -74,7 +79,8 @@ class Display(Callback):
             TextColumn("{task.description}"), BarColumn(None), TaskProgressColumn(), TimeLeft(), console=console,
             expand=True,
         )  # fmt: skip
-        self._task = self._bar.add_task(game, total=total_steps, completed=agent_steps)
+        self._task = self._bar.add_task(game, total=1)
+        self._bar.update(self._task, completed=self._began)
         self._share = CpuShare()
         self._busy = self._evaluation = ""
         self._ascii = not console.encoding.startswith("utf")
@@ -84,8 +90,7 @@ class Display(Callback):
 
     def _lines(self) -> list[str]:
         """Progress; the current score, also against the published one; the best score and where the time goes."""
-        steps = int(self._bar.tasks[0].completed)
-        row = self._row
+        steps, row = self._steps, self._row
         shown = row.get("return_mean", math.nan)
         pace = self._pace.word(steps * self._skip) if self._pace else ""
         score = f"return {shown:.1f}{scores.human(self._game, shown, self._whole)}"
@@ -107,20 +112,24 @@ class Display(Callback):
         return Group(self._bar.get_renderable(), *lines)
 
     def step(self, info: StepInfo) -> None:
-        self._bar.update(self._task, completed=min(info.agent_steps, self._total), evaluating=False)
+        self._steps = min(info.agent_steps, self._total)
+        self._bar.update(self._task, completed=self._done(), evaluating=False)
         self._evaluation = ""
         self._updates, self._epsilon = info.updates, info.epsilon
+
+    def _done(self) -> float:
+        """The share of the run that is over, by its steps or by the time it has."""
+        return min(1.0, max(self._steps / self._total, self._time_used()))
 
     def metrics(self, row: Row) -> None:
         self._row, self._busy = row, self._share.word()
         if self._seldom.is_due():
-            done = row["agent_steps"] - self._first
-            left = (self._total - row["agent_steps"]) * (time.perf_counter() - self._started) / max(1, done)
-            self._say(f"{'  '.join(self._lines())}  left {hours(max(0, left))}")
+            done = self._done()
+            left = (1 - done) * (time.perf_counter() - self._started) / max(done - self._began, 1e-9)
+            self._say(f"{'  '.join(self._lines())}  left {hours(left)}")
 
     def _say(self, text: str) -> None:
-        share = self._bar.tasks[0].completed / self._total
-        self._console.say(f"{share:4.0%}  {text}")
+        self._console.say(f"{self._done():4.0%}  {text}")
 
     def evaluating(self, what: str, played: int, episodes: int) -> None:
         if not self._evaluation:

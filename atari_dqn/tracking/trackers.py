@@ -1,6 +1,7 @@
 """The trackers that a run's config asks for."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +27,7 @@ def make_trackers(
     events: int,
     confirmed: bool,
     outcome: Callable[[], str],
+    clock: Callable[[], float],
     console: Console,
     say: Callable[[str], None],
 ) -> list[Callback]:
@@ -35,6 +37,7 @@ def make_trackers(
         events: number of rows that W&B already has.
         confirmed: whether the best network was evaluated again at the end; see Evaluator.
         outcome: how the run has ended, once it has.
+        clock: the seconds it has trained.
         say: prints a one-line message.
     """
     logger, skip = config.logger, config.env.frame_skip
@@ -58,4 +61,11 @@ def make_trackers(
         chosen.append(Aside(name, plugins.find(plugins.TRACKER, name), seconds, lambda: None, say))
     pace = curves.pace(config, folder, agent_steps)
     whole = curves.is_whole(config, training=True), curves.is_whole(config)
-    return [*chosen, Display(console, config.env.game, config.total_steps, skip, agent_steps, pace, best, whole)]
+    limit = 60 * (config.max_minutes or math.inf)
+    return [
+        *chosen,
+        Display(
+            console, config.env.game, config.total_steps, skip, agent_steps, pace, best, whole,
+            lambda: clock() / limit,
+        ),
+    ]  # fmt: skip

@@ -13,6 +13,7 @@ from atari_dqn.config import presets, unread, validate
 from atari_dqn.config.compose import completed, is_multirun, known_keys, plain, plugged, to_train_config, to_yaml
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.tracking.callback import Callback
+from atari_dqn.training.progress import ends_alike, reached
 from atari_dqn.training.run import Run
 from atari_dqn.utils import devices, files
 from atari_dqn.utils.console import Console
@@ -26,6 +27,7 @@ MOST_EVENTS, DEEPEST = 20_000, 20  # limits for a config.yaml; a run writes abou
 # Settings that may be changed when resuming; all others define the run and are taken from its config.yaml.
 RESUMABLE = (
     "total_steps",
+    "max_minutes",
     "device",
     "replay.device",
     "published",
@@ -213,9 +215,10 @@ def resume(
                     f"{folder}/config.yaml differs from its checkpoint in {', '.join(changed)}; "
                     f"restore it, or start a new run"
                 )
-            same_end = content["config"]["total_steps"] == config.total_steps
-            if content.get("finished") and (same_end or steps >= config.total_steps):
-                console.say(f"{folder} is finished: {steps:,} agent steps; extend it with total_steps=...")
+            is_over = ends_alike(content["config"], config) or reached(steps, float(content["seconds"]), config)
+            if content.get("finished") and is_over:
+                longer = "total_steps=..." if config.max_minutes is None else "max_minutes=... or total_steps=..."
+                console.say(f"{folder} is finished: {steps:,} agent steps; extend it with {longer}")
                 process.ended = "finished"
                 return None
         run = Run(config, folder, console, resumed)

@@ -16,6 +16,7 @@ from atari_dqn.tracking.callback import Callback
 from atari_dqn.training.diagnostics import Meter, dump_batch, failure
 from atari_dqn.training.evaluations import Evaluations
 from atari_dqn.training.parts import Parts
+from atari_dqn.training.progress import reached
 from atari_dqn.training.saving import Saver
 from atari_dqn.utils import devices
 from atari_dqn.utils.console import Console
@@ -72,6 +73,7 @@ class Run(Parts):
                     self.trackers.events,
                     self.evaluator.confirmed,
                     lambda: self.outcome,
+                    lambda: self.progress.seconds,
                     self.console,
                     self.say,
                 )
@@ -160,7 +162,7 @@ class Run(Parts):
         """Report a turn to the trackers, and do what is due."""
         config, before = self.config, info.agent_steps - self.config.num_envs
         self.trackers.step(info)
-        self.progress.over = self.agent_steps >= config.total_steps
+        self.progress.over = reached(self.agent_steps, self.progress.seconds, config)
         for game in info.games:
             self.progress.games += 1
             self.trackers.episode(

@@ -203,7 +203,7 @@ class Saver:
         run, config = self._run, self._run.config
         try:
             run.agent.restore(content)
-            run.progress.restore(content, config.total_steps)
+            run.progress.restore(content, config)
             run.trackers.restore(content)
             run.goals.restore(content)
             run.evaluator.restore(content, run.progress.over)
