@@ -9,6 +9,7 @@ stopped (SIGSTOP), so that noise on the machine affects all equally. Prints a ta
 """
 
 import argparse
+import contextlib
 import csv
 import os
 import platform
@@ -25,6 +26,9 @@ from pathlib import Path
 
 import psutil
 import torch
+
+from atari_dqn.utils import devices
+from atari_dqn.utils.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 COLUMNS = (
@@ -145,6 +149,10 @@ def line_up(args: argparse.Namespace, contestants: list[Contestant]) -> None:
     contestants.append(Contestant("atari_dqn", ours, r"STEPS (\d+)", path=str(ROOT)))
     more = [*ours, "num_envs=64"]
     contestants.append(Contestant("atari_dqn, 64 games", more, r"STEPS (\d+)", path=str(ROOT)))
+    with contextlib.suppress(UserError):  # where this CPU cannot
+        devices.check_bfloat16(torch.device("cpu"))
+        low = [*ours, "compute.precision=bf16"]
+        contestants.append(Contestant("atari_dqn, bf16", low, r"STEPS (\d+)", path=str(ROOT)))
     if args.cleanrl:
         script = Path(args.cleanrl).resolve() / "cleanrl" / "dqn_atari.py"
         if not script.exists():

@@ -155,7 +155,7 @@ TABLE: dict[str, list[tuple[str, str, str, str]]] = {
         ("a state is moved as the next", "s_t=self._augmented(batch.s_t, generator)",
          "s_t=self._augmented(batch.s_t, generator.clone_state())", DRQ),
         ("always as bright", "x.mul_(change.factor[:, None, None, None])", "pass", DRQ),
-        ("weights are rounded once", "self.online.round_weights()", "pass", ROUNDED),
+        ("weights are rounded once", "self.online.round_weights(anew=True)", "pass", ROUNDED),
         ("several copies are one", "share = 1 - (1 - self._tau) ** times", "share = self._tau", DOUBLE),
         ("the target asks for the update's quantiles", "values.draw(k * b, True,", "values.draw(k * b, False,", IQN),
     ],

@@ -167,6 +167,8 @@ def test_benchmarks_are_started_in_the_project_s_folder(checkout):
     assert [words[0] for _, words, _ in started("-C", "benchmarks", "cluster")] == ["kill", "time", "actors"]
     assert not list(checkout.rglob("oops*"))
     assert started("-n", "bench", "CLEANRL=/x") == []
+    refused = run_make(checkout, "-C", "benchmarks", "bench")
+    assert refused.returncode == 2 and "git clone https://github.com/vwxyzjn/cleanrl" in refused.stderr
 
 
 def test_help_lists_the_targets_for_users_and_help_dev_the_others(checkout):

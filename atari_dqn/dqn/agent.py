@@ -117,6 +117,7 @@ class Agent:
             batch = batch._replace(
                 s_tm1=self._augmented(batch.s_tm1, generator), s_t=self._augmented(batch.s_t, generator)
             )
+        self.online.round_weights()  # before they are recorded
         losses, errors = [], []
         for minibatch in self._minibatches(batch, generator):
             loss, q_mean, error, *gradients = self._differentiated(*minibatch)
@@ -125,7 +126,7 @@ class Agent:
             if self.max_grad_norm is not None:
                 nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm)
             self.optimizer.step()
-            self.online.round_weights()
+            self.online.round_weights(anew=True)
             losses += [loss, q_mean]
             errors.append(error)
         self._sums[:2] += torch.stack(losses).view(-1, 2).sum(0)

@@ -22,8 +22,12 @@ class Dense(nn.Linear):
     _rounded: Tensor | None = None  # the weights in bfloat16, for all products on a CPU until they change
     _rounded_of: tuple[int, int] | None = None
 
+    @property
+    def is_large(self) -> bool:
+        return self.in_features * self.out_features > 1 << 16
+
     def forward(self, x: Tensor) -> Tensor:
-        large = self.in_features * self.out_features > 1 << 16
+        large = self.is_large
         plain = x.device.type != "cpu" or torch.compiler.is_compiling()
         if large and self.in_bfloat16:
             rounded = self.weight.detach().bfloat16() if plain else self.rounded()
@@ -31,11 +35,6 @@ class Dense(nn.Linear):
         if large and HAS_ONE_DNN and not plain:
             return OneDnnProduct.apply(x, self.weight, self.bias)
         return super().forward(x.float())
-
-    @property
-    def is_rounded(self) -> bool:
-        """Whether rounded weights are kept."""
-        return self._rounded is not None
 
     def rounded(self, anew: bool = False) -> Tensor:
         """The weights in bfloat16, in memory that stays; rounded again if they have changed, or `anew`."""

@@ -83,11 +83,12 @@ class QNetwork(nn.Module):
             if isinstance(layer, Dense) and layer not in last:
                 layer.in_bfloat16 = True
 
-    def round_weights(self) -> None:
-        """Round again those weights that are kept in bfloat16, too: an optimizer has changed them."""
+    def round_weights(self, anew: bool = False) -> None:
+        """Round those weights that a CPU keeps in bfloat16, too: if they have changed, or `anew`, as after an
+        optimizer, whose changes are not always seen."""
         for layer in self.modules() if self._in_bfloat16 else ():
-            if isinstance(layer, Dense) and layer.is_rounded:
-                layer.rounded(anew=True)
+            if isinstance(layer, Dense) and layer.in_bfloat16 and layer.is_large and layer.weight.device.type == "cpu":
+                layer.rounded(anew)
 
     def draw_noise(self, groups: int, generator: torch.Generator) -> Tensor:
         """Noise for `groups` draws of the weights, [groups, noise_size]; empty if they are certain."""
