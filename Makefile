@@ -19,7 +19,7 @@ ifneq ($(SOUND),1)
 .PHONY: $(READY)
 endif
 
-override TARGETS := help help-dev setup doctor games runs train resume evaluate video watch play compare report dashboard sweep atari100k aggregate export collect demo test profile bench bench-gpu torture fuzz mutants check docs lock clean
+override TARGETS := help help-dev setup doctor games runs train resume evaluate video watch match play compare report dashboard sweep atari100k aggregate export collect demo test profile bench bench-gpu torture fuzz mutants check docs lock clean
 .PHONY: $(TARGETS)
 $(TARGETS) $(READY): | arguments
 
@@ -36,6 +36,7 @@ help:
 	@echo '  PRESET    a file in conf/preset: nature, rainbow ...   (default)'
 	@echo '  STEPS     agent steps to train, e.g. 20k               (10M; CartPole 150k)'
 	@echo '  REPLAY    replay capacity in agent steps, e.g. 200k    (1M = 7.06 GB)'
+	@echo '  INIT      fine-tune this checkpoint, given as CKPT, for train'
 	@echo '  GAMES     atari57, atari26, nature49, or names with commas, for sweep'
 	@echo '  SEEDS     runs of each game, for sweep                 (5)'
 	@echo '  RAY       auto or host:port, a cluster for sweep       (this machine)'
@@ -86,7 +87,7 @@ doctor: $(READY)  ## check this machine: what works, what does not, how fast it 
 games: $(READY)  ## list the games
 	@$(PROGRAM) $@
 
-train: $(READY)  ## train on GAME; SEED, PRESET, STEPS, REPLAY, WANDB, ARGS
+train: $(READY)  ## train on GAME; SEED, PRESET, STEPS, REPLAY, INIT, WANDB, ARGS
 	@$(PROGRAM) $@
 
 resume: $(READY)  ## resume RUN from its latest checkpoint, STEPS to train longer; WANDB, ARGS; GAME for your own environment
@@ -105,6 +106,9 @@ video: $(READY)  ## film a game that CKPT plays; VIEW, GAME, PROTOCOL, SEED, ARG
 	@$(PROGRAM) $@
 
 watch: $(READY)  ## watch CKPT play in a window; VIEW, GAME, PROTOCOL, SEED, ARGS
+	@$(PROGRAM) $@
+
+match: $(READY)  ## rank several checkpoints, CKPT="A B", and film them side by side; GAME, EPISODES, PROTOCOL, SEED, ARGS="output=PATH"
 	@$(PROGRAM) $@
 
 play: $(READY)  ## play GAME yourself; CKPT shows a network's advice; SEED, ARGS

@@ -178,7 +178,7 @@ def test_help_lists_the_targets_for_users_and_help_dev_the_others(checkout):
         for words in ([], ["help-dev"])
     ]
     users = (
-        "setup doctor games train resume demo runs evaluate video watch play compare report dashboard sweep "
+        "setup doctor games train resume demo runs evaluate video watch match play compare report dashboard sweep "
         "atari100k aggregate export collect"
     )
     assert listed[0] == [*users.split(), "test"]

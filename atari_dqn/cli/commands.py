@@ -59,17 +59,17 @@ def _asked(composed: Any) -> "Request":
 
 
 @contextlib.contextmanager
-def _told(view: console.Console, episodes: int, game: str) -> "Iterator[Callable[[list[Game]], None]]":
-    """Show how many games were played; yields what is to be called with them at each step."""
+def _told(view: console.Console, episodes: int, game: str, who: str = "") -> "Iterator[Callable[[list[Game]], None]]":
+    """Show how many games were played, and by `who`; yields what is to be called with them at each step."""
     from atari_dqn.data import scores
     from atari_dqn.tracking import display
     from atari_dqn.utils.text import plural
 
     seldom = display.Seldom(view)
-    with view.status(f"0 of {plural(episodes, 'game')} played") as status:
+    with view.status(f"{who}0 of {plural(episodes, 'game')} played") as status:
 
         def tell(played: "list[Game]") -> None:
-            text = f"{len(played)} of {plural(episodes, 'game')} played"
+            text = f"{who}{len(played)} of {plural(episodes, 'game')} played"
             if played:
                 last = played[-1]
                 text += f", the last one {last.score:.10g}{scores.human(game, last.score, last.whole)}"
@@ -126,6 +126,32 @@ def video(composed: Any) -> None:
     dress = _dress(asked, env, player)
     game, seconds = videos.film(player, env, protocol.epsilon, asked.seed, output, asked.max_seconds, dress=dress)
     console.say(f"{env.game}: score {videos.score(env, game)} in {seconds:.1f} seconds of play; written: {output}")
+
+
+def match(composed: Any) -> None:
+    import datetime
+
+    from atari_dqn.analysis import match as matches
+    from atari_dqn.config import compose
+    from atari_dqn.evaluation import request
+    from atari_dqn.registry import environments
+    from atari_dqn.utils.errors import UserError
+
+    asked = str(composed.checkpoint)
+    paths = [asked] if Path(asked).exists() else asked.split()
+    if len(paths) < 2:
+        raise UserError('a match needs at least two checkpoints, separated by spaces: CKPT="runs/A runs/B"')
+    requests: list[Request] = []
+    for path in paths:
+        composed.checkpoint = path
+        composed.env.game = composed.env.game or (requests[0].checkpoint.config.env.game if requests else None)
+        requests.append(request.read(composed, compose.task_overrides()))
+    first = requests[0]
+    game = first.asked.env.game or first.checkpoint.config.env.game
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder = Path(first.asked.output or f"runs/matches/{environments.bare(game)}-{stamp}")
+    episodes, view = request.episodes(first.asked.evaluation.episodes, first.protocol), console.Console()
+    matches.match(requests, episodes, folder, lambda name: _told(view, episodes, game, f"{name}: "), view)
 
 
 def watch(composed: Any) -> None:
@@ -254,5 +280,5 @@ def atari100k(composed: Any) -> None:
 COMMANDS: dict[str, Callable[[Any], Any]] = {
     "train": train, "demo": demo, "evaluate": evaluate, "compare": compare, "video": video, "watch": watch,
     "play": play, "report": report, "runs": runs, "dashboard": dashboard, "profile": profile, "sweep": sweep,
-    "aggregate": aggregate, "export": export, "collect": collect, "atari100k": atari100k,
+    "aggregate": aggregate, "export": export, "collect": collect, "atari100k": atari100k, "match": match,
 }  # fmt: skip

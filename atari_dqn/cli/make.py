@@ -20,13 +20,13 @@ SETTINGS = {
     "GAME": "env.game", "SEED": "seed", "PRESET": "preset", "STEPS": "total_steps", "REPLAY": "replay.capacity",
     "WANDB": "logger.wandb", "GAMES": "sweep.games", "SEEDS": "sweep.seeds", "RAY": "sweep.address",
     "STORAGE": "sweep.storage", "RUNS": "runs", "RUN": "run", "CKPT": "checkpoint", "VIEW": "view",
-    "PROTOCOL": "protocol", "EPISODES": "evaluation.episodes",
+    "PROTOCOL": "protocol", "EPISODES": "evaluation.episodes", "INIT": "init",
 }  # fmt: skip
 VARIABLES = (*SETTINGS, "CLEANRL", "ARGS")
 MAKES_OWN = ("PYTHON", "SHELL", "MAKE", "MAKEFLAGS", "MAKEFILES", "MAKEOVERRIDES")
 NEEDS = {
     "resume": "RUN", "compare": "RUN", "report": "RUN", "evaluate": "CKPT", "video": "CKPT", "watch": "CKPT",
-    "export": "CKPT", "collect": "CKPT", "sweep": "GAMES",
+    "export": "CKPT", "collect": "CKPT", "match": "CKPT", "sweep": "GAMES",
 }  # fmt: skip
 INSTEAD = {"RUN": "CKPT", "CKPT": "RUN"}
 MEANS = {

@@ -17,6 +17,7 @@ SUMMARIES = {
     "atari100k": "the 26 games of Atari-100k, and a table beside published runs",
     "aggregate": "statistics over many games and seeds, beside published agents",
     "evaluate": "play whole games with a checkpoint and report the score",
+    "match": "rank several checkpoints on one game, and film them side by side",
     "compare": "plot a run's learning curve against a published one",
     "video": "film a game played by a checkpoint",
     "watch": "show a checkpoint's games in a window",
@@ -37,6 +38,10 @@ EXAMPLES = {
     "atari100k": ("atari100k", "atari100k preset=der sweep.games=Pong,Breakout", "atari100k table.only=true"),
     "aggregate": ("aggregate", "aggregate runs=runs/sweeps/default score=best"),
     "evaluate": ("evaluate checkpoint=latest", "evaluate checkpoint=runs/NAME protocol=nature"),
+    "match": (
+        'match "checkpoint=runs/A latest"',
+        'match "checkpoint=A.pt B.pt" protocol=machado',
+    ),
     "compare": ("compare run=latest", "compare run=runs/NAME published=nnabla output=curve.png"),
     "video": ("video checkpoint=latest", "video checkpoint=runs/NAME view=inspect max_seconds=60"),
     "watch": ("watch checkpoint=latest", "watch checkpoint=runs/NAME view=inspect"),

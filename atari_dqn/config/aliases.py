@@ -216,7 +216,11 @@ ALIASES: dict[str, str] = {
     "output_dir": "run_dir output",
     "exp_name": "run_dir",
     "resume_path": "resume",
-    "load": "resume checkpoint",
+    "pretrained": "init",
+    "pretrained_path": "init",
+    "init_from": "init",
+    "finetune": "init",
+    "load": "resume checkpoint init",
     "load_path": "resume checkpoint",
     "ckpt": "resume checkpoint",
     "model_path": "resume checkpoint",
@@ -242,6 +246,7 @@ NOTES = {
     "logger.wandb": "online, offline or off",
     "optimizer.arguments": "as in +optimizer.arguments.eps=1e-5",
     "resume": "for a run directory",
+    "init": "the checkpoint to begin with",
 }
 
 

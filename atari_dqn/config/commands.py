@@ -65,9 +65,9 @@ class PlayEvaluation:
 
 @dataclass
 class PlayConfig:
-    """What `evaluate`, `video` and `watch` are asked; everything else comes from the checkpoint."""
+    """What `evaluate`, `video`, `watch` and `match` are asked; everything else comes from the checkpoint."""
 
-    checkpoint: str = MISSING
+    checkpoint: str = MISSING  # of match: several with blanks between
     network: PlayNetwork = field(default_factory=PlayNetwork)
     env: PlayEnv = field(default_factory=PlayEnv)
     evaluation: PlayEvaluation = field(default_factory=PlayEvaluation)
@@ -174,7 +174,7 @@ SCHEMAS: dict[str, type] = {
     "train": TrainConfig, "profile": TrainConfig, "demo": TrainConfig, "evaluate": PlayConfig, "video": ViewConfig,
     "watch": ViewConfig, "play": HandConfig, "compare": CompareConfig, "report": ReportConfig,
     "dashboard": DashboardConfig, "runs": RunsConfig, "sweep": SweepConfig, "aggregate": AggregateConfig,
-    "export": ExportConfig, "collect": CollectConfig, "atari100k": Atari100kConfig,
+    "export": ExportConfig, "collect": CollectConfig, "atari100k": Atari100kConfig, "match": PlayConfig,
 }  # fmt: skip
 # Where train.yaml's values are there already, its types' defaults must not come over them.
 _train = {part.name: MISSING for part in fields(TrainConfig)}

@@ -236,3 +236,4 @@ class TrainConfig:
     device: str = MISSING
     run_dir: str | None = MISSING
     resume: str | None = MISSING
+    init: str | None = MISSING

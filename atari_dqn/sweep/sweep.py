@@ -18,7 +18,7 @@ from atari_dqn.registry.environments import bare
 from atari_dqn.sweep.display import Outcome, Scoreboard
 from atari_dqn.sweep.storage import Store
 from atari_dqn.sweep.worker import Board, Job, work
-from atari_dqn.training import launch
+from atari_dqn.training import fine_tuning, launch
 from atari_dqn.training.progress import ends_alike
 from atari_dqn.utils import extras, ray_cluster
 from atari_dqn.utils.console import Console
@@ -64,6 +64,7 @@ def plan(config: TrainConfig, sweep: Sweep, typed: list[str]) -> list[Job]:
         for game in games:
             own = copy.deepcopy(config)
             own.env.game, own.seed, own.resume = game, seed, "auto"
+            own = fine_tuning.adopt(own, words)
             if not jobs:  # the same for all runs
                 unread.refuse(own, words)
                 validate.check_installed(own, words)

@@ -1,6 +1,7 @@
 """The agent that a config asks for."""
 
 import functools
+from collections.abc import Callable
 
 import torch
 
@@ -9,6 +10,7 @@ from atari_dqn.config.schema import TrainConfig
 from atari_dqn.dqn import bootstrap
 from atari_dqn.dqn.agent import Agent, Policy, learned
 from atari_dqn.dqn.exploration import Persistent, boltzmann, epsilon_greedy
+from atari_dqn.dqn.networks import QNetwork
 from atari_dqn.registry import plugins
 from atari_dqn.training.optimizers import make_optimizer
 from atari_dqn.training.own_rule import OwnRule
@@ -18,8 +20,18 @@ from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.graphs import can_compile
 
 
-def make_agent(config: TrainConfig, frame_shape: tuple[int, ...], num_actions: int, device: torch.device) -> Agent:
-    """The agent that a config asks for, with the first weights that its seed gives."""
+def make_agent(
+    config: TrainConfig,
+    frame_shape: tuple[int, ...],
+    num_actions: int,
+    device: torch.device,
+    begin: Callable[[QNetwork], None] | None = None,
+) -> Agent:
+    """The agent that a config asks for, with the first weights that its seed gives.
+
+    Args:
+        begin: gives the network other weights to begin with; None leaves it random.
+    """
     optimizer, exploration = config.optimizer, config.exploration
     policy: Policy = epsilon_greedy
     if exploration.temperature is not None:
@@ -27,7 +39,10 @@ def make_agent(config: TrainConfig, frame_shape: tuple[int, ...], num_actions: i
     elif exploration.persistence is not None:
         policy = Persistent(exploration.persistence, exploration.end, config.num_envs, device)
     with seeding.seeded(config.seed, "network"):
-        online = build_network(config, frame_shape, num_actions).to(device)
+        online = build_network(config, frame_shape, num_actions)
+    if begin is not None:
+        begin(online)
+    online.to(device)
     augmentation = config.agent.augmentation
     if augmentation != "none" and not online.sees_pictures:
         raise UserError(f"agent.augmentation={augmentation} needs images, not observations of shape {frame_shape}")

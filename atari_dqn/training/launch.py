@@ -13,6 +13,7 @@ from atari_dqn.config import presets, unread, validate
 from atari_dqn.config.compose import completed, is_multirun, known_keys, plain, plugged, to_train_config, to_yaml
 from atari_dqn.config.schema import TrainConfig
 from atari_dqn.tracking.callback import Callback
+from atari_dqn.training import fine_tuning
 from atari_dqn.training.progress import ends_alike, reached
 from atari_dqn.training.run import Run
 from atari_dqn.utils import devices, files
@@ -173,6 +174,7 @@ def train(
     if folder:
         return resume(folder, config, overrides, console, callbacks)
     config.resume = None
+    config = fine_tuning.adopt(config, overrides)
     if not is_multirun():  # whose settings are for all of its runs
         unread.refuse(config, overrides)
     departures = presets.departures(config)

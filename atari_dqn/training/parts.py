@@ -15,7 +15,7 @@ from atari_dqn.tracking import mlflow_tracker
 from atari_dqn.tracking.callback import Row
 from atari_dqn.tracking.callbacks import Callbacks
 from atari_dqn.tracking.goals import Goals
-from atari_dqn.training import backend, capacity, footprint
+from atari_dqn.training import backend, capacity, fine_tuning, footprint
 from atari_dqn.training.agents import make_agent
 from atari_dqn.training.evaluator import Evaluator
 from atari_dqn.training.progress import RunProgress
@@ -47,8 +47,11 @@ class Parts:
         with contextlib.ExitStack() as on_error:
             on_error.callback(games.close)
             self.emulators = Journal(games, keep=config.checkpoint.cut_every_turns is not None)
+            begin = None
+            if config.init is not None and resumed is None:
+                begin = fine_tuning.beginning(config, games.frame_shape, games.actions, self.say)
             beside = footprint.check(config, games, self.device)
-            self.agent = make_agent(config, games.frame_shape, len(games.actions), self.device)
+            self.agent = make_agent(config, games.frame_shape, len(games.actions), self.device, begin)
             self.evaluator = Evaluator(
                 config, self.agent.online, games.actions, self.stopped.is_set, self.trackers.evaluating
             )
