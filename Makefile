@@ -19,7 +19,7 @@ ifneq ($(SOUND),1)
 .PHONY: $(READY)
 endif
 
-override TARGETS := help help-dev setup doctor games runs train resume evaluate video watch match play compare report dashboard sweep atari100k aggregate export collect demo test profile bench bench-gpu torture fuzz mutants check docs lock clean
+override TARGETS := help help-dev setup doctor games runs train resume evaluate video watch match play compare report dashboard sweep atari100k aggregate export import collect demo test profile bench bench-gpu torture fuzz mutants check docs lock clean
 .PHONY: $(TARGETS)
 $(TARGETS) $(READY): | arguments
 
@@ -45,6 +45,7 @@ help:
 	@echo '  RUN       a folder in runs/, or latest: for resume, compare and report'
 	@echo '  CKPT      a .pt file, a folder in runs/, or latest: for evaluate, video,'
 	@echo '            watch, play, export and collect'
+	@echo '  FILE      a network of another program, for import'
 	@echo '  VIEW      plain | inspect: with what the network sees   (plain)'
 	@echo '  EPISODES  whole games to evaluate or collect           (30)'
 	@echo '  PROTOCOL  a file in conf/protocol: nature, machado ... (as the run evaluated)'
@@ -133,6 +134,9 @@ aggregate: $(READY)  ## IQM, median and more of RUNS, beside published agents (t
 	@$(PROGRAM) $@
 
 export: $(READY)  ## write CKPT's network as ONNX, with a model card; GAME for your own environment; ARGS="format=safetensors"
+	@$(PROGRAM) $@
+
+import: $(READY)  ## make a checkpoint of FILE, a network that CleanRL, Stable-Baselines3 or atari-agents trained; GAME, ARGS="output=PATH"
 	@$(PROGRAM) $@
 
 collect: $(READY)  ## store games that CKPT plays as a Minari data set; GAME, EPISODES, PROTOCOL, SEED, ARGS="name=expert output=PATH"

@@ -14,7 +14,9 @@ NAMED = re.compile(
     r"(?<![\w/.<-])(?:\.\./)?(?:[\w.-]+/)*[\w-]+\.(?:py|sh|yaml|yml|csv|md|txt|png|toml|cff|lock)\b(?!\.)"
 )
 OTHERS = {"my_parts.py", "my_conf/preset/NAME.yaml",   # files of papers' code, of a run, or of one's own
-    "dqn_atari.py", "config.yaml", "metrics.csv", "episodes.csv", "evaluations.csv", "compare.csv", "compare.png", "match.csv", "match.png"}  # fmt: skip
+    "dqn_atari.py", "config.yaml", "metrics.csv", "episodes.csv", "evaluations.csv", "compare.csv", "compare.png",
+    "match.csv", "match.png", "policy.pth",
+}  # fmt: skip
 
 
 def names(path: Path) -> set[str]:

@@ -179,7 +179,7 @@ def test_help_lists_the_targets_for_users_and_help_dev_the_others(checkout):
     ]
     users = (
         "setup doctor games train resume demo runs evaluate video watch match play compare report dashboard sweep "
-        "atari100k aggregate export collect"
+        "atari100k aggregate export import collect"
     )
     assert listed[0] == [*users.split(), "test"]
     assert {*listed[0], *listed[1], "help"} == {*make.targets(makefile)} and not {*listed[0]} & {*listed[1]}

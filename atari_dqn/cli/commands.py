@@ -207,6 +207,13 @@ def export(composed: Any) -> None:
     export.export(checkpoint, asked, console.Console())
 
 
+def import_network(composed: Any) -> None:
+    from atari_dqn.config import compose
+    from atari_dqn.exchange import imports
+
+    imports.run(compose.to_object(composed), console.Console())
+
+
 def collect(composed: Any) -> None:
     import threading
 
@@ -281,4 +288,5 @@ COMMANDS: dict[str, Callable[[Any], Any]] = {
     "train": train, "demo": demo, "evaluate": evaluate, "compare": compare, "video": video, "watch": watch,
     "play": play, "report": report, "runs": runs, "dashboard": dashboard, "profile": profile, "sweep": sweep,
     "aggregate": aggregate, "export": export, "collect": collect, "atari100k": atari100k, "match": match,
+    "import": import_network,
 }  # fmt: skip

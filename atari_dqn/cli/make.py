@@ -20,18 +20,19 @@ SETTINGS = {
     "GAME": "env.game", "SEED": "seed", "PRESET": "preset", "STEPS": "total_steps", "REPLAY": "replay.capacity",
     "WANDB": "logger.wandb", "GAMES": "sweep.games", "SEEDS": "sweep.seeds", "RAY": "sweep.address",
     "STORAGE": "sweep.storage", "RUNS": "runs", "RUN": "run", "CKPT": "checkpoint", "VIEW": "view",
-    "PROTOCOL": "protocol", "EPISODES": "evaluation.episodes", "INIT": "init",
+    "PROTOCOL": "protocol", "EPISODES": "evaluation.episodes", "INIT": "init", "FILE": "source",
 }  # fmt: skip
 VARIABLES = (*SETTINGS, "CLEANRL", "ARGS")
 MAKES_OWN = ("PYTHON", "SHELL", "MAKE", "MAKEFLAGS", "MAKEFILES", "MAKEOVERRIDES")
 NEEDS = {
     "resume": "RUN", "compare": "RUN", "report": "RUN", "evaluate": "CKPT", "video": "CKPT", "watch": "CKPT",
-    "export": "CKPT", "collect": "CKPT", "match": "CKPT", "sweep": "GAMES",
+    "export": "CKPT", "collect": "CKPT", "match": "CKPT", "sweep": "GAMES", "import": "FILE",
 }  # fmt: skip
 INSTEAD = {"RUN": "CKPT", "CKPT": "RUN"}
 MEANS = {
     "RUN": "a folder in runs/, or latest",
     "CKPT": "a .pt file, a folder in runs/, or latest",
+    "FILE": "a .cleanrl_model, Stable-Baselines3's .zip, or atari-agents' .gz",
     "GAMES": "atari57, atari26, nature49, or names with commas between",
 }
 

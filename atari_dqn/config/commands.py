@@ -111,6 +111,20 @@ class ExportConfig:
 
 
 @dataclass
+class ImportEnv:
+    game: str | None = MISSING
+
+
+@dataclass
+class ImportConfig:
+    """Which file of another program to import."""
+
+    source: str = MISSING
+    env: ImportEnv = field(default_factory=ImportEnv)
+    output: str | None = MISSING
+
+
+@dataclass
 class CollectConfig:
     """Which games to play and store as a data set."""
 
@@ -175,6 +189,7 @@ SCHEMAS: dict[str, type] = {
     "watch": ViewConfig, "play": HandConfig, "compare": CompareConfig, "report": ReportConfig,
     "dashboard": DashboardConfig, "runs": RunsConfig, "sweep": SweepConfig, "aggregate": AggregateConfig,
     "export": ExportConfig, "collect": CollectConfig, "atari100k": Atari100kConfig, "match": PlayConfig,
+    "import": ImportConfig,
 }  # fmt: skip
 # Where train.yaml's values are there already, its types' defaults must not come over them.
 _train = {part.name: MISSING for part in fields(TrainConfig)}

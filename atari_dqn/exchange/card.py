@@ -53,6 +53,7 @@ def write(checkpoint: Checkpoint, kind: str, name: str, checked: str = "") -> st
         f"A DQN agent for {_code(trained.game)}: {FORMATS[kind]}, exported by atari_dqn {atari_dqn.__version__}. "
         f"Trained with preset {_code(config.preset)} and seed {config.seed} for {checkpoint.agent_steps:,} agent steps "
         f"({frames:,} frames). {checked}".rstrip(),
+        *_origin(checkpoint),
         "## Input",
         _states(checkpoint, kind),
         *(_atari(trained, played) if trained.kind == "atari" else _gymnasium(checkpoint, played)),
@@ -70,6 +71,17 @@ def write(checkpoint: Checkpoint, kind: str, name: str, checked: str = "") -> st
         parts += ["A whole game:", _block([*game])]
     parts += ["## Settings", _block([json.dumps(json.loads(metadata.of(checkpoint)["config"]), indent=1)], "json")]
     return "\n\n".join(parts) + "\n"
+
+
+def _origin(checkpoint: Checkpoint) -> Iterable[str]:
+    """Where an imported network comes from."""
+    told = checkpoint.content.get("imported")
+    if isinstance(told, dict):
+        yield (
+            f"Trained by {_plain(str(told.get('layout')))} and imported from {_code(str(told.get('from')))} (sha256 "
+            f"{_code(str(told.get('sha256')))}). {_plain(str(told.get('preprocessing')))}. What follows is how "
+            f"atari_dqn plays it."
+        )
 
 
 def _states(checkpoint: Checkpoint, kind: str) -> str:
