@@ -175,6 +175,20 @@ def test_weights_carry_what_makes_their_network_again(inside, tmp_path, pole):
     assert "must end with .safetensors" in inside(*words, "output=x.onnx").stderr
 
 
+def test_a_small_checkpoint_plays_like_any_other(inside, tmp_path, pole):
+    done = inside("export", "checkpoint=run", "format=pt", "states=64", "output=small.pt")
+    path = tmp_path / "small.pt"
+    assert done.returncode == 0, done.stderr
+    small, whole = Checkpoint(path), Checkpoint(pole / "checkpoints" / "best.pt")
+    assert {value.dtype for value in small.content["online"].values()} == {torch.float16}
+    for key, value in small.network.state_dict().items():
+        assert value.dtype == torch.float32 and torch.equal(value, whole.network.state_dict()[key].half().float())
+    assert not small.content.keys() & {"optimizer", "replay", "generators"}
+    names = run_card(tmp_path / "small.pt.md")
+    assert names["score"] > 0 and names["actions"] == ("ACTION0", "ACTION1")
+    assert inside("evaluate", f"checkpoint={path}", "evaluation.episodes=1").returncode == 0
+
+
 def test_a_network_of_one_s_own_is_exported(inside, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "own_nets.py").write_text(OWN)
@@ -199,7 +213,7 @@ def test_torch_says_what_it_cannot_export():
 
 
 def test_a_file_that_would_play_otherwise_is_not_kept(inside, tmp_path, pole, monkeypatch):
-    monkeypatch.setattr(export, "TOLERANCE", -1)
+    monkeypatch.setitem(export.TOLERANCE, "safetensors", -1)
     done = inside("export", "checkpoint=run", "format=safetensors", "output=out/x.safetensors", "states=10")
     assert done.returncode == 1 and "x.safetensors was not written" in done.stderr
     assert not [*(tmp_path / "out").iterdir()]

@@ -43,16 +43,31 @@ HARMLESS = {"torch._utils _rebuild_tensor_v2", "collections OrderedDict"} | {
 }
 
 
-def write(path: Path, content: dict[str, Any]) -> None:
-    """Write plain data and tensors to `path`, atomically. Raises OSError."""
+def sealed(content: dict[str, Any]) -> bytes:
+    """A checkpoint file's bytes, from plain data and tensors."""
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, "version": VERSION} | content, buffer)
     data = bytearray(buffer.getbuffer())
     data[-2:] = SEAL_BYTES.to_bytes(2, "little")  # the length of the archive's comment
     data += SEAL
     data += hashlib.sha256(data).hexdigest().encode()
+    return bytes(data)
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    """Write plain data and tensors to `path`, atomically. Raises OSError."""
+    data = sealed(content)
     with replacing(path) as file:
         file.write(data)
+
+
+def small(checkpoint: "Checkpoint") -> dict[str, Any]:
+    """What is needed to play with a checkpoint's network, its weights in float16."""
+    needed = ("config", "actions", "frame_shape", "frame_dtype", "agent_steps", "plugins", "imported")
+    content = {key: checkpoint.content[key] for key in needed if key in checkpoint.content}
+    weights = checkpoint.network.state_dict()
+    halved = {key: value.half() if value.is_floating_point() else value.clone() for key, value in weights.items()}
+    return content | {"online": {key: value.cpu().contiguous() for key, value in halved.items()}}
 
 
 def rotate(folder: Path, content: dict[str, Any]) -> None:

@@ -155,7 +155,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "logger.wandb": ("online", "offline", "off"),
     "view": ("plain", "inspect"),
     "score": ("last", "best", "training"),
-    "format": ("onnx", "safetensors"),
+    "format": ("onnx", "safetensors", "pt"),
 }
 
 # Text that must not be blank.

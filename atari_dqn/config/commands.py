@@ -102,7 +102,7 @@ class ExportConfig:
     """Which network to write for other programs, and how."""
 
     checkpoint: str = MISSING
-    format: str = MISSING  # onnx | safetensors
+    format: str = MISSING  # onnx | safetensors | pt
     states: int = MISSING  # of play, on which the file is compared with the checkpoint; 0 for none
     network: PlayNetwork = field(default_factory=PlayNetwork)
     env: PlayEnv = field(default_factory=PlayEnv)

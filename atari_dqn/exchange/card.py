@@ -16,6 +16,7 @@ from atari_dqn.utils.text import one_line
 FORMATS = {
     "onnx": "an ONNX graph from states to Q-values",
     "safetensors": "the network's weights in safetensors",
+    "pt": "a checkpoint to play with, its weights in float16",
 }
 LOADS = {
     "onnx": (("import json", "import onnxruntime"), (
@@ -34,6 +35,14 @@ LOADS = {
         "def q_values(states):",
         "    return network.q_values(torch.from_numpy(states)).numpy()",
     )),
+    "pt": (("import atari_dqn",), (
+        "agent = atari_dqn.load({name})",
+        "actions = agent.actions",
+        "",
+        "",
+        "def q_values(states):",
+        "    return agent.q_values(states)",
+    )),
 }  # fmt: skip
 
 
@@ -41,7 +50,7 @@ def write(checkpoint: Checkpoint, kind: str, name: str, checked: str = "") -> st
     """The card, as Markdown.
 
     Args:
-        kind: onnx or safetensors.
+        kind: onnx, safetensors or pt.
         name: of the file that it is about.
         checked: how the file compares with the checkpoint.
     """
@@ -169,7 +178,7 @@ def _scores(checkpoint: Checkpoint) -> Iterable[str]:
 
 
 def _needs(kind: str, env: Env) -> str:
-    packages = {"onnx": "onnxruntime numpy", "safetensors": "'atari-dqn[export]'"}[kind]
+    packages = {"onnx": "onnxruntime numpy", "safetensors": "'atari-dqn[export]'", "pt": "atari-dqn"}[kind]
     games = " gymnasium ale-py opencv-python-headless" if env.kind == "atari" else " gymnasium"
     return f"`pip install {packages}{games if kind == 'onnx' else ''}`"
 

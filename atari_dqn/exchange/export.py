@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from atari_dqn.checkpoint import outputs
+from atari_dqn.checkpoint import checkpoints, outputs
 from atari_dqn.checkpoint.checkpoints import Checkpoint
 from atari_dqn.config.commands import ExportConfig
 from atari_dqn.dqn.networks import QNetwork
@@ -25,8 +25,8 @@ from atari_dqn.utils.text import memory_size, plural
 
 GAMES = 8  # side by side
 PART = 100  # states in a call
-TOLERANCE = 1e-4  # relative to the state's largest Q-value
-NEEDS = {"onnx": onnx.NEEDS, "safetensors": safetensors.NEEDS}
+TOLERANCE = {"onnx": 1e-4, "safetensors": 1e-4, "pt": 2e-2}  # relative to the state's largest Q-value
+NEEDS: dict[str, tuple[str, ...]] = {"onnx": onnx.NEEDS, "safetensors": safetensors.NEEDS, "pt": ()}
 
 
 class Difference(NamedTuple):
@@ -53,7 +53,10 @@ def export(checkpoint: Checkpoint, asked: ExportConfig, console: Console) -> Non
     """Do what the command is asked. Raises RunFailed for a file that would play otherwise."""
     extras.need(f"format={asked.format}", *NEEDS[asked.format])
     ending = f".{asked.format}"
-    output = outputs.choose(asked.output, checkpoint.path.with_suffix(ending), (ending,), is_kept=True)
+    default = checkpoint.path.with_suffix(ending)
+    if default == checkpoint.path:
+        default = default.with_stem(f"{default.stem}-small")
+    output = outputs.choose(asked.output, default, (ending,), is_kept=True)
     beside = outputs.choose(None, card.beside(output), (".md",), is_kept=True)
     with console.status(f"writing {output.name}"):
         states = recorded(checkpoint, asked) if asked.states else None
@@ -61,6 +64,8 @@ def export(checkpoint: Checkpoint, asked: ExportConfig, console: Console) -> Non
         if asked.format == "onnx":
             shape = metadata.state_shape(checkpoint)
             content = onnx.save(checkpoint.network, shape, checkpoint.frame_dtype, about)
+        elif asked.format == "pt":
+            content = checkpoints.sealed(checkpoints.small(checkpoint))
         else:
             content = safetensors.save(checkpoint.network, about)
         told = ""
@@ -70,8 +75,9 @@ def export(checkpoint: Checkpoint, asked: ExportConfig, console: Console) -> Non
             if states is not None:
                 found = difference(checkpoint.network, runner(asked.format, files.temporary_name(output)), states)
                 told = str(found)
-                if not found.largest <= TOLERANCE:
-                    raise RunFailed(f"{output.name} was not written: {found}, and {TOLERANCE:g} is allowed")
+                allowed = TOLERANCE[asked.format]
+                if not found.largest <= allowed:
+                    raise RunFailed(f"{output.name} was not written: {found}, and {allowed:g} is allowed")
         with outputs.writing(beside), files.replacing(beside, "w") as file:
             file.write(card.write(checkpoint, asked.format, output.name, told and f"{told[0].upper()}{told[1:]}."))
     if told:
@@ -91,7 +97,7 @@ def runner(kind: str, path: Path) -> Callable[[NDArray[Any]], NDArray[Any]]:
     """An exported file's function from states to Q-values."""
     if kind == "onnx":
         return onnx.runner(path)
-    network = safetensors.load(path)
+    network = Checkpoint(path).network if kind == "pt" else safetensors.load(path)
     return lambda states: network.q_values(torch.from_numpy(states)).numpy()
 
 
