@@ -42,7 +42,7 @@ def sb3(path, actions=4):
     """Of Stable-Baselines3: q_net and q_net_target, and the optimizer beside them."""
     network = plain(actions)
     names = {"7.": "features_extractor.linear.0.", "9.": "q_net.0."}
-    weights = OrderedDict()
+    weights: OrderedDict[str, torch.Tensor] = OrderedDict()
     for part in ("q_net", "q_net_target"):
         for key, value in network.state_dict().items():
             name = next(
@@ -160,7 +160,44 @@ def other(path):
 def deeper(path):
     network = plain(4)
     network.append(nn.Linear(4, 4))
-    cleanrl(path, network=nn.Sequential(nn.Conv2d(4, 7, 8, 4), *network[1:]))
+    cleanrl(path, network=nn.Sequential(nn.Conv2d(4, 7, 8, 4), nn.ReLU(), nn.Conv2d(7, 64, 4, 2), *network[3:]))
+
+
+def cyclic(path):
+    content = {"network.0.weight": torch.ones(2, 2)}
+    content["model_weights"] = content
+    path.write_bytes(saved(content))
+
+
+def expanding(path):
+    path.write_bytes(saved({"network.0.weight": torch.ones(1).expand(300_000, 300_000)}))
+
+
+def sparse(path):
+    path.write_bytes(saved({"network.0.weight": torch.eye(3).to_sparse()}))
+
+
+def squeezed(path):
+    """More than a gigabyte of zeros in a megabyte."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", b"")
+        with archive.open("archive/data/0", "w", force_zip64=True) as entry:
+            for _ in range(9):
+                entry.write(b"\0" * (1 << 27))
+
+
+def without_atoms(path):
+    network = plain(4)
+    weights = {f"network.{key}": value for key, value in network.state_dict().items()}
+    path.write_bytes(saved({"model_weights": weights | {"atoms": torch.zeros(0)}, "args": {"seed": 1}}))
+
+
+def of_a_pole(inputs, outputs):
+    def write(path):
+        network = nn.Sequential(nn.Linear(inputs, 8), nn.ReLU(), nn.Linear(8, outputs))
+        path.write_bytes(saved({f"network.{key}": value for key, value in network.state_dict().items()}))
+
+    return write
 
 
 def infinite(path):
@@ -173,13 +210,35 @@ def infinite(path):
     ("write", "name", "game", "line"),
     [
         (lambda path: cleanrl(path), "model.cleanrl_model", None, "does not say which game it learned"),
-        (lambda path: cleanrl(path, 5), "x.cleanrl_model", "Pong", "has 5 outputs, but Pong has 6 actions (18 in all)"),
+        (lambda path: cleanrl(path, 5), "x.cleanrl_model", "Pong", "has 5 actions, but Pong has 6: set env.game"),
         (lambda path: cleanrl(path), "x.cleanrl_model", "Pogn", "did you mean Pong"),
         (lambda path: cleanrl(path), "x.cleanrl_model", "CartPole", "is a network for pictures, not for CartPole"),
         (bomb, "Pong.gz", None, "cannot be read as weights"),
         (other, "Pong.pth", None, "has the layout of none of CleanRL, Stable-Baselines3, atari-agents"),
         (deeper, "Pong.cleanrl_model", None, "no network of ours has convolutions"),
-        (infinite, "Breakout.cleanrl_model", None, "not finite"),
+        (
+            infinite,
+            "Breakout.cleanrl_model",
+            None,
+            "Breakout.cleanrl_model cannot be imported: its weights are not finite",
+        ),
+        (cyclic, "Pong.cleanrl_model", None, "has the layout of none of"),
+        (expanding, "Pong.cleanrl_model", None, "larger than what is stored of it"),
+        (sparse, "Pong.cleanrl_model", None, "is not of plain floating-point numbers"),
+        (squeezed, "Pong.cleanrl_model", None, "it is larger than 1 GB"),
+        (without_atoms, "Pong.cleanrl_model", None, "fewer than 2 values"),
+        (
+            of_a_pole(6, 2),
+            "CartPole.cleanrl_model",
+            None,
+            "has 6 inputs and 2 actions, but CartPole-v1 has 4 inputs and 2",
+        ),
+        (
+            of_a_pole(4, 3),
+            "CartPole.cleanrl_model",
+            None,
+            "has 4 inputs and 3 actions, but CartPole-v1 has 4 inputs and 2",
+        ),
         (lambda path: path.write_text("hello"), "Pong.zip", None, "cannot be read as weights"),
         (lambda path: None, "Pong.zip", None, "there is no file"),
     ],

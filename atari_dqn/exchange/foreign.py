@@ -5,6 +5,7 @@ Only tensors are read: of a pickle, nothing but the few calls that torch writes 
 
 import gzip
 import io
+import itertools
 import math
 import re
 import warnings
@@ -104,13 +105,13 @@ def read(path: Path) -> Foreign:
         raise UserError(f"there is no file {path}")
     try:
         tensors = _tensors(path)
-    except UserError:
-        raise
+        for name, layout in LAYOUTS.items():
+            if found := _as_ours(name, layout, tensors):
+                return found
+    except UserError as error:
+        raise UserError(f"{path} cannot be imported: {error}") from None
     except Exception as error:
         raise UserError(f"{path} cannot be read as weights: {one_line(error, 150)}") from None
-    for name, layout in LAYOUTS.items():
-        if found := _as_ours(name, layout, tensors):
-            return found
     names = ", ".join(layout.title for layout in LAYOUTS.values())
     some = ", ".join([*tensors][:4])
     raise UserError(f"{path} has the layout of none of {names}; its tensors are {some or 'none'} ...")
@@ -119,29 +120,40 @@ def read(path: Path) -> Foreign:
 def _tensors(path: Path) -> dict[str, Tensor]:
     """A file's tensors by name: a state dict of torch, zipped as Stable-Baselines3 does or gzipped."""
     with open(path, "rb") as file:
-        start = file.read(2)
-        data = start + file.read(LARGEST)
-    if start == b"\x1f\x8b":
+        data = file.read(LARGEST + 1)
+    if data[:2] == b"\x1f\x8b":
         with gzip.open(io.BytesIO(data)) as packed:
             data = packed.read(LARGEST + 1)
-    if len(data) > LARGEST:
-        raise ValueError("it is too large")
     if zipfile.is_zipfile(io.BytesIO(data)):
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if "policy.pth" in archive.namelist():
-                if archive.getinfo("policy.pth").file_size > LARGEST:
-                    raise ValueError("it is too large")
+                _check_size(archive.getinfo("policy.pth").file_size)
                 data = archive.read("policy.pth")
+    _check_size(len(data))
+    if zipfile.is_zipfile(io.BytesIO(data)):
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            _check_size(sum(entry.file_size for entry in archive.infolist()))
     # torch's own reader of weights interprets the pickle itself: it calls nothing that the file names, but for what
     # makes a tensor.
     with warnings.catch_warnings():  # torch warns about files that it cannot read, too
         warnings.simplefilter("ignore")
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    while isinstance(content, Mapping) and (inner := _inner(content)) is not None:
-        content = inner
+    if isinstance(content, Mapping):
+        content = _inner(content) or content
     if not isinstance(content, Mapping):
         raise ValueError("it holds no weights by name")
-    return {str(key): value.detach() for key, value in content.items() if isinstance(value, Tensor)}
+    found = {str(key): value.detach() for key, value in content.items() if isinstance(value, Tensor)}
+    for name, value in found.items():
+        if value.layout != torch.strided or not value.is_floating_point():
+            raise ValueError(f"its tensor {name} is not of plain floating-point numbers")
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ValueError(f"its tensor {name} is larger than what is stored of it")
+    return found
+
+
+def _check_size(size: int) -> None:
+    if size > LARGEST:
+        raise ValueError(f"it is larger than {LARGEST >> 30} GB")
 
 
 def _inner(content: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -156,8 +168,16 @@ def _as_ours(name: str, layout: Layout, tensors: Mapping[str, Tensor]) -> Foreig
         return None
     there = [name for name, value in tensors.items() if value.dim() in (2, 4) and "target" not in name]
     if len(there) > len(convolutions) + len(dense):
-        raise UserError(f"{layout.title}: this network has layers that a DQN of {layout.title} does not have")
+        raise UserError(f"it has layers that {layout.title}'s DQN does not have")
     support = tensors.get(layout.atoms) if layout.atoms else None
+    if support is not None and support.numel() < 2:
+        raise UserError("its distribution has fewer than 2 values")
+    for layers in (convolutions, dense):
+        for (before, _), (after, _) in itertools.pairwise(layers):
+            if after.shape[1] != before.shape[0]:
+                raise UserError("its layers do not fit each other")
+    if not all(value.isfinite().all() for layer in (*convolutions, *dense) for value in layer):
+        raise UserError("its weights are not finite")
     shapes = tuple((w.shape[0], w.shape[2]) for w, _ in convolutions)
     widths = tuple(w.shape[0] for w, _ in dense)
     weights: dict[str, Tensor] = {}
@@ -171,16 +191,14 @@ def _as_ours(name: str, layout: Layout, tensors: Mapping[str, Tensor]) -> Foreig
             None,
         )
         if network is None:
-            raise UserError(
-                f"{layout.title}: no network of ours has convolutions {shapes} and hidden layers {widths[:-1]}"
-            )
+            raise UserError(f"no network of ours has convolutions {shapes} and hidden layers {widths[:-1]}")
         for number, (w, b) in enumerate(convolutions):
             weights |= _pair(f"features.convolutions.{2 * number}", w, b)
         channels = shapes[-1][0]
         first, b = dense[0]
         side = math.isqrt(first.shape[1] // channels)
         if channels * side * side != first.shape[1]:
-            raise UserError(f"{layout.title}: its first fully connected layer does not fit its convolutions")
+            raise UserError("its first fully connected layer does not fit its convolutions")
         # Ours flattens rows, columns and channels as they lie in memory; torch's Flatten, channels first.
         ordered = first.unflatten(1, (channels, side, side)).permute(0, 2, 3, 1).flatten(1)
         dense = [(ordered, b), *dense[1:]]

@@ -79,18 +79,16 @@ def convert(path: Path, game: str | None) -> tuple[dict[str, Any], Foreign, Layo
         )
     asked = "CartPole-v1" if is_cartpole else atari_name(asked)
     values = 1 if found.support is None else found.support.numel()
-    wanted, rest = divmod(found.outputs, values)
-    is_full = False
-    if not is_cartpole:
-        counts = {False: len(atari_actions(asked, False)), True: len(atari_actions(asked, True))}
-        if rest or wanted not in counts.values():
-            raise UserError(
-                f"{path} has {found.outputs} outputs, but {asked} has {counts[False]} actions"
-                + (" (18 in all)" if counts[False] < 18 else "")
-                + ": set env.game to the game that it learned"
-            )
-        is_full = counts[False] != wanted
-    config = settings(found, layout, asked, is_full)
+    actions, rest = divmod(found.outputs, values)
+    counts = [2] if is_cartpole else [len(atari_actions(asked, full)) for full in (False, True)]
+    if rest or actions not in counts or (is_cartpole and found.inputs != 4):
+        ours, theirs = (f"{counts[0]}", f"{found.outputs / values:g}")
+        if is_cartpole:
+            ours, theirs = f"4 inputs and {ours}", f"{found.inputs} inputs and {theirs}"
+        raise UserError(
+            f"{path} has {theirs} actions, but {asked} has {ours}: set env.game (GAME=...) to the game that it learned"
+        )
+    config = settings(found, layout, asked, actions != counts[0])
     if not is_cartpole and found.inputs != config.env.frame_stack:
         config = dataclasses.replace(config, env=dataclasses.replace(config.env, frame_stack=found.inputs))
     games = factory.make_emulators(config.env, 1)
@@ -122,9 +120,9 @@ def run(asked: ImportConfig, console: Console) -> None:
         checkpoints.write(output, content)
     try:
         checkpoints.Checkpoint(output)  # as every command will read it
-    except UserError:
+    except UserError as error:
         output.unlink(missing_ok=True)
-        raise
+        raise UserError(f"{source} cannot be imported: {error}") from None
     game = content["config"]["env"]["game"]
     console.say(f"{layout.title}: {found.network}, {len(content['actions'])} actions of {game}")
     console.say(f"its pictures: {layout.title} {layout.preprocessing}")
