@@ -89,6 +89,8 @@ def test_it_resumes_without_the_file_that_it_began_with(learned, inside, tmp_pat
     shutil.rmtree(tmp_path / "old")
     done = inside("train", "resume=it", "total_steps=60", "logger.wandb=off")
     assert done.returncode == 0 and "resuming it after 40 agent steps" in done.stdout
+    again = inside("train", *words, "resume=auto", "run_dir=it", "init=latest")
+    assert again.returncode == 0 and "it is finished" in again.stdout, again.stderr
     refused = inside("train", "resume=it", "total_steps=80", "init=other")
     assert refused.returncode == 2 and "init cannot be changed when resuming" in refused.stderr
 
@@ -100,7 +102,9 @@ def test_it_resumes_without_the_file_that_it_began_with(learned, inside, tmp_pat
         (["agent.dueling=false"], "needs agent.dueling=true to fit its weights"),
         (["env.frame_stack=3"], "needs env.frame_stack=4 to"),
         (["env=cartpole"], "was trained on frames (84, 84), not CartPole-v1's (4,)"),
+        (["agent={dueling: false}"], "needs agent.dueling=true to fit its weights"),
         (["init=nowhere"], "there is no checkpoint nowhere"),
+        (["init=''"], "init= is empty"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_written(learned, inside, tmp_path, words, line):

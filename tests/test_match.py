@@ -24,22 +24,26 @@ def two(shared):
     def train(folder):
         small_run(folder / "long", *TRAINED, "total_steps=8_000").go()
         small_run(folder / "short", *TRAINED, "total_steps=120").go()
+        small_run(folder / "other", *TRAINED, "total_steps=120", "+env.arguments.sutton_barto_reward=true").go()
+        (folder / "a b").symlink_to(folder / "short")
+        (folder / "old").mkdir()
+        (folder / "old" / "match.csv").touch()
 
     return shared("match", train)
 
 
 def test_a_match_ranks_by_the_games_that_evaluate_would_play(two, inside):
-    words = [f"checkpoint={two}/short {two}/long", "evaluation.episodes=6", "output=out", "max_seconds=1"]
+    words = [f"checkpoint={two}/short {two}/long", "evaluation.episodes=12", "output=out", "max_seconds=1"]
     done = inside("match", *words)
     assert done.returncode == 0, done.stderr
     with open("out/match.csv", encoding="utf-8") as file:
         first, second = csv.DictReader(file)
     assert [row["checkpoint"].split("/")[-3] for row in (first, second)] == ["long", "short"]
     assert "long leads short by" in done.stdout and "beyond chance" in done.stdout
-    alone = ["evaluate", f"checkpoint={two}/long", "protocol=nature", "evaluation.episodes=6", "output=e.json"]
+    alone = ["evaluate", f"checkpoint={two}/long", "protocol=nature", "evaluation.episodes=12", "output=e.json"]
     assert inside(*alone).returncode == 0
     returns = json.loads(Path("e.json").read_text(encoding="utf-8"))["returns"]
-    assert float(first["mean"]) == pytest.approx(np.mean(returns)) and first["games"] == "6"
+    assert float(first["mean"]) == pytest.approx(np.mean(returns)) and first["games"] == "12"
     assert float(first["low"]) <= float(first["mean"]) <= float(first["high"])
     assert float(first["ahead_of_next"]) > 0.9 and not second["ahead_of_next"]
     with av.open("out/match.mp4") as film:
@@ -48,14 +52,25 @@ def test_a_match_ranks_by_the_games_that_evaluate_would_play(two, inside):
     assert Path("out/match.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_a_path_with_a_space_and_too_few_games(two, inside):
+    words = [f"checkpoint='{two}/a b' {two}/long", "evaluation.episodes=2", "output=out", "max_seconds=1"]
+    done = inside("match", *words)
+    assert done.returncode == 0, done.stderr
+    assert "too few games to tell" in done.stdout
+    with open("out/match.csv", encoding="utf-8") as file:
+        assert not any(row[key] for row in csv.DictReader(file) for key in ("low", "high", "ahead_of_next"))
+
+
 def test_intervals_are_the_bootstraps():
     draw = np.random.default_rng(0)
     ahead = match.ahead(
         *(match.Contestant("", None, None, {}, 0, 0, draw.normal(shift, 1, 10_000)) for shift in (1.0, 0.0))
     )
     assert ahead == pytest.approx(0.76, abs=0.02)  # P(N(1, 2) > 0)
-    same = match.Contestant("", None, None, {}, 0, 0, np.ones(10))
-    assert match.ahead(same, same) == 0.5
+    same = match.Contestant("one", None, None, {"summary": {"mean": 3.0}}, 0, 0, np.ones(10))
+    assert match.ahead(same, same) == 0.5 and match.verdict([same, same]) == "one is level with one"
+    few = same._replace(low=np.nan, result={"summary": {"mean": 2.0}})
+    assert np.isnan(match.ahead(same, few)) and "too few games to tell" in match.verdict([same, few])
 
 
 @pytest.mark.parametrize(
@@ -65,6 +80,11 @@ def test_intervals_are_the_bootstraps():
         (["checkpoint={two}/long {two}/none"], "there is no checkpoint"),
         (["checkpoint={two}/long {two}/short", "env.game=Pong"], "Pong"),
         (["checkpoint={two}/long {two}/short", "output={two}/long/config.yaml"], "cannot"),
+        (["checkpoint={two}/long {two}/short", "output={two}/old"], "match.csv is there already; set output=PATH"),
+        (["checkpoint={two}/long {two}/long"], "best.pt is there twice"),
+        (["checkpoint={two}/long '{two}/short"], "no closing quotation"),
+        (["checkpoint={two}/long {two}/short", "protocol=training"], "scores games of training"),
+        (["checkpoint={two}/long {two}/other"], "their scores cannot be compared; set env.arguments"),
     ],
 )
 def test_a_wrong_match_is_refused(two, inside, words, line):

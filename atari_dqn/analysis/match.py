@@ -1,7 +1,9 @@
 """Rank agents on one game under one protocol: a table, a picture, and a film of all of them side by side."""
 
+import contextlib
 import csv
 import functools
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -17,15 +19,18 @@ from atari_dqn.data import scores
 from atari_dqn.envs.base import Game
 from atari_dqn.evaluation import evaluate
 from atari_dqn.evaluation.player import Player, make_player
+from atari_dqn.evaluation.protocol import environment
 from atari_dqn.evaluation.request import Request
 from atari_dqn.utils import extras
 from atari_dqn.utils.console import Console
+from atari_dqn.utils.errors import UserError
 from atari_dqn.utils.files import replacing
 from atari_dqn.utils.text import compact, plural
 from atari_dqn.viewing import video
 from atari_dqn.viewing.screens import Film
 
 RESAMPLES = 10_000
+ENOUGH = 10  # games, below which the bootstrap's intervals are far too narrow
 COLUMNS = (
     "rank", "checkpoint", "game", "trained_on", "preset", "agent_steps", "protocol", "epsilon", "seed", "games",
     "mean", "low", "high", "sd", "human_normalised", "ahead_of_next",
@@ -37,7 +42,7 @@ class Contestant(NamedTuple):
 
     Attributes:
         result: see evaluate.evaluate.
-        low, high: 95% interval of the mean score, by the percentile bootstrap over its games.
+        low, high: 95% interval of the mean score, by the percentile bootstrap over its games; nan for too few games.
         means: of the resamples.
     """
 
@@ -82,20 +87,25 @@ def contest(
     for number, (name, (asked, checkpoint, protocol)) in enumerate(
         zip(names([request.checkpoint.path for request in requests]), requests, strict=True)
     ):
-        env, player = make_player(checkpoint, protocol, asked.env.game, asked.env.arguments)
         games = min(asked.evaluation.num_envs, episodes)
+        try:
+            env, player = make_player(checkpoint, protocol, asked.env.game, asked.env.arguments)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from None
         with tell(name) as on_step:
             result = evaluate.evaluate(checkpoint, protocol, env, player, episodes, games, asked.seed, on_step)
         returns = np.array(result["returns"])
         draw = np.random.default_rng([asked.seed, number])
         means = returns[draw.integers(len(returns), size=(RESAMPLES, len(returns)))].mean(1)
-        low, high = np.percentile(means, [2.5, 97.5])
+        low, high = np.percentile(means, [2.5, 97.5]) if len(returns) >= ENOUGH else (math.nan, math.nan)
         found.append(Contestant(name, env, player, result, float(low), float(high), means))
     return sorted(found, key=lambda one: -one.mean)
 
 
 def ahead(one: Contestant, other: Contestant) -> float:
-    """The share of resamples in which one's mean is higher than the other's; ties count half."""
+    """The share of resamples in which one's mean is higher than the other's; ties count half. nan for too few games."""
+    if math.isnan(one.low) or math.isnan(other.low):
+        return math.nan
     return float((one.means > other.means).mean() + 0.5 * (one.means == other.means).mean())
 
 
@@ -114,10 +124,10 @@ def table(ranked: Sequence[Contestant], protocol: Protocol) -> Table:
             one.name,
             compact(one.result["trained_agent_steps"]),
             f"{one.mean:,.1f}",
-            f"{one.low:,.1f} to {one.high:,.1f}",
+            "-" if math.isnan(one.low) else f"{one.low:,.1f} to {one.high:,.1f}",
             f"{numbers['sd']:,.1f}",
             "-" if human is None else scores.percent(human),
-            f"{ahead(one, ranked[rank]):.0%}" if rank < len(ranked) else "",
+            "" if rank == len(ranked) or math.isnan(lead := ahead(one, ranked[rank])) else f"{lead:.0%}",
         )
     return view
 
@@ -156,14 +166,22 @@ def film(path: Path, ranked: Sequence[Contestant], epsilon: float, seed: int, ma
     """A game of each, side by side, from the same seed; returns the film's seconds."""
     from atari_dqn.viewing.wall import Part, Wall
 
-    def one_game(one: Contestant, part: Part) -> None:
-        game = video.play_one(one.player, one.env, epsilon, seed, part)
-        part.end(game.score)
+    def one_game(one: Contestant, stage: video.Stage, part: Part) -> None:
+        part.end(stage.play(one.player, epsilon, seed, part).score)
 
-    with Film(path, max_seconds) as mp4:
-        wall = Wall(mp4, [one.name for one in ranked])
-        wall.play([functools.partial(one_game, one) for one in ranked])
+    with contextlib.ExitStack() as at_the_end:  # closing a Gymnasium environment closes all pygame windows
+        stages = [at_the_end.enter_context(contextlib.closing(video.Stage(one.env))) for one in ranked]
+        for stage in stages:
+            stage.rehearse(seed)
+        with Film(path, max_seconds) as mp4:
+            wall = Wall(mp4, [one.name for one in ranked])
+            wall.play([functools.partial(one_game, one, stage) for one, stage in zip(ranked, stages, strict=True)])
     return mp4.frames / mp4.fps
+
+
+def number(value: object) -> object:
+    """A value in the CSV file; empty for nan."""
+    return ("" if math.isnan(value) else f"{value:.10g}") if isinstance(value, float) else value
 
 
 def write(path: Path, ranked: Sequence[Contestant], seed: int) -> None:
@@ -190,15 +208,43 @@ def write(path: Path, ranked: Sequence[Contestant], seed: int) -> None:
                 "human_normalised": numbers["human_normalised"],
                 "ahead_of_next": ahead(one, ranked[rank]) if rank < len(ranked) else None,
             }
-            writer.writerow({key: f"{value:.10g}" if isinstance(value, float) else value for key, value in row.items()})
+            writer.writerow({key: number(value) for key, value in row.items()})
 
 
 def verdict(ranked: Sequence[Contestant]) -> str:
     """Whether the first is ahead of the second beyond chance."""
     one, other = ranked[:2]
-    share = ahead(one, other)
-    told = "beyond chance" if share >= 0.975 else "not beyond chance: play more games (EPISODES=...)"
-    return f"{one.name} leads {other.name} by {one.mean - other.mean:,.1f}, {told} ({share:.1%} of resamples)"
+    share, lead = ahead(one, other), one.mean - other.mean
+    if lead == 0:
+        return f"{one.name} is level with {other.name}"
+    told = f"{one.name} leads {other.name} by {lead:,.1f}"
+    if math.isnan(share):
+        return f"{told}; too few games to tell whether that is chance: play at least {ENOUGH} (EPISODES=...)"
+    if share < 0.975:
+        return f"{told}, which may be chance ({share:.1%} of resamples agree): play more games (EPISODES=...)"
+    return f"{told}, beyond chance ({share:.1%} of resamples agree)"
+
+
+def check(requests: Sequence[Request]) -> None:
+    """Raise UserError unless all play the same."""
+    first = requests[0]
+    if first.protocol.source == "training":
+        raise UserError(
+            f"protocol={first.protocol.name} scores games of training; choose one that plays, such as protocol=nature"
+        )
+    paths = [request.checkpoint.path for request in requests]
+    for path in {path for path in paths if paths.count(path) > 1}:
+        raise UserError(f"{path} is there twice")
+    own = [
+        environment(checkpoint.config.env, protocol, asked.env.game, asked.env.arguments)
+        for asked, checkpoint, protocol in requests
+    ]
+    for path, env in zip(paths, own, strict=True):
+        if env.arguments != own[0].arguments:
+            raise UserError(
+                f"{paths[0]} learned {env.game} with arguments {own[0].arguments}, {path} with {env.arguments}: their "
+                f"scores cannot be compared; set env.arguments"
+            )
 
 
 def match(
@@ -209,8 +255,13 @@ def match(
     console: Console,
 ) -> None:
     """Play, print the table, and write match.csv, match.png and match.mp4 to a folder."""
+    extras.need("a match", "av", "matplotlib")
+    check(requests)
     asked, _, protocol = requests[0]
-    paths = [outputs.choose(str(folder / f"match.{kind}"), folder, (f".{kind}",)) for kind in ("csv", "png", "mp4")]
+    paths = [folder / f"match.{kind}" for kind in ("csv", "png", "mp4")]
+    if there := [path for path in paths if path.exists()]:
+        raise UserError(f"{there[0]} is there already; set output=PATH to another folder")
+    paths = [outputs.choose(str(path), folder, (path.suffix,)) for path in paths]
     ranked = contest(requests, episodes, tell)
     console.print(table(ranked, protocol))
     console.say(verdict(ranked))

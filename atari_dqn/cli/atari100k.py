@@ -34,6 +34,8 @@ def atari100k(config: TrainConfig, asked: Sweep, wanted: Table, typed: list[str]
     typed = [word for word in typed if not word.lstrip("+").startswith("table.")]
     if config.env.kind != "atari" or any(word.startswith("env.game=") for word in typed):
         raise UserError("Atari-100k is 26 Atari games; leave out env=... and choose with sweep.games=... (GAMES=...)")
+    if config.max_minutes is not None:
+        raise UserError("Atari-100k is a number of steps, not of minutes; leave out max_minutes=...")
     games = sweep.games_of(asked.games, "atari")
     if others := [game for game in games if game not in ATARI_26]:
         raise UserError(f"sweep.games: not in Atari-100k: {some(others)}; `sweep` trains on any games")

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,23 +22,30 @@ def train(composed: Any) -> float | None:
     from atari_dqn.config import compose
     from atari_dqn.tracking import curves
     from atari_dqn.training import launch
-    from atari_dqn.utils import signals
 
     config = compose.to_train_config(composed)
     run = launch.train(config, compose.task_overrides())
+    _pass_on(run)
+    folder = run.folder if run else folders.find(config)
+    return curves.objective(folder) if folder and compose.is_multirun() else None
+
+
+def _pass_on(run: Any) -> None:
+    """Where a run was stopped, end a multirun, too, and the process as its signal would."""
+    from atari_dqn.config import compose
+    from atari_dqn.utils import signals
+
     if run and run.outcome == "stopped":
         signals.pass_on()
         if compose.is_multirun():
             raise Stopped
-    folder = run.folder if run else folders.find(config)
-    return curves.objective(folder) if folder and compose.is_multirun() else None
 
 
 def demo(composed: Any) -> None:
     from atari_dqn.cli import demo
     from atari_dqn.config import compose
 
-    demo.demo(compose.to_train_config(composed), compose.task_overrides())
+    _pass_on(demo.demo(compose.to_train_config(composed), compose.task_overrides()))
 
 
 def profile(composed: Any) -> None:
@@ -138,14 +146,23 @@ def match(composed: Any) -> None:
     from atari_dqn.utils.errors import UserError
 
     asked = str(composed.checkpoint)
-    paths = [asked] if Path(asked).exists() else asked.split()
+    try:
+        paths = [asked] if Path(asked).exists() else shlex.split(asked)
+    except ValueError as error:
+        raise UserError(f"checkpoint={asked}: {str(error).lower()}") from None
     if len(paths) < 2:
-        raise UserError('a match needs at least two checkpoints, separated by spaces: CKPT="runs/A runs/B"')
+        raise UserError(
+            'a match needs at least two checkpoints, separated by spaces: CKPT="runs/A runs/B"; quotes around a path '
+            "keep its own spaces"
+        )
     requests: list[Request] = []
     for path in paths:
         composed.checkpoint = path
         composed.env.game = composed.env.game or (requests[0].checkpoint.config.env.game if requests else None)
-        requests.append(request.read(composed, compose.task_overrides()))
+        try:
+            requests.append(request.read(composed, compose.task_overrides()))
+        except UserError as error:
+            raise UserError(str(error) if path in str(error) else f"{path}: {error}") from None
     first = requests[0]
     game = first.asked.env.game or first.checkpoint.config.env.game
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")

@@ -20,8 +20,11 @@ from atari_dqn.utils.text import hours, plural
 NEXT = {"Pong": "Breakout"}  # a game to try after this one; Pong after all others
 
 
-def demo(config: TrainConfig, overrides: list[str]) -> None:
-    """Train, then tell what was reached and what there is to look at, unless stopped."""
+def demo(config: TrainConfig, overrides: list[str]) -> Run | None:
+    """Train, then tell what was reached and what there is to look at, unless stopped.
+
+    Returns: the run; None if it was finished before.
+    """
     if config.env.kind != "atari":
         other = hint("train", GAME="CartPole" if config.env.kind == "cartpole" else config.env.game)
         raise UserError(f"the demo is of Atari games; for {config.env.game} type {other}")
@@ -30,7 +33,7 @@ def demo(config: TrainConfig, overrides: list[str]) -> None:
     extras.need("the demo", "av", "matplotlib")
     run = launch.train(config, overrides)
     if run is None or run.stopped.is_set():
-        return
+        return run
     with contextlib.suppress(UserError):  # the run was too short for a curve
         compare.compare(CompareConfig(str(run.folder), published=None, output=None), Console(quiet=True))
     things = {
@@ -42,6 +45,7 @@ def demo(config: TrainConfig, overrides: list[str]) -> None:
     there = [f"{path} ({what})" for path, what in things.items() if (run.folder / path).is_file()]
     run.say(f"all of it is in {run.folder}: {', '.join(there)}")
     run.say(_summary(run))
+    return run
 
 
 def _summary(run: Run) -> str:
@@ -63,5 +67,6 @@ def _summary(run: Run) -> str:
     further = [hint("watch", CKPT=run.folder), hint("demo", GAME=NEXT.get(game, "Pong"))]
     if not any(goal.stop for goal in run.config.env.goals) or not run.goals.reached:
         more = 4 * (run.config.max_minutes or 15)
-        further.insert(1, hint("resume", RUN=run.folder, ARGS=f"max_minutes={more:g} total_steps=10M"))
+        steps = "" if run.config.total_steps >= 10_000_000 else " total_steps=10M"
+        further.insert(1, hint("resume", RUN=run.folder, ARGS=f"max_minutes={more:g}{steps}"))
     return f"{game}: {', '.join(told) or 'no game finished'}{beside} {took}; {seen}try next: {', '.join(further)}"

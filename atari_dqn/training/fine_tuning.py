@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import omegaconf
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from torch import Tensor
 
 from atari_dqn.checkpoint import checkpoints
@@ -39,6 +40,8 @@ def adopt(config: TrainConfig, overrides: Sequence[str]) -> TrainConfig:
     """
     if config.init is None:
         return config
+    if not config.init.strip():
+        raise UserError("init= is empty; give a checkpoint, or leave it out")
     source = _source(config)
     theirs, where = source.config, source.path
     config = dataclasses.replace(config, init=str(where)) if config.init == "latest" else config
@@ -50,7 +53,7 @@ def adopt(config: TrainConfig, overrides: Sequence[str]) -> TrainConfig:
         env=dataclasses.replace(config.env, **{key: getattr(theirs.env, key) for key in ENV}),
     )
     asked, given = omegaconf.OmegaConf.structured(config), omegaconf.OmegaConf.structured(taken)
-    for key in (word.partition("=")[0].lstrip("+~") for word in overrides):
+    for key in _typed(overrides):
         key = f"{key}.name" if key in ("network", "head") else key
         mine, wanted = (omegaconf.OmegaConf.select(one, key) for one in (asked, given))
         if mine != wanted and not omegaconf.OmegaConf.is_dict(mine):  # a section: what it sets is not all typed
@@ -60,6 +63,16 @@ def adopt(config: TrainConfig, overrides: Sequence[str]) -> TrainConfig:
             )
     validate.check(taken)
     return taken
+
+
+def _typed(overrides: Sequence[str]) -> list[str]:
+    """The settings that were typed; of agent={dueling: true}, agent.dueling."""
+    keys = []
+    for override in OverridesParser.create().parse_overrides([*overrides]):
+        value = None if override.is_sweep_override() else override.value()
+        inside = value if isinstance(value, dict) else None
+        keys += [override.key_or_group] if inside is None else [f"{override.key_or_group}.{name}" for name in inside]
+    return keys
 
 
 def beginning(

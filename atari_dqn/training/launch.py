@@ -69,6 +69,8 @@ def resumed_config(folder: Path, overrides: list[str], asked: TrainConfig) -> Tr
             key = override.key_or_group
             if key in ("resume", "run_dir") or override.is_sweep_override():
                 continue
+            if key == "init" and asked.resume == "auto":  # it was for the run's start
+                continue
             if key == "emulators":  # a config group
                 omegaconf.OmegaConf.update(saved, key, typed.emulators)
             elif key.startswith(RESUMABLE):

@@ -81,6 +81,11 @@ class Stage:
         self._frames += 1
         self._going = self._going and self._screen is not None and self._screen.show(picture)
 
+    def rehearse(self, seed: int) -> None:
+        """Draw a picture before games are shown in threads: pygame loads parts of itself at the first one."""
+        self._game.reset(seed=seed)
+        self._game.render()
+
     def play(
         self, player: Player | None, epsilon: float, seed: int, screen: Screen, hand: Callable[[], int] | None = None
     ) -> Game:
