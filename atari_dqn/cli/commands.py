@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import os
-import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,26 +142,8 @@ def match(composed: Any) -> None:
     from atari_dqn.config import compose
     from atari_dqn.evaluation import request
     from atari_dqn.registry import environments
-    from atari_dqn.utils.errors import UserError
 
-    asked = str(composed.checkpoint)
-    try:
-        paths = [asked] if Path(asked).exists() else shlex.split(asked)
-    except ValueError as error:
-        raise UserError(f"checkpoint={asked}: {str(error).lower()}") from None
-    if len(paths) < 2:
-        raise UserError(
-            'a match needs at least two checkpoints, separated by spaces: CKPT="runs/A runs/B"; quotes around a path '
-            "keep its own spaces"
-        )
-    requests: list[Request] = []
-    for path in paths:
-        composed.checkpoint = path
-        composed.env.game = composed.env.game or (requests[0].checkpoint.config.env.game if requests else None)
-        try:
-            requests.append(request.read(composed, compose.task_overrides()))
-        except UserError as error:
-            raise UserError(str(error) if path in str(error) else f"{path}: {error}") from None
+    requests = request.read_several(composed, compose.task_overrides())
     first = requests[0]
     game = first.asked.env.game or first.checkpoint.config.env.game
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")

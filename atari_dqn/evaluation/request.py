@@ -1,7 +1,9 @@
 """What evaluate, video, watch and the Python API are asked: a checkpoint, and how its games are played."""
 
 import dataclasses
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from atari_dqn.checkpoint import checkpoints
@@ -12,6 +14,7 @@ from atari_dqn.config.schema import Env, Protocol, TrainConfig
 from atari_dqn.dqn import networks
 from atari_dqn.evaluation.protocol import environment
 from atari_dqn.utils import console, devices
+from atari_dqn.utils.errors import UserError
 
 
 class Request(NamedTuple):
@@ -43,6 +46,29 @@ def read(composed: Any, words: Sequence[str], checkpoint: Checkpoint | None = No
     for note in (*unread.notes(config, "protocol."), *validate.own_notes(env)):
         console.say(f"note: {note}")
     return Request(asked, checkpoint, protocol)
+
+
+def read_several(composed: Any, words: Sequence[str]) -> list[Request]:
+    """Like `read`, for two or more checkpoints with spaces between, all on the first one's game. Raises UserError."""
+    asked = str(composed.checkpoint)
+    try:
+        paths = [asked] if Path(asked).exists() else shlex.split(asked)
+    except ValueError as error:
+        raise UserError(f"checkpoint={asked}: {str(error).lower()}") from None
+    if len(paths) < 2:
+        raise UserError(
+            'a match needs at least two checkpoints, separated by spaces: CKPT="runs/A runs/B"; quotes around a path '
+            "keep its own spaces"
+        )
+    found: list[Request] = []
+    for path in paths:
+        composed.checkpoint = path
+        composed.env.game = composed.env.game or (found[0].checkpoint.config.env.game if found else None)
+        try:
+            found.append(read(composed, words))
+        except UserError as error:
+            raise UserError(str(error) if path in str(error) else f"{path}: {error}") from None
+    return found
 
 
 def episodes(typed: int | None, protocol: Protocol) -> int:
