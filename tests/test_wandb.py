@@ -322,7 +322,7 @@ def test_a_tracker_that_fails_is_told_once():
 
 def test_ctrl_c_skips_the_wait_and_not_the_run(train, server):
     server.mode = "hang"
-    interrupt = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    interrupt = threading.Timer(3.0, os.kill, (os.getpid(), signal.SIGINT))
     done = train("logger.timeout_seconds=60", action=lambda: None, begun=lambda: True, after=interrupt.start)
     assert "W&B: skipped" in done.said and "done: 400 agent steps" in done.said and done.seconds < 30
     (path,) = done.folder.glob("wandb/offline-run-*/run-*.wandb")
