@@ -44,7 +44,7 @@ help:
 	@echo '  RUNS      folders of runs, for aggregate, dashboard and runs'
 	@echo '  RUN       a folder in runs/, or latest: for resume, compare and report'
 	@echo '  CKPT      a .pt file, a folder in runs/, or latest: for evaluate, video,'
-	@echo '            watch, play, export and collect'
+	@echo '            watch, play, export and collect; several for match'
 	@echo '  FILE      a network of another program, for import'
 	@echo '  VIEW      plain | inspect: with what the network sees   (plain)'
 	@echo '  EPISODES  whole games to evaluate or collect           (30)'

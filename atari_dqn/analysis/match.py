@@ -162,8 +162,8 @@ def draw(path: Path, ranked: Sequence[Contestant], protocol: Protocol) -> None:
     pyplot.close(figure)
 
 
-def film(path: Path, ranked: Sequence[Contestant], epsilon: float, seed: int, max_seconds: int) -> float:
-    """A game of each, side by side, from the same seed; returns the film's seconds."""
+def film(path: Path, ranked: Sequence[Contestant], epsilon: float, seed: int, max_seconds: int) -> None:
+    """A game of each, side by side, from the same seed."""
     from atari_dqn.viewing.wall import Part, Wall
 
     def one_game(one: Contestant, stage: video.Stage, part: Part) -> None:
@@ -176,7 +176,6 @@ def film(path: Path, ranked: Sequence[Contestant], epsilon: float, seed: int, ma
         with Film(path, max_seconds) as mp4:
             wall = Wall(mp4, [one.name for one in ranked])
             wall.play([functools.partial(one_game, one, stage) for one, stage in zip(ranked, stages, strict=True)])
-    return mp4.frames / mp4.fps
 
 
 def number(value: object) -> object:

@@ -31,8 +31,8 @@ class Layout(NamedTuple):
     Attributes:
         title: the program.
         preset: whose settings describe how it plays.
-        keys: regexes of the names of a layer's weights, each with the layer's number as its group: of convolutions, and
-            of fully connected layers. A layer's biases end with `bias` instead of `weight`.
+        keys: regexes of the names of weights: of convolutions, and of fully connected layers. A layer's biases end with
+            `bias` instead of `weight`.
         atoms: the name of a distribution's support, if it has one.
         preprocessing: how its pictures are made, where that differs from ours.
     """
@@ -48,7 +48,7 @@ LAYOUTS = {
     "cleanrl": Layout(
         title="CleanRL",
         preset="cleanrl",
-        keys=(r"network\.(\d+)\.weight", r"network\.(\d+)\.weight"),
+        keys=(r"network\.\d+\.weight", r"network\.\d+\.weight"),
         atoms="atoms",
         preprocessing="takes the maximum of 2 frames in color, resizes to 84x84 (area), then converts to gray by "
         "OpenCV; a game's first frame fills the stack",
@@ -57,8 +57,8 @@ LAYOUTS = {
         title="Stable-Baselines3",
         preset="sb3_zoo",
         keys=(
-            r"q_net\.features_extractor\.cnn\.(\d+)\.weight",
-            r"q_net\.(?:features_extractor\.linear|q_net)\.(\d+)\.weight",
+            r"q_net\.features_extractor\.cnn\.\d+\.weight",
+            r"q_net\.(?:features_extractor\.linear|q_net)\.\d+\.weight",
         ),
         atoms="",
         preprocessing="takes the maximum of 2 frames in color, converts to gray by OpenCV, then resizes to 84x84 "
@@ -67,7 +67,7 @@ LAYOUTS = {
     "atari_agents": Layout(
         title="atari-agents",
         preset="dopamine",
-        keys=(r"_AtariNet__features\.(\d+)\.weight", r"_AtariNet__head\.(\d+)\.weight"),
+        keys=(r"_AtariNet__features\.\d+\.weight", r"_AtariNet__head\.\d+\.weight"),
         atoms="_AtariNet__support",
         preprocessing="takes the ALE's gray, resizes to 84x84 (area), then takes the maximum of 2 frames; black frames "
         "fill a new game's stack",
@@ -191,7 +191,10 @@ def _as_ours(name: str, layout: Layout, tensors: Mapping[str, Tensor]) -> Foreig
             None,
         )
         if network is None:
-            raise UserError(f"no network of ours has convolutions {shapes} and hidden layers {widths[:-1]}")
+            raise UserError(
+                f"no network of ours has convolutions {shapes} (channels, kernel) and hidden layers {widths[:-1]}; "
+                f"those that can be imported are {', '.join(CONVOLUTIONS)}"
+            )
         for number, (w, b) in enumerate(convolutions):
             weights |= _pair(f"features.convolutions.{2 * number}", w, b)
         channels = shapes[-1][0]
